@@ -1,0 +1,14 @@
+"""The catalogue of surrogates: mathematics, its words and its sources, nothing else."""
+
+from __future__ import annotations
+
+from spikegrad.formulas import leaky, rational, stochastic
+from spikegrad.surrogate import Surrogate
+
+CATALOGUE: dict[str, type[Surrogate]] = {
+    name: value
+    for module in (rational, leaky, stochastic)
+    for name, value in vars(module).items()
+    if isinstance(value, type) and value.__module__ == module.__name__
+}
+"""Every surrogate by its name."""

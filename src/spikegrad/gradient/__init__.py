@@ -1,0 +1,1 @@
+"""How a step gets a surrogate's gradient, in each library."""

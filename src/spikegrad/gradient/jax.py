@@ -1,0 +1,71 @@
+"""JAX: a step with a surrogate's gradient, as a `jax.custom_jvp`, so that forward and reverse mode and every transform apply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from spikegrad.vocabulary import widen
+
+if TYPE_CHECKING:
+    from spikegrad.surrogate import Surrogate
+
+
+def spike(
+    surrogate: Surrogate,
+    x: jax.Array,
+    parameters: Mapping[str, Any],
+    spike_at_threshold: bool,
+    training: bool,
+    random: jax.Array | None,
+) -> jax.Array:
+    """See `Surrogate.__call__`."""
+    wide = widen(x)
+    numbers = {name: jnp.asarray(value, wide.dtype) for name, value in parameters.items()}
+    noise: tuple[jax.Array, ...] = ()
+    if training:
+        if random is None:
+            raise ValueError(f"{type(surrogate).__name__} draws noise; pass random=jax.random.key(seed)")
+        noise = (jax.random.uniform(random, x.shape, wide.dtype),)
+    if training and surrogate.soft:
+        return surrogate.bind(numbers).primitive(wide, *noise).astype(x.dtype)
+    return _spike(surrogate, spike_at_threshold, x, numbers, noise)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _spike(
+    surrogate: Surrogate,
+    spike_at_threshold: bool,
+    x: jax.Array,
+    numbers: dict[str, jax.Array],
+    noise: tuple[jax.Array, ...],
+) -> Any:
+    fired = x >= 0 if spike_at_threshold else x > 0
+    return jnp.where(x == x, fired.astype(x.dtype), x)
+
+
+def _rule(surrogate: Surrogate, spike_at_threshold: bool, primals: Any, tangents: Any) -> Any:
+    x, numbers, noise = primals
+    x_dot, number_dots, _ = tangents
+    infinite = jnp.isinf(x)
+    wide = widen(jnp.where(infinite, 0, x))
+    change: Any = 0.0
+    if not isinstance(x_dot, SymbolicZero):
+        change = surrogate.bind(numbers).derivative(wide, *noise) * x_dot
+    moving = {name: dot for name, dot in number_dots.items() if not isinstance(dot, SymbolicZero)}
+    if moving:
+
+        def primitive(given: dict[str, jax.Array]) -> Any:
+            return surrogate.bind({**numbers, **given}).primitive(wide, *noise)
+
+        change = change + jax.jvp(primitive, ({name: numbers[name] for name in moving},), (moving,))[1]
+    out = _spike(surrogate, spike_at_threshold, x, numbers, noise)
+    return out, jnp.where(infinite, 0, change).astype(x.dtype)
+
+
+_spike.defjvp(_rule, symbolic_zeros=True)

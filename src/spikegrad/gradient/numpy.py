@@ -1,0 +1,32 @@
+"""NumPy: the step alone; NumPy has no gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spikegrad.vocabulary import cast, where, widen
+
+if TYPE_CHECKING:
+    from spikegrad.surrogate import Surrogate
+
+
+def spike(
+    surrogate: Surrogate,
+    x: Any,
+    parameters: Mapping[str, Any],
+    spike_at_threshold: bool,
+    training: bool,
+    random: np.random.Generator | None,
+) -> Any:
+    """See `Surrogate.__call__`."""
+    if isinstance(x, int | float):
+        return float(spike(surrogate, np.float64(x), parameters, spike_at_threshold, training, random))
+    wide = widen(x)
+    if training and surrogate.soft:
+        if random is None:
+            raise ValueError(f"{type(surrogate).__name__} draws noise; pass random=numpy.random.default_rng(seed)")
+        return cast(surrogate.bind(parameters).primitive(wide, random.random(wide.shape).astype(wide.dtype)), x)
+    return where(x == x, cast(x >= 0 if spike_at_threshold else x > 0, x), x)

@@ -1,0 +1,296 @@
+"""A surrogate: a step forward, a smooth bump backward, written once as a formula.
+
+A surrogate is a value. Its class is the formula, its fields are the numbers in it::
+
+    class ATan(Surrogate):
+        slope: Positive = 2.0
+
+        def derivative(self, x):
+            return self.slope / 2 / (1 + (pi / 2 * self.slope * x) ** 2)
+
+Subclassing `Surrogate` makes the class a frozen dataclass and records the formula with symbols, so that a formula no backend could
+run fails where it is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Self, dataclass_transform, get_type_hints
+
+import numpy as np
+
+from spikegrad import facts, trace
+from spikegrad.trace import Record, Symbol
+from spikegrad.vocabulary import Array, cast, inf, library, quiet, where, widen
+
+Positive = Annotated[float, "positive", 1]
+"""A float parameter that must be greater than zero; powers may take it as a positive base."""
+
+NonNegative = Annotated[float, "zero or positive", 0]
+"""A float parameter that must not be negative."""
+
+
+@dataclass_transform(frozen_default=True)
+@dataclasses.dataclass(frozen=True, repr=False)
+class Surrogate:
+    """Base class of every surrogate; a subclass gives `derivative` and, where one exists, `primitive`.
+
+    Float fields are the surrogate's numbers: finite, and positive where annotated `Positive`. Fields of other types (int, bool, str)
+    are part of its structure. `scale` multiplies the derivative and the primitive of any surrogate, so that normalising to unit peak or
+    area is ``replace(surrogate, scale=...)``.
+
+    Both methods are given `x`, potential minus threshold: a floating-point array of any shape. What a subclass writes is completed: half
+    precision is computed in float32 and rounded back, NaN gives NaN, plus and minus infinity give a derivative of 0. A stochastic
+    surrogate's methods take a second argument `noise`, uniform on (0, 1), of which 1/2 stands for the mean.
+
+    Example:
+        >>> import numpy as np
+        >>> from spikegrad import Surrogate
+        >>> class Hat(Surrogate):
+        ...     width: float = 1.0
+        ...
+        ...     def derivative(self, x):
+        ...         return 1 / (1 + (x / self.width) ** 2) ** 2
+        >>> Hat(width=0.5).derivative(np.array([0.0, 0.5]))
+        array([1.  , 0.25])
+    """
+
+    scale: float = dataclasses.field(default=1.0, kw_only=True)
+
+    has_primitive: ClassVar[bool] = False
+    """Whether the class gives a primitive; its parameters can be learned only then."""
+    stochastic: ClassVar[bool] = False
+    """Whether the formula takes noise."""
+    numbers: ClassVar[Mapping[str, tuple[int, str]]] = {"scale": (-1, "a number")}
+    """The float fields: name to the sign known of it (see `trace.Symbol`) and what it must be, in words. `scale` is the last."""
+    soft: ClassVar[bool] = False
+    """Whether the output in training is the primitive itself, not the step (NoisyThreshold)."""
+
+    def __init_subclass__(cls) -> None:
+        for name in ("derivative", "primitive"):
+            if name in cls.__dict__:
+                setattr(cls, name, _completed(cls.__dict__[name]))
+        dataclasses.dataclass(frozen=True, repr=False)(cls)
+        cls.numbers = _numbers(cls)
+        cls.has_primitive = cls.primitive is not Surrogate.primitive
+        cls.stochastic = "noise" in inspect.signature(cls.derivative).parameters
+        structure = {f.name: f.default for f in dataclasses.fields(cls) if f.name not in cls.numbers}
+        if dataclasses.MISSING not in structure.values():
+            _record(cls, tuple(structure.items()))
+
+    def __post_init__(self) -> None:
+        for name, kind in self.numbers.items():
+            value = getattr(self, name)
+            if not isinstance(value, (int, float, np.floating, np.integer)):
+                raise TypeError(
+                    f"`{name}` of {type(self).__name__} must be a number, got {type(value).__name__}; pass arrays beside the surrogate: "
+                    f"spike(x, {name}=array), or learn it with spikegrad.nn.Spike(spike, learn={name!r})"
+                )
+            value = float(value)
+            sign, wanted = kind
+            if math.isnan(value) or (sign == 1 and not value > 0) or (sign == 0 and value < 0):
+                raise ValueError(f"`{name}` of {type(self).__name__} must be {wanted}, got {value}")
+            object.__setattr__(self, name, value)
+
+    def derivative(self, x: Array) -> Array:
+        """The bump: what the backward pass uses in place of the derivative of the step. Same shape and dtype as `x`, 1/potential."""
+        raise TypeError(f"{type(self).__name__} does not define `derivative(self, x)`")
+
+    def primitive(self, x: Array) -> Array:
+        """An antiderivative of `derivative`: the soft step, 1/2 at threshold or, for an escape noise, the probability of a spike."""
+        raise ValueError(f"{type(self).__name__} has no primitive")
+
+    def __call__(
+        self,
+        x: Array,
+        *,
+        spike_at_threshold: bool = True,
+        training: bool = False,
+        random: Any = None,
+        **parameters: Array,
+    ) -> Array:
+        """Spikes: 1 where `x` reaches 0, else 0, with this surrogate's gradient.
+
+        Args:
+            x: potential minus threshold, any shape; a NumPy array (no gradient), PyTorch tensor or JAX array of floating point.
+            spike_at_threshold: whether ``x == 0`` spikes.
+            training: whether a stochastic surrogate draws its noise; others ignore it.
+            random: where that noise comes from: a `torch.Generator` (default: PyTorch's own), a `jax.random.key`, a
+                `numpy.random.Generator`.
+            **parameters: arrays in place of this surrogate's numbers, broadcast against `x`; they receive the gradient of the
+                primitive.
+
+        Returns:
+            Array of the shape and dtype of `x`. NaN gives NaN.
+
+        Raises:
+            TypeError: `x` is not a floating-point array, or a parameter is unknown.
+            ValueError: a parameter is given and the surrogate has no primitive; noise is needed and `random` is missing.
+        """
+        for name in parameters:
+            self._require_learnable(name)
+        owner = library(x)
+        if owner == "torch":
+            from spikegrad.gradient import torch as gradient
+        elif owner == "jax":
+            from spikegrad.gradient import jax as gradient
+        else:
+            from spikegrad.gradient import numpy as gradient
+        return gradient.spike(self, x, parameters, spike_at_threshold, training and self.stochastic, random)
+
+    def _require_learnable(self, name: str) -> None:
+        if name not in self.numbers:
+            known = ", ".join(self.numbers)
+            raise TypeError(f"{type(self).__name__} has no parameter {name!r}; its parameters are {known}")
+        if not self.has_primitive:
+            raise ValueError(
+                f"`{name}` of {type(self).__name__} cannot be learned: its gradient is that of the primitive, and this surrogate has none"
+            )
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The numbers of this surrogate by name, in the order in which printed functions take them."""
+        return {name: getattr(self, name) for name in self.numbers}
+
+    @property
+    def structure(self) -> Record:
+        """The static part: the recorded formula without its numbers. Hashable, picklable, the same for every slope."""
+        names = [f.name for f in dataclasses.fields(self) if f.name not in self.numbers]
+        return _record(type(self), tuple((name, getattr(self, name)) for name in names))
+
+    def source(self, dialect: str, of: str = "derivative") -> str:
+        """The formula as straight-line source of one scalar function ``name(x, *parameters)``.
+
+        Args:
+            dialect: ``"numba"``, ``"triton"`` or ``"javascript"``.
+            of: ``"derivative"`` or ``"primitive"``.
+
+        Example:
+            >>> from spikegrad import StraightThrough
+            >>> print(StraightThrough().source("javascript"), end="")
+            function StraightThrough_derivative(x, scale) {
+              const t0 = Math.abs(x);
+              const t1 = t0 < Infinity;
+              const t2 = 1.0 * scale;
+              const t3 = x == x;
+              const t4 = (t3 ? 0.0 : x);
+              const t5 = (t1 ? t2 : t4);
+              return t5;
+            }
+        """
+        record = self.structure
+        program = {"derivative": record.derivative, "primitive": record.primitive}[of]
+        if program is None:
+            raise ValueError(f"{type(self).__name__} has no primitive")
+        return trace.source(program, record.arguments, f"{type(self).__name__}_{of}", dialect)
+
+    def bind(self, parameters: Mapping[str, Any]) -> Any:
+        """This surrogate with arrays in place of numbers: something to evaluate the formula with, not a value to keep."""
+        if not parameters:
+            return self
+        bound = object.__new__(type(self))
+        for f in dataclasses.fields(self):
+            object.__setattr__(bound, f.name, parameters.get(f.name, getattr(self, f.name)))
+        return bound
+
+    def __repr__(self) -> str:
+        shown = [f.name for f in dataclasses.fields(self) if f.name != "scale"] + ["scale"] * (self.scale != 1)
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+    @property
+    def peak(self) -> float:
+        """Largest value of the derivative."""
+        return facts.of(self).peak
+
+    @property
+    def area(self) -> float:
+        """Integral of the derivative over all potentials; 1 for a density, infinite where it does not converge."""
+        return facts.of(self).area
+
+    @property
+    def half_width(self) -> float:
+        """Half of the width, in potential, over which the derivative is at least half of its peak."""
+        return facts.of(self).half_width
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The smallest interval of `x` outside of which the derivative is 0."""
+        return facts.of(self).support
+
+    def matched_to(self, other: Surrogate | float) -> Self:
+        """This surrogate with its `slope` or `width` changed so that its half width is that of `other` (or the given number).
+
+        The scale of a surrogate decides whether a network trains, its shape hardly matters (Zenke & Vogels 2021), so compare shapes at
+        equal half width.
+
+        Raises:
+            ValueError: either half width is infinite, or there is no slope or width to change.
+
+        Example:
+            >>> from spikegrad import ATan, FastSigmoid
+            >>> FastSigmoid().matched_to(ATan()).slope.__round__(4)
+            1.3013
+        """
+        return facts.matched(self, other if isinstance(other, int | float) else other.half_width)
+
+    @classmethod
+    def cite(cls) -> str:
+        """BibTeX of the papers that this surrogate comes from."""
+        from spikegrad.citation import cite
+
+        return cite(cls)
+
+
+def _completed(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """A formula as a subclass wrote it, made good for every dtype, for infinities and NaN, and multiplied by the scale."""
+
+    @functools.wraps(formula)
+    def complete(self: Surrogate, x: Array, *noise: Any, **named: Any) -> Array:
+        if library(x) == "number":
+            return float(complete(self, np.float64(x), *noise, **named))
+        wide = widen(x)
+        unscaled = isinstance(self.scale, float) and self.scale == 1.0
+        with quiet(x):
+            value = formula(self if unscaled else self.bind({"scale": 1.0}), wide, *noise, **named)
+            if not unscaled:
+                value = value * self.scale
+            if formula.__name__ == "derivative":
+                value = where(abs(wide) < inf, value, where(wide == wide, 0.0, wide))
+            return value if wide is x else cast(value, x)
+
+    return complete
+
+
+def _numbers(cls: type[Surrogate]) -> dict[str, tuple[int, str]]:
+    hints = get_type_hints(cls, include_extras=True)
+    found: dict[str, tuple[int, str]] = {}
+    for name in (*(f.name for f in dataclasses.fields(cls) if f.name != "scale"), "scale"):
+        if getattr(hints[name], "__origin__", hints[name]) is float:
+            wanted, sign = getattr(hints[name], "__metadata__", ("a number", -1))
+            found[name] = (sign, wanted)
+    return found
+
+
+@functools.cache
+def _record(cls: type[Surrogate], structure: tuple[tuple[str, Any], ...]) -> Record:
+    symbols: Any = object.__new__(cls)
+    for name, value in structure:
+        object.__setattr__(symbols, name, value)
+    for name, (sign, _) in cls.numbers.items():
+        object.__setattr__(symbols, name, trace.argument(name, sign))
+    inputs = ("x", "noise") if cls.stochastic else ("x",)
+    given = [trace.argument(name) for name in inputs]
+
+    def program(name: str) -> trace.Program:
+        try:
+            result: Symbol | float = getattr(symbols, name)(*given)
+            return trace.flatten(result)
+        except TypeError as error:
+            raise TypeError(f"{cls.__name__}.{name}: {error}") from None
+
+    primitive = program("primitive") if cls.has_primitive else None
+    return Record((*inputs, *cls.numbers), program("derivative"), primitive)

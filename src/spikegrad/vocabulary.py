@@ -1,0 +1,160 @@
+"""The words a formula is written in.
+
+Besides these functions a formula may use numbers, its parameters, ``+ - * / **``, ``abs``, the comparisons and ``& | ~``. Each function
+looks at its argument and uses that library's version, so one formula runs on NumPy, PyTorch and JAX arrays, and records itself when
+it is given a `spikegrad.trace.Symbol`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from spikegrad import trace
+from spikegrad.trace import Symbol
+
+__all__ = ["arctan", "cos", "erf", "exp", "floor", "inf", "log", "pi", "sin", "sqrt", "step", "where"]
+
+pi, inf = math.pi, math.inf
+
+Array = Any
+"""A NumPy array or scalar, a PyTorch tensor or a JAX array; inside the recorder a `Symbol`."""
+
+
+def library(x: Any) -> str:
+    """``"numpy"``, ``"torch"``, ``"jax"``, ``"symbol"`` or ``"number"``: whose value `x` is, by its class and base classes.
+
+    Raises:
+        TypeError: if it is none of them.
+    """
+    # Tuples, not unions: torch.compile traces through here and does not know `int | float`.
+    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return "torch"
+    if isinstance(x, Symbol):
+        return "symbol"
+    if isinstance(x, (np.ndarray, np.generic)):
+        return "numpy"
+    if isinstance(x, (int, float)):
+        return "number"
+    if jax is not None and isinstance(x, jax.Array):
+        return "jax"
+    raise TypeError(f"expected a NumPy, PyTorch or JAX array or a number, got {type(x).__module__}.{type(x).__qualname__}")
+
+
+def namespace(name: str) -> Any:
+    """The module that holds a library's array functions."""
+    return np if name == "numpy" else sys.modules["torch"] if name == "torch" else sys.modules["jax"].numpy
+
+
+def _call(name: str, x: Array) -> Array:
+    owner = library(x)
+    if owner == "symbol":
+        return Symbol(name, x)
+    if owner == "number":
+        return getattr(math, {"arctan": "atan"}.get(name, name))(x)
+    return getattr(namespace(owner), name)(x)
+
+
+def exp(x: Array) -> Array:
+    """Exponential."""
+    return _call("exp", x)
+
+
+def log(x: Array) -> Array:
+    """Natural logarithm."""
+    return _call("log", x)
+
+
+def sqrt(x: Array) -> Array:
+    """Square root."""
+    return _call("sqrt", x)
+
+
+def sin(x: Array) -> Array:
+    """Sine of radians."""
+    return _call("sin", x)
+
+
+def cos(x: Array) -> Array:
+    """Cosine of radians."""
+    return _call("cos", x)
+
+
+def arctan(x: Array) -> Array:
+    """Inverse tangent, in radians."""
+    return _call("arctan", x)
+
+
+def floor(x: Array) -> Array:
+    """Largest whole number not above `x`."""
+    return _call("floor", x)
+
+
+_erf = np.frompyfunc(math.erf, 1, 1)  # NumPy has none; only primitives need it
+
+
+def erf(x: Array) -> Array:
+    """Error function."""
+    owner = library(x)
+    if owner == "numpy":
+        return np.asarray(_erf(x)).astype(x.dtype)[()]
+    if owner == "jax":
+        return sys.modules["jax"].lax.erf(x)
+    return _call("erf", x)
+
+
+def where(condition: Array, a: Array, b: Array) -> Array:
+    """`a` where the condition holds, else `b`; at least one of them must be an array, which gives the dtype."""
+    owner = library(condition)
+    if owner == "number":
+        return a if condition else b
+    if owner == "symbol":
+        return trace.where(condition, a, b)
+    if library(a) == library(b) == "number":
+        raise TypeError("where(condition, a, b) of two numbers has no dtype; write a + (b - a) * step(x), or x * 0 + a")
+    return namespace(owner).where(condition, a, b)
+
+
+def step(x: Array) -> Array:
+    """1 where ``x >= 0``, else 0, in the dtype of `x`."""
+    owner = library(x)
+    if owner == "symbol":
+        return Symbol("step", x)
+    if owner == "number":
+        return 1.0 if x >= 0 else 0.0
+    return cast(x >= 0, x)
+
+
+def cast(value: Array, like: Array) -> Array:
+    """`value` in the dtype of the array `like`."""
+    if library(like) == "torch":
+        return value.to(like.dtype)
+    return value.astype(like.dtype)
+
+
+def widen(x: Array) -> Array:
+    """Half-precision arrays as float32, everything else as it is: formulas and states are never computed in half precision.
+
+    Raises:
+        TypeError: for an array of integers, booleans or complex numbers.
+    """
+    owner = library(x)
+    if owner in ("symbol", "number"):
+        return x
+    if owner == "torch":
+        if not x.dtype.is_floating_point:
+            raise TypeError(f"expected a floating-point tensor, got {x.dtype}; convert it with x.float()")
+        return x.float() if x.dtype.itemsize < 4 else x
+    if not (x.dtype.kind == "f" or x.dtype.name.startswith(("bfloat", "float"))):
+        raise TypeError(f"expected a floating-point array, got {x.dtype}; convert it with x.astype('float32')")
+    return x.astype("float32") if x.dtype.itemsize < 4 else x
+
+
+def quiet(x: Array) -> Any:
+    """A context in which NumPy does not warn of overflow: a formula's limits are part of its definition."""
+    return np.errstate(all="ignore") if library(x) == "numpy" else nullcontext()
