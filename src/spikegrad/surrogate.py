@@ -129,10 +129,12 @@ class Surrogate:
 
         Raises:
             TypeError: `x` is not a floating-point array, or a parameter is unknown.
-            ValueError: a parameter is given and the surrogate has no primitive; noise is needed and `random` is missing.
+            ValueError: a parameter is given and the surrogate has no primitive, or its shape does not broadcast to that of `x`; noise
+                is needed and `random` is missing.
         """
-        for name in parameters:
+        for name, value in parameters.items():
             self._require_learnable(name)
+            _require_fit(name, getattr(value, "shape", ()), getattr(x, "shape", ()))
         owner = library(x)
         if owner == "torch":
             from spikegrad.gradient import torch as gradient
@@ -243,6 +245,12 @@ class Surrogate:
         from spikegrad.citation import cite
 
         return cite(cls)
+
+
+def _require_fit(name: str, shape: tuple[int, ...], x_shape: tuple[int, ...]) -> None:
+    """A parameter may not have more elements than the potential: spikes have the shape of `x`."""
+    if len(shape) > len(x_shape) or any(size not in (1, wanted) for size, wanted in zip(shape[::-1], x_shape[::-1], strict=False)):
+        raise ValueError(f"`{name}` must broadcast to the shape of `x`, {tuple(x_shape)}, got shape {tuple(shape)}")
 
 
 def _completed(formula: Callable[..., Any]) -> Callable[..., Any]:

@@ -33,6 +33,9 @@ def spike(
     random: torch.Generator | None,
 ) -> Tensor:
     """See `Surrogate.__call__`."""
+    if not x.dtype.is_floating_point:
+        widen(x)  # refuses it in words
+    parameters = {name: torch.as_tensor(value, device=x.device) for name, value in parameters.items()}
     constant = x.detach()
     infinite = constant.abs() == inf
     fired = constant >= 0 if spike_at_threshold else constant > 0
