@@ -133,7 +133,7 @@ class Surrogate:
                 is needed and `random` is missing.
         """
         for name, value in parameters.items():
-            self._require_learnable(name)
+            self.require_learnable(name)
             _require_fit(name, getattr(value, "shape", ()), getattr(x, "shape", ()))
         owner = library(x)
         if owner == "torch":
@@ -144,7 +144,8 @@ class Surrogate:
             from spikegrad.gradient import numpy as gradient
         return gradient.spike(self, x, parameters, spike_at_threshold, training and self.stochastic, random)
 
-    def _require_learnable(self, name: str) -> None:
+    def require_learnable(self, name: str) -> None:
+        """Raise an error that says why, unless an array may take the place of the number `name`."""
         if name not in self.numbers:
             known = ", ".join(self.numbers)
             raise TypeError(f"{type(self).__name__} has no parameter {name!r}; its parameters are {known}")

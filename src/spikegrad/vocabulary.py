@@ -137,6 +137,11 @@ def cast(value: Array, like: Array) -> Array:
     return value.astype(like.dtype)
 
 
+def detach(x: Array) -> Array:
+    """`x` as a constant: no gradient flows through it."""
+    return x.detach() if library(x) == "torch" else sys.modules["jax"].lax.stop_gradient(x)
+
+
 def widen(x: Array) -> Array:
     """Half-precision arrays as float32, everything else as it is: formulas and states are never computed in half precision.
 

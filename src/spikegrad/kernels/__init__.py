@@ -1,0 +1,1 @@
+"""A spiking layer over all time steps."""

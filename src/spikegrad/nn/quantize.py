@@ -1,0 +1,44 @@
+"""Quantisation of states."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Quantize(nn.Module):
+    """Round a state to evenly spaced levels, with the gradient of a clamp: 1 inside the range, 0 outside.
+
+    Args:
+        bits: the number of levels is ``2 ** bits``.
+        low: lowest level, in potential.
+        high: highest level.
+
+    Raises:
+        ValueError: fewer than 1 bit, or an empty range.
+
+    Example:
+        >>> import torch
+        >>> from spikegrad import nn
+        >>> nn.Quantize(bits=2, low=0.0, high=3.0)(torch.tensor([-1.0, 0.4, 1.6, 9.0]))
+        tensor([0., 0., 2., 3.])
+    """
+
+    def __init__(self, bits: int = 8, low: float = -2.0, high: float = 2.0) -> None:
+        super().__init__()
+        if bits < 1:
+            raise ValueError(f"`bits` must be at least 1, got {bits}")
+        if not low < high:
+            raise ValueError(f"`low` must be below `high`, got {low} and {high}")
+        self.bits, self.low, self.high = bits, low, high
+
+    def forward(self, state: Tensor) -> Tensor:
+        """The state on its nearest level, same shape and dtype."""
+        spacing = (self.high - self.low) / (2**self.bits - 1)
+        clamped = state.clamp(self.low, self.high)
+        level = torch.round((clamped.detach() - self.low) / spacing) * spacing + self.low
+        return clamped + (level - clamped.detach())
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments."""
+        return f"bits={self.bits}, low={self.low}, high={self.high}"

@@ -1,0 +1,71 @@
+"""The step with a surrogate's gradient as a module, whose slope or width may learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spikegrad.nn.parameters import POSITIVE, REAL, Range, held, hold
+from spikegrad.surrogate import Surrogate
+
+
+class Spike(nn.Module):
+    """Spikes where potential minus threshold reaches 0, with a surrogate's gradient.
+
+    Numbers of the surrogate named in `learn` become `nn.Parameter`, scalar or of the given shape, whose gradient is that of the
+    surrogate's primitive; positive ones are learned as their logarithm. In training mode a stochastic surrogate draws noise; in
+    evaluation it steps at the threshold.
+
+    Args:
+        surrogate: the surrogate.
+        learn: names of the numbers to learn.
+        shape: shape of each of them; it must broadcast against the input, ``(channels, 1, 1)`` for one per channel.
+        generator: where noise is drawn from; PyTorch's default generator if None.
+
+    Raises:
+        TypeError: `surrogate` is not a `Surrogate`, or a name is not one of its numbers.
+        ValueError: the surrogate has no primitive, so that nothing of it can be learned.
+
+    Example:
+        >>> import torch
+        >>> from spikegrad import ATan, nn
+        >>> spike = nn.Spike(ATan(slope=2.0), learn="slope")
+        >>> spike(torch.tensor([-0.5, 0.5])).sum().backward()
+        >>> [name for name, p in spike.named_parameters() if p.grad is not None]
+        ['slope_log']
+    """
+
+    def __init__(
+        self,
+        surrogate: Surrogate,
+        learn: str | Sequence[str] = (),
+        shape: Sequence[int] = (),
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(surrogate, Surrogate):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"expected a surrogate such as ATan(), got {surrogate!r}")
+        self.surrogate = surrogate
+        self.generator = generator
+        self.learn = (learn,) if isinstance(learn, str) else tuple(learn)
+        for name in self.learn:
+            surrogate.require_learnable(name)
+            hold(self, name, torch.full(tuple(shape), surrogate.parameters[name]), self._range(name), learn=True)
+
+    def _range(self, name: str) -> Range:
+        return POSITIVE if self.surrogate.numbers[name][0] == 1 else REAL
+
+    def learned(self) -> dict[str, Tensor]:
+        """The learned numbers by name, with gradient."""
+        return {name: held(self, name, self._range(name)) for name in self.learn}
+
+    def forward(self, x: Tensor, *, spike_at_threshold: bool = True) -> Tensor:
+        """Spikes of the shape and dtype of `x`, potential minus threshold."""
+        return self.surrogate(x, spike_at_threshold=spike_at_threshold, training=self.training, random=self.generator, **self.learned())
+
+    def extra_repr(self) -> str:
+        """The surrogate, and what of it is learned."""
+        return repr(self.surrogate) + (f", learn={self.learn}" if self.learn else "")
