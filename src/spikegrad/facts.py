@@ -48,7 +48,7 @@ class Facts:
 def of(surrogate: Surrogate) -> Facts:
     """Stated facts where the docstring has them, computed ones otherwise."""
     stated = section(type(surrogate), "Facts")
-    words: dict[str, Any] = {"pi": math.pi, "inf": math.inf, "sqrt": math.sqrt, "log": math.log, "exp": math.exp, "abs": abs, "max": max}
+    words: dict[str, Any] = {"pi": math.pi, "inf": math.inf, "sqrt": math.sqrt, "log": math.log, "exp": math.exp, "abs": abs, "max": max, "min": min}
     fields = {f.name: getattr(surrogate, f.name) for f in dataclasses.fields(surrogate)}
     found: dict[str, Any] = {}
     for name, text in stated.items():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from spikegrad.formulas import leaky, rational, stochastic
+from spikegrad.formulas import compact, exponential, leaky, rational, signed, stochastic
 from spikegrad.surrogate import Surrogate
 
 CATALOGUE: dict[str, type[Surrogate]] = {
     name: value
-    for module in (rational, leaky, stochastic)
+    for module in (rational, exponential, compact, leaky, signed, stochastic)
     for name, value in vars(module).items()
     if isinstance(value, type) and value.__module__ == module.__name__
 }
