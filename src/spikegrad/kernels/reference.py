@@ -157,14 +157,14 @@ def leaky_integrator(currents: Array, state: Any, beta: Array) -> tuple[Array, A
     """
     wide = _wide(currents)
     (beta,) = _like(wide, beta)
-    (v,) = _given_state(state, wide, ("v",))
+    start = _given_state(state, wide, ("v",))
 
     def step(carry: Carry, given: Any) -> tuple[Carry, Any]:
         v = _integrate(beta, carry[0], given[0], None, None)
         return (v,), (cast(v, currents), None)
 
-    carry, (potentials, _) = _scan(step, (v,), wide, None, currents)
-    return potentials, carry[0]
+    (last,), (potentials, _) = _scan(step, start, wide, None, currents)
+    return potentials, last
 
 
 def _integrate(decay: Array, state: Array, current: Array, weights: Array | None, spikes: Array) -> Array:
@@ -234,7 +234,7 @@ def _given_state(state: Any, wide: Array, names: tuple[str, ...]) -> tuple[Array
         given = {"device": wide.device} if library(wide) == "torch" else {}
         return tuple(zeros(shape, dtype=wide.dtype, **given) for _ in names)
     parts = state if isinstance(state, tuple) else (state,)
-    wanted = f"({', '.join(names)})" if len(names) > 1 else names[0]
+    wanted = names[0] if len(names) == 1 else f"({', '.join(names)})"
     if len(parts) != len(names):
         raise ValueError(f"`state` must be {wanted}, got {len(parts)} array{'s' * (len(parts) != 1)}")
     for name, part in zip(names, parts, strict=True):

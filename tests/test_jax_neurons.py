@@ -1,0 +1,134 @@
+"""The neurons in JAX: bit for bit those of PyTorch, and under every transform."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from spikegrad import ATan, FastSigmoid, NoisyThreshold, nn
+from spikegrad import jax as sj
+
+RESETS = ("subtract", "zero", "none")
+
+
+def drive(seed=0):
+    return np.random.default_rng(seed).normal(0.3, 1.0, (30, 3, 6)).astype("float32")
+
+
+def decays(kind):
+    return {"alpha": 0.73, "beta": 0.89} if "synaptic" in kind else {"beta": 0.89}
+
+
+def both(kind, **options):
+    """The same layer twice: a function of JAX arrays, and a torch module."""
+    module = {"leaky": nn.Leaky, "synaptic": nn.Synaptic}[kind.removeprefix("recurrent_")]
+    arguments = ()
+    if "recurrent" in kind:
+        weights = np.random.default_rng(1).integers(-4, 5, (6, 6)).astype("float32") / 16  # dyadic: exact in any order of summation
+        module = {nn.Leaky: nn.RecurrentLeaky, nn.Synaptic: nn.RecurrentSynaptic}[module](6, **decays(kind), **options)
+        module.weight.data = torch.from_numpy(weights)
+        arguments = (jnp.asarray(weights),)
+    else:
+        module = module(**decays(kind), **options)
+    return lambda x, **more: getattr(sj, kind)(x, *arguments, **decays(kind), **options, **more), module
+
+
+@pytest.mark.parametrize("delay", [False, True])
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("kind", ["leaky", "synaptic", "recurrent_leaky", "recurrent_synaptic"])
+def test_same_as_torch(kind, reset, delay):
+    """Spikes and potentials bit for bit, also compiled (XLA likes to contract a product and a sum); gradients to float32 accuracy."""
+    function, module = both(kind, reset=reset, reset_delay=delay, threshold=0.9, spike=FastSigmoid(3.0), detach_reset=False)
+    x = drive()
+    currents = torch.from_numpy(x).requires_grad_()
+    spikes, _, potentials = module(currents, record=True)
+    for run in (function, jax.jit(function, static_argnames="record")):
+        out, _, recorded = run(jnp.asarray(x), record=True)
+        np.testing.assert_array_equal(out, spikes.detach())
+        np.testing.assert_array_equal(recorded, potentials.detach())
+    weight = np.random.default_rng(2).normal(size=x.shape).astype("float32")
+    gradient = jax.jit(jax.grad(lambda x: (function(x)[0] * weight).sum()))(jnp.asarray(x))
+    (spikes * torch.from_numpy(weight)).sum().backward()
+    np.testing.assert_allclose(gradient, currents.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_integrator_and_streaming():
+    x = jnp.asarray(drive())
+    potentials, last = sj.leaky_integrator(x, 0.9)
+    expected, _ = nn.LeakyIntegrator(0.9)(torch.from_numpy(drive()))
+    np.testing.assert_array_equal(potentials, expected)
+    np.testing.assert_array_equal(last, potentials[-1])
+    for kind in ("leaky", "synaptic", "recurrent_leaky", "recurrent_synaptic"):
+        function, _ = both(kind, reset_delay=True)
+        whole, last = function(x)
+        first, state = function(x[:11])
+        second, state = function(x[11:], state=state)
+        np.testing.assert_array_equal(jnp.concatenate([first, second]), whole)
+        for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(last), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["leaky", "synaptic"])
+def test_transforms(kind):
+    function, _ = both(kind)
+    x = jnp.asarray(drive()[:8])
+
+    def total(x):
+        return (function(x)[0] * jnp.arange(1.0, 7.0)).sum()
+
+    gradient = jax.grad(total)(x)
+    assert jnp.abs(gradient).sum() > 0
+    np.testing.assert_allclose(jax.vmap(jax.grad(total), 1, 1)(x), gradient, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.grad(jax.checkpoint(total))(x), gradient, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jacfwd(total)(x), gradient, rtol=1e-4, atol=1e-4)
+    _, tangent = jax.jvp(total, (x,), (jnp.ones_like(x),))
+    np.testing.assert_allclose(tangent, gradient.sum(), rtol=1e-4)
+
+
+def test_parameters_receive_gradients():
+    x = jnp.asarray(drive())
+
+    def loss(p):
+        spikes, _ = sj.synaptic(x, p["alpha"], p["beta"], p["theta"], ATan(), spike_parameters={"slope": p["slope"]})
+        return (spikes**2).mean()
+
+    gradients = jax.grad(loss)({"alpha": 0.7, "beta": jnp.full(6, 0.9), "theta": 1.0, "slope": 2.0})
+    assert gradients["beta"].shape == (6,)
+    assert all(jnp.abs(g).sum() > 0 for g in jax.tree.leaves(gradients))
+    layer = nn.Synaptic(0.7, 0.9, learn_alpha=True)
+    layer(torch.from_numpy(drive()))[0].pow(2).mean().backward()
+    inner = 0.7 * 0.3  # d alpha / d logit
+    np.testing.assert_allclose(gradients["alpha"] * inner, layer.alpha_logit.grad, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_dtypes(dtype):
+    x = jnp.asarray(drive(), dtype)
+    spikes, state, potentials = sj.leaky(x, 0.9, record=True)
+    assert (spikes.dtype, state.dtype, potentials.dtype) == (x.dtype, jnp.float32, jnp.float32)
+    assert jax.grad(lambda x: sj.leaky(x, 0.9)[0].sum())(x).dtype == x.dtype
+
+
+def test_inhibition_and_noise():
+    spikes, _ = sj.leaky(jnp.abs(jnp.asarray(drive())) + 0.5, 0.9, inhibition=True)
+    assert spikes.sum(-1).max() == 1
+    noisy, x = NoisyThreshold(5.0), jnp.asarray(drive())
+    soft, _ = sj.leaky(x, 0.9, spike=noisy, training=True, key=jax.random.key(0))
+    again, _ = sj.leaky(x, 0.9, spike=noisy, training=True, key=jax.random.key(0))
+    other, _ = sj.leaky(x, 0.9, spike=noisy, training=True, key=jax.random.key(1))
+    np.testing.assert_array_equal(soft, again)
+    assert not jnp.array_equal(soft, other)
+    hard, _ = sj.leaky(x, 0.9, spike=noisy)
+    assert set(np.unique(hard)) <= {0.0, 1.0}
+    with pytest.raises(ValueError, match=r"jax.random.key"):
+        sj.leaky(x, 0.9, spike=noisy, training=True)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"\(4, 3\).*need \(2, 3\)"):
+        sj.leaky(jnp.ones((5, 2, 3)), 0.9, state=jnp.zeros((4, 3)))
+    with pytest.raises(ValueError, match="did you mean 'zero'"):
+        sj.leaky(jnp.ones((5, 2, 3)), 0.9, reset="zer0")
+    with pytest.raises(TypeError, match="expected a floating-point"):
+        sj.leaky(jnp.ones((5, 2, 3), jnp.int32), 0.9)
