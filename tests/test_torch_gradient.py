@@ -1,0 +1,273 @@
+"""PyTorch: the step has this surrogate's gradient under every transform, in every dtype, compiled or not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+from spikegrad import ATan, NoisyThreshold, Surrogate
+from spikegrad.formulas import CATALOGUE
+
+LEARNABLE = [(name, number) for name, cls in CATALOGUE.items() if cls.has_primitive for number in cls.numbers]
+STOCHASTIC = [cls for cls in CATALOGUE.values() if cls.stochastic]
+
+
+def array(x: torch.Tensor) -> np.ndarray:
+    return x.detach().double().numpy()
+
+
+def backward(_, f, x):
+    x = x.clone().requires_grad_()
+    f(x).sum().backward()
+    return x.grad
+
+
+def double_backward(_, f, x):
+    x = x.clone().requires_grad_()
+    (g,) = torch.autograd.grad(f(x).sum(), x, create_graph=True)
+    return torch.autograd.grad(g.sum(), x)[0]
+
+
+def double_backward_of_the_square(_, f, x):
+    return double_backward(_, lambda x: f(x).square(), x)
+
+
+def dual_numbers(_, f, x):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(f(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+
+
+COMPILED = (
+    "vmap",
+    "vmap(grad)",
+    "vmap over columns",
+    "jvp",
+    "jacfwd",
+    "jacrev",
+    "grad(grad)",
+    "jvp(grad)",
+    "hessian",
+    "hessian of the square",
+)
+"""Not forward over forward under vmap, at which dynamo fails for ``x * x`` too, and leaves a forward level open behind it."""
+
+AUTOGRAD = [("first", backward), ("second", double_backward), ("square", double_backward_of_the_square), ("first", dual_numbers)]
+
+
+def check(surrogate, order, run, dtype, points, expected, f=None, keeps_dtype=True):
+    x = torch.tensor(points, dtype=getattr(torch, dtype))
+    got = run(torch.func, f or surrogate, x)
+    assert got.dtype == x.dtype or not keeps_dtype
+    expected(surrogate, array(x))[order].check(array(got), dtype)
+
+
+def test_transform(surrogate, transform, dtype, points, expected):
+    name, order, run = transform
+    keeps = name != "jacfwd(jacfwd)"  # in which PyTorch makes float64 of a float32 `3.0 * x * x` too
+    check(surrogate, order, run, dtype, points, expected, keeps_dtype=keeps)
+
+
+@pytest.mark.parametrize(("order", "run"), AUTOGRAD, ids=lambda value: getattr(value, "__name__", ""))
+def test_autograd(surrogate, order, run, dtype, points, expected):
+    check(surrogate, order, run, dtype, points, expected)
+
+
+def compiled(f, backend="aot_eager"):
+    torch.compiler.reset()
+    return torch.compile(f, fullgraph=True, backend=backend)
+
+
+@pytest.mark.parametrize("dtype", ["float32"])
+def test_compiled(surrogate, transforms, dtype, points, expected):
+    """A compiled step trains; and `grad` compiles (where others return zeros without a word)."""
+    check(surrogate, "first", backward, dtype, points, expected, compiled(surrogate))
+    order, run = transforms["grad"]
+    check(surrogate, order, compiled(lambda lib, f, x: run(lib, f, x)), dtype, points, expected)
+
+
+@pytest.mark.parametrize("surrogate", [ATan(slope=3.0), CATALOGUE["StraightThrough"](), NoisyThreshold()], ids=repr)
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_transform(surrogate, name, transforms, points, expected):
+    order, run = transforms[name]
+    check(surrogate, order, compiled(lambda lib, f, x: run(lib, f, x)), "float64", points, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("surrogate", [ATan(slope=3.0), NoisyThreshold()], ids=repr)
+def test_inductor(surrogate, transforms, points, expected):
+    check(surrogate, "first", backward, "float32", points, expected, compiled(surrogate, "inductor"))
+    for name in ("grad", "jvp", "hessian"):
+        order, run = transforms[name]
+        check(surrogate, order, compiled(lambda lib, f, x, run=run: run(lib, f, x), "inductor"), "float32", points, expected)
+
+
+def test_sweep_compiles_twice():
+    """A sweep over slopes compiles for the first number and once more for all others; with an array in its place, once."""
+    x = torch.linspace(-1, 1, 7, requires_grad=True)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    step = compiled(lambda spike, x: spike(x), counter)
+    for slope in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
+        (g,) = torch.autograd.grad(step(ATan(slope), x).sum(), x)
+        assert torch.allclose(g, ATan(slope).derivative(x))
+    assert counter.frame_count <= 2
+
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    step = compiled(lambda x, slope: ATan()(x, slope=slope), counter)
+    for slope in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
+        (g,) = torch.autograd.grad(step(x, torch.tensor(slope)).sum(), x)
+        assert torch.allclose(g, ATan(slope).derivative(x))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(("name", "number"), LEARNABLE)
+def test_learnable_parameter(name, number, points, parameter_transforms, expected_of_parameter):
+    surrogate = CATALOGUE[name]()
+    p = (getattr(surrogate, number) or 0.1) * np.linspace(0.8, 1.2, 8)
+
+    def f(x, p):
+        return surrogate(x, **{number: p})
+
+    wanted = expected_of_parameter(surrogate, number, points, p)
+    for what, (order, run) in parameter_transforms.items():
+        wanted[order].check(array(run(torch.func, f, torch.tensor(points), torch.tensor(p))), "float64", what)
+
+    x, channels = points.reshape(2, 4), p[:4]
+    for of, axis in ((channels, 0), (p[0], None)):
+        learned = torch.nn.Parameter(torch.tensor(of))
+        f(torch.tensor(x), learned).sum().backward()
+        full = np.broadcast_to(of, x.shape)
+        expected_of_parameter(surrogate, number, x, full)["first"].sum(axis).check(array(learned.grad), "float64", "backward")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_dtype_of_parameter(dtype, points):
+    x = torch.tensor(points, dtype=getattr(torch, dtype), requires_grad=True)
+    slope = torch.nn.Parameter(torch.tensor(2.0))
+    spikes = ATan()(x, slope=slope)
+    spikes.sum().backward()
+    assert (spikes.dtype, x.grad.dtype, slope.grad.dtype) == (x.dtype, x.dtype, torch.float32)
+    assert ATan()(x, slope=3.0).dtype == x.dtype  # a number is a parameter too
+
+
+def test_autocast(surrogate, points):
+    """Under autocast a layer gives bfloat16 and the step keeps it; the weights' gradient is float32."""
+    linear = torch.nn.Linear(8, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        x = linear(torch.tensor(points, dtype=torch.float32))
+        spikes = surrogate(x)
+    spikes.sum().backward()
+    assert spikes.dtype == x.dtype == torch.bfloat16
+    assert linear.weight.grad.dtype == torch.float32
+    g = surrogate.derivative(x.detach())
+    assert torch.equal(linear.bias.grad.bfloat16(), g.bfloat16())
+
+
+def test_edges(surrogate, dtype):
+    """NaN stays NaN, infinities spike or do not and have no gradient, the rest is finite out to 1e4."""
+    inf, nan = float("inf"), float("nan")
+    x = torch.tensor([nan, inf, -inf, 0.0, -0.0, 1e4, -1e4], dtype=getattr(torch, dtype), requires_grad=True)
+    spikes = surrogate(x)
+    (g,) = torch.autograd.grad(spikes.sum(), x, create_graph=True)
+    assert spikes[0].isnan()
+    assert g[0].isnan()
+    assert spikes[1:].tolist() == [1, 0, 1, 1, 1, 0]
+    assert g[1:3].tolist() == [0, 0]
+    assert g[3:].isfinite().all()
+    if g.requires_grad:
+        assert torch.autograd.grad(g[1:].sum(), x)[0][1:].isfinite().all()
+    far = torch.cat([-torch.logspace(4, -6, 400), torch.logspace(-6, 4, 400)]).to(x.dtype).requires_grad_()
+    assert torch.autograd.grad(surrogate(far).sum(), far)[0].isfinite().all()
+
+
+def test_is_a_well_behaved_operation(surrogate, points):
+    x = torch.tensor(points, requires_grad=True)
+    before = torch.get_rng_state()
+    surrogate(x).mul_(2).sum().backward()
+    assert np.allclose(array(x.grad), 2 * surrogate.derivative(points), rtol=1e-12)
+    with torch.no_grad():
+        assert not surrogate(x).requires_grad
+    assert not surrogate(x.detach()).requires_grad
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.inference_mode():
+        surrogate(x)
+    assert surrogate(torch.empty(0, 3)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("cls", STOCHASTIC)
+def test_noise(cls, points):
+    x = torch.tensor(np.tile(points, 50), requires_grad=True)
+    spike = cls()
+
+    def draw(seed=None, training=True):
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        spikes = spike(x, training=training, random=generator)
+        return torch.cat([spikes.detach(), torch.autograd.grad(spikes.sum(), x)[0]])
+
+    before = torch.get_rng_state()
+    assert torch.equal(draw(0), draw(0))
+    assert not torch.equal(draw(0), draw(1))
+    evaluated = draw(training=False)
+    assert torch.equal(torch.get_rng_state(), before), "the global generator was used"
+    assert torch.equal(evaluated, torch.cat([(x >= 0).double(), spike.derivative(x)]).detach())
+    torch.manual_seed(3)
+    first = draw()
+    assert not torch.equal(first, draw())
+    torch.manual_seed(3)
+    assert torch.equal(first, draw())
+
+
+@pytest.mark.parametrize("cls", STOCHASTIC)
+def test_noise_under_vmap(cls):
+    x = torch.full((64,), 0.1)
+
+    def grads(randomness):
+        torch.manual_seed(0)
+        return torch.func.vmap(torch.func.grad(lambda x: cls()(x, training=True)), randomness=randomness)(x)
+
+    assert len(grads("different").unique()) > 1
+    assert len(grads("same").unique()) == 1
+    with pytest.raises(RuntimeError, match="randomness"):
+        grads("error")
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "call"),
+    [
+        (TypeError, r"int64; convert it with x.float\(\)", lambda: ATan()(torch.arange(3))),
+        (TypeError, "complex64", lambda: ATan()(torch.zeros(1, dtype=torch.complex64))),
+        (TypeError, "no parameter 'width'; its parameters are slope, scale", lambda: ATan()(torch.zeros(3), width=torch.ones(3))),
+        (ValueError, r"shape of `x`, \(3,\), got shape \(2, 3\)", lambda: ATan()(torch.zeros(3), slope=torch.ones(2, 3))),
+        (TypeError, r"pass arrays beside the surrogate: spike\(x, slope=array\)", lambda: ATan(slope=torch.ones(3))),
+    ],
+)
+def test_refused(error, match, call):
+    with pytest.raises(error, match=match):
+        call()
+
+
+def test_without_primitive_nothing_is_learned():
+    class Bump(Surrogate):
+        width: float = 1.0
+
+        def derivative(self, x):
+            return 1 / (1 + abs(x) / self.width)
+
+    with pytest.raises(ValueError, match=r"`width` of Bump cannot be learned: .* this surrogate has none"):
+        Bump()(torch.zeros(3), width=torch.ones(3))
+
+
+def test_peers_defects(points):
+    """What other libraries get wrong: float64 cotangents rounded, second backward different, no leak of the class's name."""
+    x = torch.tensor(points, requires_grad=True)
+    (one,) = torch.autograd.grad(ATan()(x).sum(), x)
+    (more,) = torch.autograd.grad((1 + 1e-9) * ATan()(x).sum(), x)
+    assert np.allclose(array(more / one - 1), 1e-9, rtol=1e-6)
+    spikes = dataclasses.replace(ATan(), scale=2.0)(x).sum()
+    again = [torch.autograd.grad(spikes, x, retain_graph=True)[0] for _ in range(2)]
+    assert torch.equal(*again)
+    assert torch.equal(again[0], 2 * one)
