@@ -50,6 +50,18 @@ class Dataset:
         return 1 + max(int(y.max()) for _, y in (self.train, self.validation, self.test))
 
     @property
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest value of all samples."""
+        parts = [x for x, _ in (self.train, self.validation, self.test)]
+        return min(float(x.min()) for x in parts), max(float(x.max()) for x in parts)
+
+    @property
+    def whole(self) -> Part:
+        """All samples, whichever part they are in."""
+        parts = (self.train, self.validation, self.test)
+        return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of all samples and labels, which tells whether two runs saw the same data."""
         digest = hashlib.sha256()

@@ -1,0 +1,216 @@
+"""Pictures of surrogates and of runs, as matplotlib figures that no window needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from spikegrad.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from spikegrad.training.measure import Look
+
+INK, MUTED, LINE = "#1f2328", "#656d76", "#d8dee4"
+COLOURS = ("#0969b5", "#d1491b", "#0a8a65", "#8250b8", "#b98900", "#c43e78", "#3fa7c9", "#57606a")
+STYLE: Any = {
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "svg.hashsalt": "spikegrad",
+    "pdf.fonttype": 42,
+}
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure in the format that the path's ending names; it appears whole or not at all."""
+    path = Path(path)
+    new = path.with_name(f".{path.name}.new")
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(new, format=path.suffix[1:], dpi=160)
+    new.replace(path)
+
+
+def curves(surrogates: Sequence[Surrogate]) -> Figure:
+    """The derivatives of several surrogates over potential minus threshold, and their tails on a logarithmic scale.
+
+    Args:
+        surrogates: at least one; a stochastic one is drawn at its mean noise.
+
+    Example:
+        >>> from spikegrad import ATan, plots
+        >>> figure = plots.curves([ATan(), ATan(slope=5)])
+        >>> [line.get_label() for line in figure.axes[0].lines if line.get_label()[0] != "_"]
+        ['ATan(slope=2.0)', 'ATan(slope=5.0)']
+    """
+    widths = [s.half_width for s in surrogates if math.isfinite(s.half_width)]
+    reach = min(max([5 * w for w in widths] + [1.0]), 4.0)
+    x = np.unique(np.concatenate([np.linspace(-reach, reach, 4001), np.linspace(-reach / 50, reach / 50, 2001)]))
+    with matplotlib.rc_context(STYLE):
+        rows = math.ceil(len(surrogates) / 3)
+        figure = Figure(figsize=(9.6, 3.9 + 0.25 * rows), layout="constrained")
+        linear, logarithmic = figure.subplots(1, 2, width_ratios=(3, 2))
+        lowest = math.inf
+        for number, surrogate in enumerate(surrogates):
+            y = np.broadcast_to(np.asarray(surrogate.derivative(x), dtype=np.float64), x.shape)
+            look = {"color": COLOURS[number % len(COLOURS)], "linestyle": ("-", "--", ":")[number // len(COLOURS) % 3]}
+            linear.plot(x, y, label=repr(surrogate), **look)
+            logarithmic.plot(x, np.where(y > 0, y, np.nan), **look)
+            lowest = min([lowest, *y[y > 0]])
+        linear.set_title("Derivative")
+        linear.axhline(0, color=MUTED, linewidth=0.8)
+        logarithmic.set_title("Its tails")
+        logarithmic.set_yscale("log")
+        logarithmic.set_ylim(bottom=max(lowest / 2, 1e-5))
+        for axes in (linear, logarithmic):
+            axes.set_xlabel("potential minus threshold")
+            axes.set_xlim(-reach, reach)
+            axes.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
+        figure.legend(loc="outside upper left", ncols=min(3, len(surrogates)))
+    return figure
+
+
+def matched(surrogates: Sequence[Surrogate]) -> list[Surrogate]:
+    """All surrogates at the half width and the peak of the first, so that only shapes differ.
+
+    Raises:
+        ValueError: one of them has no finite half width, or nothing to change it with.
+    """
+    first = surrogates[0]
+    same = [first, *(s.matched_to(first) for s in surrogates[1:])]
+    return [dataclasses.replace(s, scale=s.scale * first.peak / s.peak) for s in same]
+
+
+def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss, accuracy and firing rates by epoch, with the epoch whose weights were kept.
+
+    Args:
+        rows: one for each epoch, as in a run's ``metrics.csv``.
+    """
+    epochs = [row["epoch"] for row in rows]
+    best = max(rows, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))["epoch"]
+    rates = sorted((name for name in rows[0] if name.startswith("rate_")), key=lambda name: int(name[5:]))
+    panels: list[tuple[str, list[tuple[str, str]], float]] = [
+        ("Loss", [("train_loss", "training"), ("validation_loss", "validation")], 1),
+        ("Accuracy, %", [("train_accuracy", "training"), ("validation_accuracy", "validation")], 100),
+        ("Firing, % of steps", [(name, f"layer {name[5:]}") for name in rates], 100),
+    ]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11.5, 3.6), layout="constrained")
+        for axes, (title, lines, factor) in zip(figure.subplots(1, 3), panels, strict=True):
+            axes.set_title(title)
+            axes.axvline(best, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            for number, (name, label) in enumerate(lines):
+                mark = "o" if len(rows) < 15 else ""
+                axes.plot(
+                    epochs, [factor * row[name] for row in rows], mark, linestyle="-", markersize=4, color=COLOURS[number], label=label
+                )
+            axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.margins(x=0.02)
+            if title.startswith("Loss"):
+                axes.set_ylim(bottom=0)
+                axes.annotate(
+                    f"kept: epoch {best:.0f}",
+                    (best, 0.98),
+                    xycoords=("data", "axes fraction"),
+                    ha="right",
+                    va="top",
+                    rotation=90,
+                    color=MUTED,
+                    fontsize=9,
+                    xytext=(-2, 0),
+                    textcoords="offset points",
+                )
+            if title.startswith("Firing"):
+                axes.set_ylim(bottom=0)
+            axes.legend()
+    return figure
+
+
+def confusion(counts: NDArray[np.int64]) -> Figure:
+    """A confusion matrix, rows the right classes, columns the answers; the diagonal stands back so that mistakes stand out."""
+    classes = len(counts)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    right, wrong = np.ma.masked_array(share, ~np.eye(classes, dtype=bool)), np.ma.masked_array(share, np.eye(classes, dtype=bool))
+    side = min(max(4.2, 0.42 * classes + 1.4), 14)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(side, side), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(right, cmap="Blues", vmin=0, vmax=1.8)
+        axes.imshow(wrong, cmap="Oranges", vmin=0, vmax=max(float(wrong.max() or 0), 0.05) * 1.5)
+        axes.grid(False)
+        if classes <= 30:
+            for i, j in np.argwhere(counts):
+                axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=9, color=INK)
+            axes.set_xticks(range(classes))
+            axes.set_yticks(range(classes))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel("answered")
+        axes.set_ylabel("right class")
+        axes.set_title(f"{counts.trace()} of {counts.sum()} right, {100 * counts.trace() / counts.sum():.2f} %")
+    return figure
+
+
+def raster(look: Look) -> Figure:
+    """One sample on its way through a network: input, the spikes of each hidden layer, and the readout over time."""
+    steps = len(look.input)
+    heights = [1.0] + [1.5] * len(look.spikes) + [1.3]
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(7.6, 1.7 * sum(heights) + 0.8), layout="constrained")
+        panels = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
+        spiking = set(np.unique(look.input)) <= {0.0, 1.0}
+        _spikes(panels[0], look.input, MUTED, f"Input: {look.input.shape[1]} {'spike trains' if spiking else 'currents'}", spiking)
+        for number, (axes, spikes) in enumerate(zip(panels[1:-1], look.spikes, strict=True)):
+            title = f"Layer {number + 1}: {spikes.shape[1]} neurons, {100 * spikes.mean():.1f} % of steps with a spike"
+            _spikes(axes, spikes, COLOURS[number % len(COLOURS)], title, True)
+        readout, time = panels[-1], np.arange(1, steps + 1)
+        for label, trace in enumerate(look.trace.T):
+            if label not in (look.label, look.answer):
+                readout.plot(time, trace, color="#b6bec7", linewidth=1)
+        readout.plot(time, look.trace[:, look.label], color=COLOURS[2], linewidth=2.2, label=f"class {look.label}, right")
+        if look.answer != look.label:
+            readout.plot(time, look.trace[:, look.answer], color=COLOURS[1], linewidth=2.2, label=f"class {look.answer}, answered")
+        readout.set_title(f"Readout: answers {look.answer}")
+        readout.legend(loc="upper left")
+        readout.set_xlabel("time step")
+        readout.set_xlim(0.5, steps + 0.5)
+        readout.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def _spikes(axes: Any, values: NDArray[np.float32], colour: str, title: str, spiking: bool) -> None:
+    steps, neurons = values.shape
+    if spiking:
+        time, neuron = values.nonzero()
+        size = min(max(150 / neurons, 0.8), 6)
+        axes.vlines(time + 1, neuron - 0.45, neuron + 0.45, color=colour, linewidth=min(max(220 / steps, 1.0), size * 2.5))
+        axes.set_ylim(-1, neurons)
+    else:
+        axes.imshow(values.T, aspect="auto", origin="lower", cmap="Greys", extent=(0.5, steps + 0.5, -0.5, neurons - 0.5))
+    axes.set_title(title)
+    axes.set_ylabel("neuron" if spiking and title.startswith("Layer") else "input")
+    axes.spines[["left", "bottom"]].set_visible(not spiking or neurons > 0)

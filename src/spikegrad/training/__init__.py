@@ -1,0 +1,24 @@
+"""Training on Lightning: a configuration goes in, a run folder comes out, and a killed run goes on where it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from spikegrad.training.config import Config as Config
+
+if TYPE_CHECKING:
+    from spikegrad.training.run import Outcome as Outcome
+    from spikegrad.training.run import evaluate as evaluate
+    from spikegrad.training.run import resume as resume
+    from spikegrad.training.run import train as train
+
+__all__ = ["Config", "Outcome", "evaluate", "resume", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # Configurations are checked before anything heavy is loaded; only training itself needs Lightning.
+    if name in ("Outcome", "evaluate", "resume", "train"):
+        from spikegrad.training import run
+
+        return getattr(run, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

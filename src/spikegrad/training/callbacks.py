@@ -1,0 +1,108 @@
+"""What happens beside training: the run's files at the end of every epoch, and the bar on the terminal."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+
+from spikegrad.training.folder import Row, Run
+
+
+class Keeper(lightning.Callback):
+    """At each epoch's end: the metrics, the best weights so far, then the checkpoint; a kill in between loses no more than that epoch.
+
+    The best epoch has the highest validation accuracy and, among equals, the lowest validation loss.
+
+    Attributes:
+        best: ``epoch``, ``validation_accuracy`` and ``validation_loss`` of the best epoch.
+        seconds: time spent training, over all sittings.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.best: Row = {}
+        self.seconds = 0.0
+        self._since = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        return {"best": self.best, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.best, self.seconds = state_dict["best"], state_dict["seconds"]
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock."""
+        self._since = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write metrics, weights and checkpoint; validation has run by now."""
+        now = time.perf_counter()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row: Row = {"epoch": trainer.current_epoch + 1, **values, "seconds": self.seconds}
+        better = not self.best or _merit(row) > _merit(self.best)
+        if better:
+            self.best = {name: row[name] for name in ("epoch", "validation_accuracy", "validation_loss")}
+        # Sharded strategies gather weights and checkpoints from all processes, so every process asks for them; the first one writes.
+        weights = trainer.strategy.lightning_module_state_dict() if better else {}
+        if trainer.is_global_zero:
+            self.run.write_metrics([*(old for old in self.run.metrics() if old["epoch"] < row["epoch"]), row])
+            if better:
+                bare = {name.removeprefix("network."): value.detach().cpu().contiguous() for name, value in weights.items()}
+                self.run.replace(self.run.weights, lambda path: save_file(bare, path))
+            self.run.replace(self.run.checkpoint, trainer.save_checkpoint)
+        else:
+            trainer.save_checkpoint(self.run.beside(self.run.checkpoint))
+
+
+def _merit(row: Row) -> tuple[float, float]:
+    return row["validation_accuracy"], -row["validation_loss"]
+
+
+class Bar(lightning.Callback):
+    """One calm line: epoch, bar, validation accuracy, loss, firing rates, time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[said]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+        )
+        self.task = TaskID(0)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Show the bar where the run stands."""
+        total = float(trainer.estimated_stepping_batches)
+        self.task = self.progress.add_task("", total=total, completed=trainer.global_step, epoch=self._epoch(trainer), said="")
+        self.progress.start()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """One step further."""
+        self.progress.update(self.task, completed=trainer.global_step, epoch=self._epoch(trainer))
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Say how it goes."""
+        seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        rates = " ".join(f"{100 * value:.0f}" for name, value in seen.items() if name.startswith("rate_"))
+        said = f"loss {seen['train_loss']:.3f}  validation {100 * seen['validation_accuracy']:.1f} %  firing {rates} %"
+        self.progress.update(self.task, said=said)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Take the bar away, whatever happened."""
+        self.progress.stop()
+
+    @staticmethod
+    def _epoch(trainer: lightning.Trainer) -> str:
+        return f"{min(trainer.current_epoch + 1, trainer.max_epochs or 0):>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"
