@@ -281,11 +281,10 @@ def test_nan_gives_nan_and_infinity_gives_zero(name, dtype):
 
 
 def printed(surrogate, of, dialect):
-    try:
-        return surrogate.source(dialect, of)
-    except ValueError as missing:
-        assert of == "primitive", missing
+    """The source, or None where the dialect has no word for it: only JavaScript, and only erf, which only primitives need."""
+    if (dialect, of) == ("javascript", "primitive") and "erf" in repr(surrogate.structure.primitive):
         return None
+    return surrogate.source(dialect, of)
 
 
 @pytest.mark.parametrize("surrogate", CASES)
