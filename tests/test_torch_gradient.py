@@ -98,6 +98,7 @@ def test_compiled_transform(surrogate, name, transforms, points, expected):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch._prims_common.check` is deprecated:FutureWarning")
 @pytest.mark.parametrize("surrogate", [ATan(slope=3.0), NoisyThreshold()], ids=repr)
 def test_inductor(surrogate, transforms, points, expected):
     check(surrogate, "first", backward, "float32", points, expected, compiled(surrogate, "inductor"))
@@ -127,7 +128,7 @@ def test_sweep_compiles_twice():
 @pytest.mark.parametrize(("name", "number"), LEARNABLE)
 def test_learnable_parameter(name, number, points, parameter_transforms, expected_of_parameter):
     surrogate = CATALOGUE[name]()
-    p = (getattr(surrogate, number) or 0.1) * np.linspace(0.8, 1.2, 8)
+    p = (getattr(surrogate, number) or 0.1) * np.linspace(0.79, 1.21, 8)
 
     def f(x, p):
         return surrogate(x, **{number: p})
@@ -223,7 +224,7 @@ def test_noise(cls, points):
 
 @pytest.mark.parametrize("cls", STOCHASTIC)
 def test_noise_under_vmap(cls):
-    x = torch.full((64,), 0.1)
+    x = torch.full((64,), -0.1)
 
     def grads(randomness):
         torch.manual_seed(0)

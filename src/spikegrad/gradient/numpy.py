@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikegrad.vocabulary import cast, where, widen
+from spikegrad.vocabulary import cast, library, where, widen
 
 if TYPE_CHECKING:
     from spikegrad.surrogate import Surrogate
@@ -22,11 +22,12 @@ def spike(
     random: np.random.Generator | None,
 ) -> Any:
     """See `Surrogate.__call__`."""
-    if isinstance(x, int | float):
+    if library(x) == "number":
         return float(spike(surrogate, np.float64(x), parameters, spike_at_threshold, training, random))
     wide = widen(x)
     if training and surrogate.soft:
         if random is None:
             raise ValueError(f"{type(surrogate).__name__} draws noise; pass random=numpy.random.default_rng(seed)")
         return cast(surrogate.bind(parameters).primitive(wide, random.random(wide.shape).astype(wide.dtype)), x)
-    return where(x == x, cast(x >= 0 if spike_at_threshold else x > 0, x), x)
+    # Compared as float32: bfloat16 warns when it is compared with NaN.
+    return where(wide == wide, cast(wide >= 0 if spike_at_threshold else wide > 0, x), x)
