@@ -70,7 +70,7 @@ def curves(surrogates: Sequence[Surrogate]) -> Figure:
     x = np.unique(np.concatenate([np.linspace(-reach, reach, 4001), np.linspace(-reach / 50, reach / 50, 2001)]))
     with matplotlib.rc_context(STYLE):
         rows = math.ceil(len(surrogates) / 3)
-        figure = Figure(figsize=(9.6, 3.9 + 0.25 * rows), layout="constrained")
+        figure = _figure(9.6, 3.9 + 0.25 * rows)
         linear, logarithmic = figure.subplots(1, 2, width_ratios=(3, 2))
         lowest = math.inf
         for number, surrogate in enumerate(surrogates):
@@ -118,34 +118,32 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
         ("Firing, % of steps", [(name, f"layer {name[5:]}") for name in rates], 100),
     ]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11.5, 3.6), layout="constrained")
+        figure = _figure(11.5, 3.6)
         for axes, (title, lines, factor) in zip(figure.subplots(1, 3), panels, strict=True):
             axes.set_title(title)
             axes.axvline(best, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
             for number, (name, label) in enumerate(lines):
-                mark = "o" if len(rows) < 15 else ""
-                axes.plot(
-                    epochs, [factor * row[name] for row in rows], mark, linestyle="-", markersize=4, color=COLOURS[number], label=label
-                )
+                mark = "o" if len(rows) < 15 else None
+                axes.plot(epochs, [factor * row[name] for row in rows], marker=mark, markersize=4, color=COLOURS[number], label=label)
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.margins(x=0.02)
+            if not title.startswith("Accuracy"):
+                axes.set_ylim(0, 1.08 * max(factor * row[name] for row in rows for name, _ in lines) or 1)
             if title.startswith("Loss"):
-                axes.set_ylim(bottom=0)
+                right = best > (epochs[0] + epochs[-1]) / 2
                 axes.annotate(
                     f"kept: epoch {best:.0f}",
                     (best, 0.98),
                     xycoords=("data", "axes fraction"),
-                    ha="right",
+                    xytext=(-3 if right else 3, 0),
+                    textcoords="offset points",
+                    ha="right" if right else "left",
                     va="top",
                     rotation=90,
                     color=MUTED,
                     fontsize=9,
-                    xytext=(-2, 0),
-                    textcoords="offset points",
                 )
-            if title.startswith("Firing"):
-                axes.set_ylim(bottom=0)
             axes.legend()
     return figure
 
@@ -154,13 +152,14 @@ def confusion(counts: NDArray[np.int64]) -> Figure:
     """A confusion matrix, rows the right classes, columns the answers; the diagonal stands back so that mistakes stand out."""
     classes = len(counts)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    right, wrong = np.ma.masked_array(share, ~np.eye(classes, dtype=bool)), np.ma.masked_array(share, np.eye(classes, dtype=bool))
+    diagonal = np.eye(classes, dtype=bool)
+    right, wrong = np.ma.masked_array(share, ~diagonal), np.ma.masked_array(share, diagonal | (counts == 0))
     side = min(max(4.2, 0.42 * classes + 1.4), 14)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(side, side), layout="constrained")
+        figure = _figure(side, side)
         axes = figure.subplots()
         axes.imshow(right, cmap="Blues", vmin=0, vmax=1.8)
-        axes.imshow(wrong, cmap="Oranges", vmin=0, vmax=max(float(wrong.max() or 0), 0.05) * 1.5)
+        axes.imshow(wrong, cmap="Oranges", vmin=-0.02, vmax=max(float(wrong.filled(0).max()), 0.05) * 1.5)
         axes.grid(False)
         if classes <= 30:
             for i, j in np.argwhere(counts):
@@ -180,7 +179,7 @@ def raster(look: Look) -> Figure:
     steps = len(look.input)
     heights = [1.0] + [1.5] * len(look.spikes) + [1.3]
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(7.6, 1.7 * sum(heights) + 0.8), layout="constrained")
+        figure = _figure(7.6, 1.7 * sum(heights) + 0.8)
         panels = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
         spiking = set(np.unique(look.input)) <= {0.0, 1.0}
         _spikes(panels[0], look.input, MUTED, f"Input: {look.input.shape[1]} {'spike trains' if spiking else 'currents'}", spiking)
@@ -206,11 +205,17 @@ def _spikes(axes: Any, values: NDArray[np.float32], colour: str, title: str, spi
     steps, neurons = values.shape
     if spiking:
         time, neuron = values.nonzero()
-        size = min(max(150 / neurons, 0.8), 6)
-        axes.vlines(time + 1, neuron - 0.45, neuron + 0.45, color=colour, linewidth=min(max(220 / steps, 1.0), size * 2.5))
+        # A dash fills most of its step while there are few steps; later it is a tick of constant size.
+        half = max(0.36, steps / 500)
+        axes.hlines(neuron, time + 1 - half, time + 1 + half, color=colour, linewidth=min(max(120 / neurons, 0.7), 5))
         axes.set_ylim(-1, neurons)
     else:
         axes.imshow(values.T, aspect="auto", origin="lower", cmap="Greys", extent=(0.5, steps + 0.5, -0.5, neurons - 0.5))
     axes.set_title(title)
-    axes.set_ylabel("neuron" if spiking and title.startswith("Layer") else "input")
-    axes.spines[["left", "bottom"]].set_visible(not spiking or neurons > 0)
+    axes.set_ylabel("neuron" if title.startswith("Layer") else "input")
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.09, h_pad=0.08)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
+    return figure

@@ -37,7 +37,7 @@ class Config:
         ATan(slope=5.0)
         >>> Config(loss="maximum")
         Traceback (most recent call last):
-        spikegrad.errors.InputError: `loss` must be one of mean, max, count, got 'maximum'
+        spikegrad.errors.InputError: `loss` must be one of mean, max, count, got 'maximum'; did you mean max?
     """
 
     data: str = _setting("digits", "`digits`, or an .npz file with x and y, or with x_train, y_train, x_test, y_test.", group="Data")
@@ -56,7 +56,7 @@ class Config:
 
     surrogate: str = _setting("ATan", "Surrogate gradient; `spikegrad list` shows all.", group="Surrogate")
     parameters: dict[str, Any] = field(
-        default_factory=dict[str, Any], metadata={"help": "A number of the surrogate, as in slope=10; repeatable.", "group": "Surrogate"}
+        default_factory=dict[str, Any], metadata={"help": "Number of the surrogate, as in slope=10; repeatable.", "group": "Surrogate"}
     )
     learn: tuple[str, ...] = _setting(
         (), "What else to learn, as in beta,slope: alpha, beta, threshold or numbers of the surrogate.", group="Surrogate"
@@ -64,13 +64,13 @@ class Config:
 
     loss: str = _setting(
         "mean",
-        "Cross entropy of the readout's mean or maximum over time, or of its spike count.",
+        "Cross entropy of the readout over time, of its",
         choices=("mean", "max", "count"),
         group="Training",
     )
     rate_weight: float = _setting(0.0, "Weight of the penalty on firing rates outside their bounds.", least=0, group="Training")
-    rate_lower: float = _setting(0.01, "Each neuron's mean spikes per step should not be below.", least=0, most=1, group="Training")
-    rate_upper: float = _setting(0.3, "A layer's mean spikes per step should not be above.", least=0, most=1, group="Training")
+    rate_lower: float = _setting(0.01, "Mean spikes per step of each neuron should not be below.", least=0, most=1, group="Training")
+    rate_upper: float = _setting(0.3, "Mean spikes per step of a layer should not be above.", least=0, most=1, group="Training")
     optimizer: str = _setting("adamw", "Optimiser.", choices=("adam", "adamw", "sgd", "rmsprop"), group="Training")
     lr: float = _setting(2e-3, "Learning rate at its highest.", above=0, group="Training")
     weight_decay: float = _setting(1e-2, "Weight decay.", least=0, group="Training")
@@ -80,7 +80,12 @@ class Config:
     batch: int = _setting(32, "Samples in a step of the optimiser.", least=1, group="Training")
     seed: int = _setting(0, "Seed of weights, order and noise.", least=0, most=2**32 - 1, group="Training")
 
-    accelerator: str = _setting("auto", "Where to compute.", choices=("auto", "cpu", "gpu", "cuda", "mps", "tpu", "xla"), group="Machine")
+    accelerator: str = _setting(
+        "auto",
+        "Where to compute.",
+        choices=("auto", "cpu", "gpu", "cuda", "mps", "tpu", "xla"),
+        group="Machine",
+    )
     devices: str = _setting("1", "Number of devices, or their list as in 0,1, or auto.", group="Machine")
     num_nodes: int = _setting(1, "Number of machines.", least=1, group="Machine")
     precision: str = _setting(
@@ -185,7 +190,9 @@ def _check_limits(name: str, value: Any, limits: Any) -> None:
         return
     choices = limits.get("choices", ())
     if choices and value not in choices:
-        raise InputError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}")
+        near = meant(value, choices)
+        near = near if "did you mean" in near else ""
+        raise InputError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}{near}")
     wanted = [(f"{words} {limits[key]}", holds(value, limits[key])) for key, (words, holds) in BOUNDS.items() if key in limits]
     if not all(held for _, held in wanted):
         raise InputError(f"`{name}` must be {' and '.join(words for words, _ in wanted)}, got {value}")

@@ -46,12 +46,14 @@ class Outcome:
         run: its folder.
         test: the best weights on the test samples; None if the run was interrupted before its end, or in a process that is not the
             first.
+        interrupted: whether Ctrl-C ended it; `resume` goes on.
         epochs: epochs done.
         seconds: time spent training, over all sittings.
     """
 
     run: Run
     test: Measurement | None
+    interrupted: bool
     epochs: int
     seconds: float
 
@@ -200,14 +202,14 @@ def _complete(run: Run, config: Config, data: Dataset, trainer: lightning.Traine
     rows = run.metrics()
     epochs, seconds = (int(rows[-1]["epoch"]), rows[-1]["seconds"]) if rows else (0, 0.0)
     if trainer.interrupted or not trainer.is_global_zero:
-        return Outcome(run, None, epochs, seconds)
+        return Outcome(run, None, trainer.interrupted, epochs, seconds)
     network = _network(run, config, data.features, data.classes)
     test = measure(network, data.test, config.seed)
     run.write("results.json", _results(test, rows, network))
     plots.save(plots.learning_curves(rows), run.path / "learning_curves.png")
     plots.save(plots.confusion(test.confusion), run.path / "confusion.png")
     plots.save(plots.raster(look(network, data.test, 0, config.seed)), run.path / "raster.png")
-    return Outcome(run, test, epochs, seconds)
+    return Outcome(run, test, False, epochs, seconds)
 
 
 def _fit(trainer: lightning.Trainer, module: SpikingModule, checkpoint: Path | None) -> None:

@@ -1,0 +1,145 @@
+"""``spikegrad train`` and ``spikegrad evaluate``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from spikegrad.errors import InputError
+from spikegrad.training.config import Config
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spikegrad.training.measure import Measurement
+    from spikegrad.training.run import Outcome
+
+
+def train(**options: Any) -> int:
+    """Turn options into a configuration, train, and tell what came out."""
+    resumed, out, config_file = options.pop("resume"), options.pop("out"), options.pop("config")
+    given = {name: _parsed(name, value) for name, value in options.items() if value not in (None, [], ())}
+    if resumed is not None and (out is not None or config_file is not None):
+        raise InputError(f"--resume continues {resumed} where it is, as it was configured; leave out --out and --config")
+    if resumed is not None:
+        return _resume(resumed, given)
+    config = Config.read(config_file) if config_file is not None else Config()
+    if "parameters" in given and given.get("surrogate", config.surrogate) == config.surrogate:
+        given["parameters"] = {**config.parameters, **given["parameters"]}
+    elif given.get("surrogate", config.surrogate) != config.surrogate:
+        given.setdefault("parameters", {})
+    config = config.changed(**given)
+    from spikegrad.data.source import check_name
+    from spikegrad.training.folder import Run
+
+    check_name(config.data)
+    if out is not None:
+        Run.check(out)
+    console = _console()
+    from spikegrad.training.run import train as start
+
+    return _tell(start(config, out, console=console), console)
+
+
+def _resume(path: str, given: dict[str, Any]) -> int:
+    from spikegrad.training.folder import Run
+
+    Config.read(Run.open(path).path / "config.json").changed(**given)
+    console = _console()
+    from spikegrad.training.run import resume
+
+    return _tell(resume(path, console=console, **given), console)
+
+
+def evaluate(run: str, data: str | None) -> int:
+    """Accuracy, firing rates and confusions of a run's best weights on its test samples."""
+    from spikegrad.data.source import check_name
+    from spikegrad.training.folder import Run
+
+    Run.open(run)
+    if data is not None:
+        check_name(data)
+    console = _console()
+    from spikegrad.training.run import evaluate as start
+
+    measured = start(run, data)
+    _tell_measurement(console, measured)
+    _tell_confusion(console, measured)
+    return 0
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _tell(outcome: Outcome, console: Console) -> int:
+    path = outcome.run.path
+    if outcome.test is None:
+        if outcome.interrupted:
+            done = f"{outcome.epochs} epoch{'s' if outcome.epochs != 1 else ''} kept"
+            console.print(f"Stopped, {done}. Continue with:\n  spikegrad train --resume {path}", soft_wrap=True)
+            return 130
+        return 0
+    _tell_measurement(console, outcome.test)
+    console.print(f"training       {outcome.seconds:.1f} s, {outcome.epochs} epochs")
+    console.print(f"run            [bold]{path}[/]", soft_wrap=True)
+    console.print("               learning_curves.png  confusion.png  raster.png")
+    return 0
+
+
+def _tell_measurement(console: Console, measured: Measurement) -> None:
+    console.print(f"test accuracy  [bold green]{100 * measured.accuracy:.2f} %[/]  {measured.correct} of {measured.samples}")
+    for number, (rate, silent) in enumerate(zip(measured.rates, measured.silent, strict=True), 1):
+        quiet = f", {100 * silent:.0f} % of neurons never fire" if silent else ""
+        console.print(f"firing rate    {100 * rate:.1f} % of steps in layer {number}{quiet}")
+
+
+def _tell_confusion(console: Console, measured: Measurement) -> None:
+    """The confusion matrix, or for many classes the most frequent mistakes."""
+    from rich.table import Table
+
+    counts = measured.confusion
+    if len(counts) > 16:
+        mistakes = sorted(((int(counts[i, j]), i, j) for i in range(len(counts)) for j in range(len(counts)) if i != j), reverse=True)
+        for count, right, answered in mistakes[:10]:
+            if count:
+                console.print(f"{count:>5} times class {right} was answered {answered}")
+        return
+    table = Table("right \\ answered", *map(str, range(len(counts))), box=None, pad_edge=False, header_style="dim")
+    for column in table.columns:
+        column.justify = "right"
+    for right, row in enumerate(counts):
+        cells = [
+            f"[green]{count}[/]" if right == answered else f"[bold red]{count}[/]" if count else "[dim]·[/]"
+            for answered, count in enumerate(row)
+        ]
+        table.add_row(f"[dim]{right}[/]", *cells)
+    console.print()
+    console.print(table)
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """An option's text as the value of its setting."""
+    if name == "parameters":
+        return dict(assignment(each, "--set") for each in value)
+    if name == "hidden":
+        try:
+            return tuple(int(size) for size in value.split(","))
+        except ValueError:
+            raise InputError(f"--hidden must be whole numbers with commas, as in 256,128, got {value!r}") from None
+    if name == "learn":
+        return tuple(part.strip() for part in value.split(","))
+    return value
+
+
+def assignment(text: str, what: str) -> tuple[str, Any]:
+    """``slope=10`` as a name and a value; `what` names it in the message for everything else."""
+    name, sign, value = text.partition("=")
+    if not (sign and name and value):
+        raise InputError(f"{what} must be a name and a value, as in slope=10, got {text!r}")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError:
+        return name.strip(), value.strip()
