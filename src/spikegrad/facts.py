@@ -185,7 +185,7 @@ def matched(surrogate: S, half_width: float) -> S:
     for _ in range(60):
         ratio = half_width / surrogate.half_width
         if abs(ratio - 1) < 1e-12:
-            break
+            return surrogate
         value = getattr(surrogate, name) * (ratio if name == "width" else 1 / ratio)
         surrogate = dataclasses.replace(surrogate, **{name: value})  # type: ignore[arg-type]
-    return surrogate
+    raise ValueError(f"no {name} gives {type(surrogate).__name__} a half width of {half_width}; the nearest tried is {surrogate!r}")

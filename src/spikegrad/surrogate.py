@@ -92,8 +92,8 @@ class Surrogate:
                 )
             value = float(value)
             sign, wanted = kind
-            if math.isnan(value) or (sign == 1 and not value > 0) or (sign == 0 and value < 0):
-                raise ValueError(f"`{name}` of {type(self).__name__} must be {wanted}, got {value}")
+            if not math.isfinite(value) or (sign == 1 and not value > 0) or (sign == 0 and value < 0):
+                raise ValueError(f"`{name}` of {type(self).__name__} must be {'finite' if math.isinf(value) else wanted}, got {value}")
             object.__setattr__(self, name, value)
 
     def derivative(self, x: Array) -> Array:

@@ -102,7 +102,7 @@ def erf(x: Array) -> Array:
     """Error function."""
     owner = library(x)
     if owner == "numpy":
-        return np.asarray(_erf(x)).astype(x.dtype)[()]
+        return np.asanyarray(_erf(x)).astype(x.dtype)[()]
     if owner == "jax":
         return sys.modules["jax"].lax.erf(x)
     return _call("erf", x)

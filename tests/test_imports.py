@@ -1,0 +1,90 @@
+"""What importing loads, and which way the modules depend on each other."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import spikegrad
+
+SOURCE = Path(spikegrad.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# From the bottom to the top: a module may import from its own layer and from those below it.
+LAYERS = (
+    {"trace", "errors"},
+    {"vocabulary"},
+    {"facts", "gradient", "citation"},
+    {"surrogate"},
+    {"formulas", "checking", "recorded", "functional"},
+    {"encode"},
+    {"kernels"},
+    {"nn", "jax"},
+    {"data", "training", "insight", "plots"},
+    {"compat", "cli"},
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+ONLY = {"formulas": {"vocabulary", "surrogate", "formulas"}, "surrogate": {"vocabulary", "trace", "gradient", "facts", "citation"}}
+"""Modules that may import no more than these."""
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of spikegrad that a file imports when it runs, by the name of their first part; not those for the type checker."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text())
+    hints = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    skipped = {id(inner) for hint in hints for inner in ast.walk(hint)}
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import by full name"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("spikegrad.")}
+    return found
+
+
+def part(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if part(f) != "__init__"], ids=lambda p: str(p.relative_to(SOURCE)))
+def test_nothing_points_up(path):
+    name = part(path)
+    assert name in LEVEL, f"say in this test on which layer {name} is"
+    known = {other for other in imports(path) if other in LEVEL}  # the rest are names of the package itself
+    assert known <= ONLY.get(name, known), f"{name} may import only {ONLY.get(name)}"
+    above = {other for other in known if LEVEL[other] > LEVEL[name]}
+    assert not above, f"{name} imports {above}, which are above it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_files_are_short_and_well_named(path):
+    assert path.stem not in {"utils", "helpers", "common", "base"}
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_import_loads_nothing_heavy():
+    code = "import spikegrad, sys; print(*sorted({'torch', 'jax', 'numba', 'triton', 'matplotlib', 'scipy', 'lightning'} & {*sys.modules}))"
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
+
+
+def test_import_is_fast():
+    """Under 0.2 s on top of NumPy. Measured in processor time, in alternation, since other tests run beside this one."""
+    code = "import time, {}; print(time.process_time())"
+
+    def seconds(module: str) -> float:
+        return float(subprocess.run([sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True).stdout)
+
+    extra = [seconds("spikegrad") - seconds("numpy") for _ in range(7)]
+    assert statistics.median(extra) < 0.2, extra
