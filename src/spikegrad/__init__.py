@@ -1,5 +1,8 @@
 """Surrogate gradients for spiking neural networks: each written once, right, and running everywhere."""
 
+from spikegrad import functional as functional
+from spikegrad.checking import check as check
+from spikegrad.citation import cite as cite
 from spikegrad.formulas import CATALOGUE as CATALOGUE
 from spikegrad.formulas.compact import Boxcar as Boxcar
 from spikegrad.formulas.compact import SparseFastSigmoid as SparseFastSigmoid
@@ -23,6 +26,7 @@ from spikegrad.formulas.signed import Fourier as Fourier
 from spikegrad.formulas.signed import MultiGaussian as MultiGaussian
 from spikegrad.formulas.stochastic import NoisyThreshold as NoisyThreshold
 from spikegrad.formulas.stochastic import StochasticLeak as StochasticLeak
+from spikegrad.recorded import from_formula as from_formula
 from spikegrad.surrogate import NonNegative as NonNegative
 from spikegrad.surrogate import Positive as Positive
 from spikegrad.surrogate import Surrogate as Surrogate

@@ -231,8 +231,9 @@ class Record:
     arguments: tuple[str, ...]
     derivative: Program
     primitive: Program | None = None
-    key: str = field(init=False, compare=False, repr=False)
-    """Hash of the record, the same in every process: what kernels and caches are keyed by."""
+    key: str = field(init=False, repr=False)
+    """Hash of the record, the same in every process: what kernels and caches are keyed by. It is compared too, since to Python the
+    instruction index 1 and the literal 1.0 are equal."""
 
     def __post_init__(self) -> None:
         text = repr((self.arguments, self.derivative, self.primitive))

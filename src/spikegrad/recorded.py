@@ -1,0 +1,129 @@
+"""A surrogate from two functions, for notebooks: no class to write, and it pickles all the same."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from spikegrad import trace, vocabulary
+from spikegrad.surrogate import Positive, Surrogate
+from spikegrad.trace import Record, Symbol
+from spikegrad.vocabulary import Array
+
+
+def from_formula(
+    derivative: Callable[..., Any],
+    primitive: Callable[..., Any] | None = None,
+    *,
+    scale: float = 1.0,
+    **parameters: float,
+) -> Surrogate:
+    """A surrogate whose formula is given as functions, recorded once.
+
+    What is kept is the record, not the functions: the surrogate pickles, copies, compares and hashes by it, even when it came from
+    lambdas. Two that are written alike are of the same class.
+
+    Args:
+        derivative: the bump, a function of `x` and of the parameters by name, in the words of `spikegrad.vocabulary`.
+        primitive: its antiderivative, with the same arguments; without one the parameters cannot be learned.
+        scale: multiplies both.
+        **parameters: the parameters, as numbers. `slope` and `width` must be positive, as everywhere.
+
+    Raises:
+        TypeError: a function's arguments are not `x` and the parameters, or it leaves the vocabulary.
+
+    Example:
+        >>> import numpy as np
+        >>> from spikegrad import from_formula
+        >>> spike = from_formula(lambda x, slope: slope / (1 + (slope * x) ** 2), slope=2.0)
+        >>> spike.derivative(np.array([0.0, 0.5]))
+        array([2., 1.])
+        >>> spike
+        Formula(slope=2.0)
+    """
+    signs = {name: 1 if name in ("slope", "width") else -1 for name in parameters}
+
+    def record(name: str, formula: Callable[..., Any]) -> trace.Program:
+        wanted = [n for n in inspect.signature(formula).parameters if n != "x"]
+        if unknown := [n for n in wanted if n not in parameters]:
+            raise TypeError(
+                f"`{name}` takes {', '.join(map(repr, unknown))}, which from_formula was given no number for; it was given "
+                f"{', '.join(parameters) or 'none'}. Write e.g. from_formula(..., {unknown[0]}=2.0)"
+            )
+        symbols = {n: trace.argument(n, signs[n]) for n in wanted}
+        try:
+            result: Symbol | float = formula(x=trace.argument("x"), **symbols)
+            return trace.flatten(result)
+        except TypeError as error:
+            raise TypeError(f"`{name}` of from_formula: {error}") from None
+
+    programs = record("derivative", derivative), record("primitive", primitive) if primitive is not None else None
+    return _rebuild(Record(("x", *parameters), *programs), {**parameters, "scale": scale})
+
+
+def _rebuild(record: Record, parameters: dict[str, float]) -> Surrogate:
+    return _class(record)(**parameters)
+
+
+def _invert(condition: Any) -> Any:
+    return not condition if isinstance(condition, bool) else ~condition
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{name: getattr(vocabulary, name) for name in trace.FUNCTIONS},
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "negative": operator.neg,
+    "abs": abs,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+    "and": operator.and_,
+    "or": operator.or_,
+    "not": _invert,
+    "where": vocabulary.where,
+    "copy": _same,
+}
+
+
+@functools.cache
+def _class(record: Record) -> type[Surrogate]:
+    """The class of all surrogates with this formula: one for each record, so that equal ones compare equal."""
+    names = record.arguments[1:]
+
+    def run(program: trace.Program, surrogate: Surrogate, x: Array) -> Array:
+        return trace.evaluate(program, _FUNCTIONS, {"x": x, **{name: getattr(surrogate, name) for name in names}})
+
+    def derivative(self: Surrogate, x: Array) -> Array:
+        return run(record.derivative, self, x)
+
+    def primitive(self: Surrogate, x: Array) -> Array:
+        assert record.primitive is not None
+        return run(record.primitive, self, x)
+
+    def reduce(self: Surrogate) -> Any:
+        return _rebuild, (record, self.parameters)
+
+    annotations: dict[str, Any] = {name: Positive if name in ("slope", "width") else float for name in names}
+    body: dict[str, Any] = {
+        "__annotations__": annotations,
+        "__doc__": "A surrogate made by `from_formula`.",
+        "__module__": __name__,
+        "__reduce__": reduce,
+        "derivative": derivative,
+    }
+    if record.primitive is not None:
+        body["primitive"] = primitive
+    return type("Formula", (Surrogate,), body)
