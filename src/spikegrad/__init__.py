@@ -30,3 +30,4 @@ from spikegrad.recorded import from_formula as from_formula
 from spikegrad.surrogate import NonNegative as NonNegative
 from spikegrad.surrogate import Positive as Positive
 from spikegrad.surrogate import Surrogate as Surrogate
+from spikegrad.surrogate import Unbounded as Unbounded

@@ -33,14 +33,17 @@ Positive = Annotated[float, "positive", 1]
 NonNegative = Annotated[float, "zero or positive", 0]
 """A float parameter that must not be negative."""
 
+Unbounded = Annotated[float, "a number or infinite", -1]
+"""A float parameter that may be infinite, as the end of a window may."""
+
 
 @dataclass_transform(frozen_default=True)
 @dataclasses.dataclass(frozen=True, repr=False)
 class Surrogate:
     """Base class of every surrogate; a subclass gives `derivative` and, where one exists, `primitive`.
 
-    Float fields are the surrogate's numbers: finite, and positive where annotated `Positive`. Fields of other types (int, bool, str)
-    are part of its structure. `scale` multiplies the derivative and the primitive of any surrogate, so that normalising to unit peak or
+    Float fields are the surrogate's numbers: finite unless annotated `Unbounded`, positive where annotated `Positive`. Fields of other
+    types (int, bool, str) are part of its structure. `scale` multiplies the derivative and the primitive of any surrogate, so that normalising to unit peak or
     area is ``replace(surrogate, scale=...)``.
 
     Both methods are given `x`, potential minus threshold: a floating-point array of any shape. What a subclass writes is completed: half
@@ -92,8 +95,9 @@ class Surrogate:
                 )
             value = float(value)
             sign, wanted = kind
-            if not math.isfinite(value) or (sign == 1 and not value > 0) or (sign == 0 and value < 0):
-                raise ValueError(f"`{name}` of {type(self).__name__} must be {'finite' if math.isinf(value) else wanted}, got {value}")
+            infinite = math.isinf(value) and "infinite" not in wanted
+            if math.isnan(value) or infinite or (sign == 1 and not value > 0) or (sign == 0 and value < 0):
+                raise ValueError(f"`{name}` of {type(self).__name__} must be {'finite' if infinite else wanted}, got {value}")
             object.__setattr__(self, name, value)
 
     def derivative(self, x: Array) -> Array:

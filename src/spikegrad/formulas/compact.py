@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spikegrad.surrogate import NonNegative, Positive, Surrogate
+from spikegrad.surrogate import NonNegative, Positive, Surrogate, Unbounded
 from spikegrad.vocabulary import Array, step, where
 
 
@@ -134,8 +134,8 @@ class SparseFastSigmoid(Surrogate):
     """
 
     slope: Positive = 100.0
-    lower: float = -0.2
-    upper: float = 0.2
+    lower: Unbounded = -0.2
+    upper: Unbounded = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
