@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import pathlib
+import re
 import shutil
 import subprocess
 
@@ -19,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import atan, cos, erf, exp, floor, log, mp, pi, sign, sin, sqrt
 
-from spikegrad import CATALOGUE
+import spikegrad
+from spikegrad import CATALOGUE, Positive, Surrogate, vocabulary
 
 mp.dps = 40
 
@@ -341,3 +344,18 @@ def test_refuses_parameters_that_do_not_go_together():
         CATALOGUE["SparseFastSigmoid"](lower=0.3, upper=0.2)
     with pytest.raises(ValueError, match="at least 1"):
         CATALOGUE["Fourier"](terms=0)
+
+
+def test_contributing_adds_a_surrogate():
+    """The class and the line of the page on contributing, as a contributor would paste them."""
+    page = pathlib.Path(__file__).parents[1] / "CONTRIBUTING.md"
+    formula, entry = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len([line for line in formula.splitlines() if line.strip()]) == 6
+    names = {"Positive": Positive, "Surrogate": Surrogate, "Array": vocabulary.Array, "__name__": __name__}
+    exec(formula, {**{name: getattr(vocabulary, name) for name in vocabulary.__all__}, **names}, found := {})
+    tables = {"DERIVATIVE": {}, "PRIMITIVE": {}}
+    exec(entry, {**globals(), **tables})
+    surrogate = spikegrad.check(found["Sech"]) and found["Sech"]()
+    for of, table in (("derivative", tables["DERIVATIVE"]), ("primitive", tables["PRIMITIVE"])):
+        x = grid(surrogate, "float64")
+        np.testing.assert_allclose(getattr(surrogate, of)(x), exact(table, surrogate, x, "float64"), rtol=0, atol=1e-12)

@@ -148,7 +148,7 @@ def test_matched_to():
             assert abs(matched[-1].half_width - 0.3) < 1e-9, surrogate
     assert len(matched) > len(CATALOGUE) / 2
     assert Hat().matched_to(ATan()).half_width == pytest.approx(ATan().half_width, rel=1e-9)
-    with pytest.raises(ValueError, match="no slope gives S2NN a half width of 0.3"):
+    with pytest.raises(ValueError, match=r"no slope gives S2NN a half width of 0\.3"):
         CATALOGUE["S2NN"]().matched_to(0.3)
     with pytest.raises(ValueError, match="InverseAbs has neither a slope nor a width"):
         CATALOGUE["InverseAbs"]().matched_to(0.3)

@@ -43,8 +43,8 @@ class Surrogate:
     """Base class of every surrogate; a subclass gives `derivative` and, where one exists, `primitive`.
 
     Float fields are the surrogate's numbers: finite unless annotated `Unbounded`, positive where annotated `Positive`. Fields of other
-    types (int, bool, str) are part of its structure. `scale` multiplies the derivative and the primitive of any surrogate, so that normalising to unit peak or
-    area is ``replace(surrogate, scale=...)``.
+    types (int, bool, str) are part of its structure. `scale` multiplies the derivative and the primitive of any surrogate, so that
+    normalising to unit peak or area is ``replace(surrogate, scale=...)``.
 
     Both methods are given `x`, potential minus threshold: a floating-point array of any shape. What a subclass writes is completed: half
     precision is computed in float32 and rounded back, NaN gives NaN, plus and minus infinity give a derivative of 0. A stochastic
