@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
 from spikegrad import ATan, NoisyThreshold, Surrogate
@@ -110,14 +111,14 @@ def test_inductor(surrogate, transforms, points, expected):
 def test_sweep_compiles_twice():
     """A sweep over slopes compiles for the first number and once more for all others; with an array in its place, once."""
     x = torch.linspace(-1, 1, 7, requires_grad=True)
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     step = compiled(lambda spike, x: spike(x), counter)
     for slope in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
         (g,) = torch.autograd.grad(step(ATan(slope), x).sum(), x)
         assert torch.allclose(g, ATan(slope).derivative(x))
     assert counter.frame_count <= 2
 
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     step = compiled(lambda x, slope: ATan()(x, slope=slope), counter)
     for slope in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
         (g,) = torch.autograd.grad(step(x, torch.tensor(slope)).sum(), x)
