@@ -439,6 +439,16 @@ def test_reproduces(row):
         np.testing.assert_allclose(value, row.theirs(x, *values), rtol=0, atol=1e-12, err_msg=repr(ours))
 
 
+def test_ours_where_theirs_fails():
+    assert Sigmoid(slope=25.0).derivative(np.float32(-30)) == 0
+    assert InverseAbs(height=0.3).derivative(-0.0) == 0.3
+    assert QPseudoSpike(tail=0.5, slope=2.0).derivative(4.0) == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="`terms` of Fourier must be at least 1"):
+        Fourier(terms=0)
+    for ours in (Gaussian(width=0.3), MultiGaussian(), Boxcar(width=0.3, height=1 / 0.6)):
+        assert ours.derivative(np.zeros(1))[0] != np.float32(ours.derivative(np.zeros(1))[0])
+
+
 def test_every_row_is_named_in_a_docstring():
     """The first word of a peer's call stands in the `Elsewhere:` section of the surrogate that reproduces it."""
     for row in ROWS:
