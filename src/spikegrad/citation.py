@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,6 +53,8 @@ def references(cls: type[Surrogate]) -> list[str]:
 @functools.cache
 def bibliography() -> dict[str, str]:
     """The entries of ``references.bib`` by key."""
+    from importlib.resources import files  # slow to load, and only citing needs it
+
     text = files("spikegrad").joinpath("references.bib").read_text(encoding="utf-8")
     entries = re.findall(r"^@\w+\{([^,]+),.*?^\}", text, re.MULTILINE | re.DOTALL)
     return dict(zip(entries, re.findall(r"^@.*?^\}", text, re.MULTILINE | re.DOTALL), strict=True))

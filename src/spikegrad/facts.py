@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Surrogate")
 Curve = NDArray[np.float64]
 
-_NEAR = np.concatenate([np.linspace(-12, 12, 48001), np.geomspace(12, 1e5, 4000), -np.geomspace(12, 1e5, 4000)])
-_GRID: Curve = np.unique(np.concatenate([_NEAR, np.geomspace(1e-9, 1e-3, 2000), -np.geomspace(1e-9, 1e-3, 2000)]))
-
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
@@ -97,7 +94,8 @@ def computed(surrogate: Surrogate, names: Iterable[str] = ("peak", "area", "half
     def curve(x: Curve) -> Curve:
         return np.asarray(surrogate.derivative(x), dtype=np.float64)
 
-    x, g = _GRID, curve(_GRID)
+    x = _grid()
+    g = curve(x)
     found: dict[str, Any] = {}
     for name in names:
         match name:
@@ -110,6 +108,13 @@ def computed(surrogate: Surrogate, names: Iterable[str] = ("peak", "area", "half
             case _:
                 found[name] = _support(curve, x, g)
     return found
+
+
+@functools.cache
+def _grid() -> Curve:
+    """Potentials close together near threshold and reaching far out; made when first needed, to keep the import light."""
+    near = np.concatenate([np.linspace(-12, 12, 48001), np.geomspace(12, 1e5, 4000), -np.geomspace(12, 1e5, 4000)])
+    return np.unique(np.concatenate([near, np.geomspace(1e-9, 1e-3, 2000), -np.geomspace(1e-9, 1e-3, 2000)]))
 
 
 def _top(curve: Any, x: Curve, g: Curve) -> tuple[float, float]:

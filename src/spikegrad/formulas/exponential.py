@@ -163,7 +163,7 @@ class PeriodicExponential(Surrogate):
         noise: none
 
     Elsewhere:
-        sinabs: ``PeriodicExponential(grad_width=width, grad_scale=height)`` at threshold `period`; before its repair in 3.x it had stretch
+        sinabs: ``PeriodicExponential(grad_width=width, grad_scale=height)`` at threshold `period`; as first published it had stretch
             1
 
     References: weidel2021wavesense
