@@ -120,7 +120,7 @@ def expected() -> Callable[[Surrogate, np.ndarray], dict[str, Expected]]:
 
 @pytest.fixture
 def expected_of_parameter() -> Callable[..., dict[str, Expected]]:
-    """``expected_of_parameter(surrogate, name, x, p)``: from the primitive P and the derivative g, P_p, g_p and P_pp."""
+    """``expected_of_parameter(surrogate, name, x, p)``: from the primitive P and the derivative g: g, P_p, g_p and P_pp."""
 
     def of(surrogate: Surrogate, name: str, x: np.ndarray, p: np.ndarray) -> dict[str, Expected]:
         def primitive(p: Any) -> np.ndarray:
@@ -131,8 +131,10 @@ def expected_of_parameter() -> Callable[..., dict[str, Expected]]:
         mixed = slope_of(lambda p: surrogate.bind({name: p}).derivative(x), p, h / 10)
         second = slope_of(lambda p: slope_of(primitive, p, h).value, p, h)
         second = dataclasses.replace(second, error=second.error + 3 * 2.0**-52 * float(np.max(np.abs(primitive(p)))) / h**2)
-        size = max(first.size, mixed.size, second.size, float(np.max(np.abs(primitive(p)))))
-        return {k: dataclasses.replace(v, size=size) for k, v in (("first", first), ("mixed", mixed), ("second", second))}
+        derivative = Expected(surrogate.bind({name: p}).derivative(x))
+        size = max(first.size, float(np.max(np.abs(derivative.value))), mixed.size, second.size, float(np.max(np.abs(primitive(p)))))
+        orders = {"derivative": derivative, "first": first, "mixed": mixed, "second": second}
+        return {order: dataclasses.replace(value, size=size) for order, value in orders.items()}
 
     return of
 
@@ -172,6 +174,7 @@ TRANSFORMS: dict[str, tuple[str, Callable[[Any, Any, Any], Any]]] = {
 
 # The same with respect to a parameter p of the shape of x.
 PARAMETER_TRANSFORMS: dict[str, tuple[str, Callable[[Any, Any, Any, Any], Any]]] = {
+    "of the potential": ("derivative", lambda lib, f, x, p: lib.grad(_total(f))(x, p)),
     "grad": ("first", lambda lib, f, x, p: lib.grad(_total(f), 1)(x, p)),
     "vmap(grad)": ("first", lambda lib, f, x, p: lib.vmap(lib.grad(f, 1))(x, p)),
     "jvp": ("first", lambda lib, f, x, p: lib.jvp(lambda p: f(x, p), (p,), (p * 0 + 1,))[1]),
