@@ -38,7 +38,7 @@ def list_all() -> int:
             _number(known.area),
             _number(known.half_width),
             _interval(known.support),
-            known.noise.split(",")[0] if known.noise not in ("none", "unknown") else "[dim]-[/]",
+            _short(known.noise) if known.noise not in ("none", "unknown") else "[dim]-[/]",
         )
     console = Console(highlight=False)
     console.print(table)
@@ -51,7 +51,7 @@ def list_all() -> int:
 
 def show(name: str) -> int:
     """One surrogate: formula, facts, sources, names elsewhere."""
-    from rich.console import Console, Group
+    from rich.console import Console
     from rich.padding import Padding
     from rich.syntax import Syntax
     from rich.table import Table
@@ -70,8 +70,8 @@ def show(name: str) -> int:
     console.print(f"[bold]{name}[/]({numbers})")
     console.print(Text(paragraphs[0]))
     heading("Formula, x = potential minus threshold")
-    formulas = [_formula(kind, of) for of in ("derivative", "primitive") if of == "derivative" or kind.has_primitive]
-    console.print(Padding(Group(*(Syntax(code, "python", theme="ansi_light", background_color="default") for code in formulas)), (0, 2)))
+    code = Syntax(_formulas(kind), "python", theme="ansi_light", background_color="default")
+    console.print(Padding(code, (0, 2)))
     for paragraph in paragraphs[1:]:
         console.print()
         console.print(Text(paragraph))
@@ -156,15 +156,36 @@ def _prose(kind: type[Surrogate]) -> list[str]:
         if re.match(r"(Facts|Elsewhere|References|Example|Examples):", block):
             break
         if not block.lstrip().startswith(".. math"):
-            found.append(" ".join(block.replace("`", "").split()))
+            text = " ".join(block.replace("`", "").split())
+            found.append(text[:1].upper() + text[1:])
     return found
 
 
-def _formula(kind: type[Surrogate], of: str) -> str:
-    """A method of a surrogate as the equation it is."""
-    lines = inspect.cleandoc("\n" + inspect.getsource(getattr(kind, of))).splitlines()
-    body = inspect.cleandoc("\n" + "\n".join(lines[1:])).replace("self.", "")
-    return re.sub(r"^return ", f"{of} = ", body, flags=re.MULTILINE)
+def _formulas(kind: type[Surrogate]) -> str:
+    """The methods of a surrogate as the equations they are, each after those it calls."""
+    equations: dict[str, str] = {}
+
+    def add(method: str) -> None:
+        signature, *lines = inspect.cleandoc("\n" + inspect.getsource(getattr(kind, method))).splitlines()
+        body = inspect.cleandoc("\n" + "\n".join(lines))
+        for called in re.findall(r"self\.(_\w+)\(", body):
+            if called not in equations:
+                add(called)
+        arguments = ", ".join(re.findall(r"(\w+): ", signature))
+        name = f"{method[1:]}({arguments})" if method.startswith("_") else method
+        body = re.sub(r"^( *)return ", rf"\1{name} = ", body, flags=re.MULTILINE)
+        equations[method] = re.sub(r"self\._?", "", body)
+
+    for method in ("derivative", "primitive"):
+        if method == "derivative" or kind.has_primitive:
+            add(method)
+    return "\n\n".join(equations.values())
+
+
+def _short(noise: str) -> str:
+    """A noise's name, with the interval in parentheses but without what follows a comma."""
+    found = re.match(r"[^,(]*(\([^)]*\))?", noise)
+    return found.group().strip() if found else noise
 
 
 def _sources(kind: type[Surrogate]) -> list[str]:

@@ -30,10 +30,10 @@ def train(**options: Any) -> int:
         given.setdefault("parameters", {})
     config = config.changed(**given)
     from spikegrad.data.source import check_name
-    from spikegrad.training.folder import Run
+    from spikegrad.training.folder import Run, first_process
 
     check_name(config.data)
-    if out is not None:
+    if out is not None and first_process():
         Run.check(out)
     console = _console()
     from spikegrad.training.run import train as start

@@ -56,12 +56,13 @@ class Batches(Sampler[Tensor]):
         return -(-share // self.batch) - ragged
 
     def __iter__(self) -> Iterator[Tensor]:
+        # A generator: Lightning makes the first iterator before it sets the epoch, and the order is drawn with the first batch.
         order = torch.arange(self.samples)
         if self.seed is not None:
             order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(derived(self.seed, "epoch", self.epoch)))
             share = -(-self.samples // self.world)
             order = order.repeat(-(-share * self.world // self.samples))[self.rank : share * self.world : self.world]
-        return iter(order.split(self.batch)[: len(self)])
+        yield from order.split(self.batch)[: len(self)]
 
 
 def loader(part: Part, batches: Batches) -> DataLoader[tuple[Tensor, Tensor]]:

@@ -68,6 +68,7 @@ class Config:
         choices=("mean", "max", "count"),
         group="Training",
     )
+    smoothing: float = _setting(0.1, "Share of every label that is spread over all classes.", least=0, below=1, group="Training")
     rate_weight: float = _setting(0.0, "Weight of the penalty on firing rates outside their bounds.", least=0, group="Training")
     rate_lower: float = _setting(0.01, "Mean spikes per step of each neuron should not be below.", least=0, most=1, group="Training")
     rate_upper: float = _setting(0.3, "Mean spikes per step of a layer should not be above.", least=0, most=1, group="Training")

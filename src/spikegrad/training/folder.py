@@ -16,6 +16,12 @@ from spikegrad.training.config import Config
 Row = dict[str, float]
 
 
+def first_process() -> bool:
+    """Whether this is the process that makes the folder: Lightning, torchrun and SLURM say so in the environment."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+
+
 @dataclass(frozen=True)
 class Run:
     """The folder of one run.

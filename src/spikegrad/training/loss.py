@@ -15,12 +15,12 @@ def loss(activity: Activity, labels: Tensor, config: Config) -> Tensor:
     Args:
         activity: what the network did, see `Activity`.
         labels: right answers, whole numbers, (batch,).
-        config: gives `rate_weight`, `rate_lower`, `rate_upper`.
+        config: gives `smoothing`, `rate_weight`, `rate_lower`, `rate_upper`.
 
     Returns:
         A scalar.
     """
-    total = torch.nn.functional.cross_entropy(activity.scores, labels)
+    total = torch.nn.functional.cross_entropy(activity.scores, labels, label_smoothing=config.smoothing)
     if config.rate_weight:
         total = total + config.rate_weight * sum(rate_penalty(s, config.rate_lower, config.rate_upper) for s in activity.spikes)
     return total

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import platform
 import time
 import warnings
@@ -27,7 +26,7 @@ from spikegrad.data import Dataset, load
 from spikegrad.errors import InputError
 from spikegrad.training.callbacks import Bar, Keeper
 from spikegrad.training.config import Config
-from spikegrad.training.folder import Run
+from spikegrad.training.folder import Run, first_process
 from spikegrad.training.measure import Measurement, look, measure
 from spikegrad.training.module import SpikingModule
 from spikegrad.training.network import Network
@@ -77,7 +76,7 @@ def train(config: Config, out: str | Path | None = None, *, console: Console | N
         >>> outcome.test.samples, (outcome.run.path / "best.safetensors").exists()
         (359, True)
     """
-    first = _first_process()
+    first = first_process()
     if out is not None and first:
         Run.check(out)
     data = load(config.data)
@@ -119,7 +118,7 @@ def resume(path: str | Path, *, console: Console | None = None, **changes: Any) 
     if config.epochs < done:
         raise InputError(f"{run.path} has done {done} epochs already; give --epochs {done} or more")
     trainer = _trainer(config)
-    if _first_process():
+    if first_process():
         run.write("config.json", config.json())
         run.write("run.json", _description(data))
     return _complete(run, config, data, trainer, console)
@@ -236,8 +235,9 @@ def _epochs_done(run: Run) -> int:
     if not run.checkpoint.exists():
         return 0
     try:
-        return 1 + int(torch.load(run.checkpoint, map_location="cpu", weights_only=True)["epoch"])
-    except (OSError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        with run.checkpoint.open("rb") as file:
+            return 1 + int(torch.load(file, map_location="cpu", weights_only=True)["epoch"])
+    except Exception as error:  # a broken file makes the unpickler fail in any way
         raise InputError(f"{run.checkpoint} cannot be read: {str(error).splitlines()[0]}") from None
 
 
@@ -275,12 +275,6 @@ def _results(test: Measurement, rows: list[dict[str, float]], network: Network) 
         "confusion": test.confusion.tolist(),
     }
     return json.dumps(results, indent=2) + "\n"
-
-
-def _first_process() -> bool:
-    """Whether this is the process that writes: Lightning, torchrun and SLURM say so in the environment."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
 
 
 @contextmanager

@@ -1,0 +1,216 @@
+import os
+import re
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from spikegrad.cli import main
+from spikegrad.cli.app import run
+from spikegrad.errors import InputError
+from spikegrad.formulas import CATALOGUE
+
+HEAVY = ("torch", "lightning", "matplotlib", "sklearn", "jax", "numba", "safetensors", "pandas", "scipy")
+QUICK = {
+    "--help": 0,
+    "--version": 0,
+    "train --help": 0,
+    "list": 0,
+    "show ATan": 0,
+    "trian": 2,
+    "train --epoch 3": 2,
+    "train --surrogate Atan": 2,
+    "train --data digit": 2,
+    "train --lr fast": 2,
+    "train --out .": 2,
+    "train --config absent.json": 2,
+    "train --resume absent": 2,
+    "evaluate absent": 2,
+    "show Atan": 2,
+    "plot Atan": 2,
+    "plot ATan --out curves.jpeg": 2,
+}
+PROBE = """
+import sys
+from spikegrad.cli import main
+sys.argv[1:] = sys.argv[1:]
+try:
+    main()
+finally:
+    heavy = sorted(set(name.split(".")[0] for name in sys.modules) & set({heavy}))
+    print("HEAVY", heavy, file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """Run a command line that is refused, and give its one line."""
+
+    def refused(*arguments):
+        monkeypatch.setattr(sys, "argv", ["spikegrad", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("spikegrad: ")
+        assert printed.err.count("\n") == 1
+        return printed.err.removeprefix("spikegrad: ").strip()
+
+    return refused
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small run and the file it was trained on."""
+    folder = tmp_path_factory.mktemp("cli")
+    y = np.arange(60) % 2
+    x = np.clip(0.3 * y[:, None] + 0.5 * np.random.default_rng(0).random((60, 4)), 0, 1)
+    np.savez(folder / "own.npz", x=x, y=y)
+    assert run(["train", "--data", str(folder / "own.npz"), "--hidden", "6,5", "--epochs", "1", "--out", str(folder / "run")]) == 0
+    return folder
+
+
+def test_commands_answer_at_once_and_load_nothing_heavy(tmp_path):
+    spent = []
+    for command, code in QUICK.items():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        arguments = [sys.executable, "-c", PROBE.replace("{heavy}", repr(HEAVY)), *command.split()]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=tmp_path)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == code, command
+        *said, heavy = done.stderr.splitlines()
+        assert heavy == "HEAVY []", command
+        assert len(said) == (code == 2), command
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    # Half a second on a free machine; processor time, and the median, since others may be at work on this one.
+    assert sorted(spent)[len(spent) // 2] < 0.6
+    assert os.listdir(tmp_path) == []
+
+
+def test_train_prints_and_evaluate_repeats(finished, capsys):
+    capsys.readouterr()
+    assert run(["evaluate", str(finished / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"test accuracy +\d+\.\d\d %  \d+ of 12", printed)
+    assert re.search(r"firing rate +\d+\.\d % of steps in layer 2", printed)
+    assert "right \\ answered" in printed
+    assert run(["evaluate", str(finished / "run"), "--data", str(finished / "own.npz")]) == 0
+    assert re.search(r"\d+ of 60", capsys.readouterr().out)
+
+
+def test_train_says_where_everything_is(finished, capsys, tmp_path):
+    out = tmp_path / "again"
+    arguments = ["--config", str(finished / "run" / "config.json"), "--epochs", "2", "--out", str(out)]
+    assert run(["train", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"training +\d+\.\d s, 2 epochs", printed.out)
+    assert str(out) in printed.out
+    assert "GPU" not in printed.out
+    assert printed.err == ""
+    assert run(["train", "--resume", str(out), "--epochs", "3"]) == 0
+    assert "3 epochs" in capsys.readouterr().out
+
+
+def test_surrogates_and_their_numbers(finished, tmp_path):
+    from spikegrad.training import Config
+
+    data = ["--data", str(finished / "own.npz"), "--hidden", "4", "--epochs", "1"]
+    assert (
+        run(["train", *data, "--surrogate", "FastSigmoid", "--set", "slope=5", "--learn", "beta,slope", "--out", str(tmp_path / "a")]) == 0
+    )
+    config = Config.read(tmp_path / "a" / "config.json")
+    assert repr(config.spike) == "FastSigmoid(slope=5, height=1.0)".replace("5,", "5.0,")
+    assert config.learn == ("beta", "slope")
+    options = ["--config", str(tmp_path / "a" / "config.json"), "--surrogate", "ATan", "--no-norm", "--out", str(tmp_path / "b")]
+    assert run(["train", *options]) == 0
+    config = Config.read(tmp_path / "b" / "config.json")
+    assert (config.parameters, config.norm, config.hidden) == ({}, False, (4,))
+
+
+def test_list_and_show_know_every_surrogate(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run(["list"]) == 0
+    listed = capsys.readouterr().out
+    for name, kind in CATALOGUE.items():
+        assert re.search(rf"^{name} ", listed, re.MULTILINE)
+        assert run(["show", name]) == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"{name}(")
+        assert "derivative = " in shown
+        assert ("primitive = " in shown) == kind.has_primitive
+        assert "Elsewhere" in shown
+        assert not re.search(r"\bself\.|:math:|\\frac|``", shown)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_plot_writes_pictures(tmp_path, capsys, suffix):
+    out = tmp_path / f"curves.{suffix}"
+    assert run(["plot", "ATan", "FastSigmoid(slope=10)", "Triangle", "--match-half-width", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert out.stat().st_size > 5000
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_every_surrogate_can_be_plotted():
+    from spikegrad import plots
+
+    figure = plots.curves([kind() for kind in CATALOGUE.values()])
+    assert len(figure.legends[0].get_texts()) == len(CATALOGUE)
+
+
+def test_mistakes_are_one_line(refused, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.npz").write_text("broken")
+    (tmp_path / "keys.json").write_text('{"epoch": 1}')
+    (tmp_path / "there.png").touch()
+    here = str(finished / "run")
+    for arguments, message in {
+        "trian": "no such command 'trian'; did you mean train?",
+        "train --epoch 3": "no such option --epoch; did you mean --epochs?",
+        "train extra": "unrecognized arguments: extra",
+        "train --epochs x": "--epochs: must be a whole number, got 'x'",
+        "train --surrogate Sigmoidd": "unknown surrogate 'Sigmoidd'; did you mean Sigmoid?",
+        "train --set slope": "--set must be a name and a value, as in slope=10, got 'slope'",
+        "train --set slop=1": "ATan has no parameter 'slop'; did you mean slope?",
+        "train --hidden 5,x": "--hidden must be whole numbers with commas",
+        "train --data digist": "unknown data 'digist'; did you mean digits?",
+        "train --data broken.npz": "broken.npz is not a readable .npz file",
+        "train --data absent.npz": "no such file: absent.npz",
+        "train --config keys.json": "keys.json: unknown setting 'epoch'; did you mean epochs?",
+        f"train --out {here}": "exists already and nothing is overwritten; continue it with --resume",
+        f"train --resume {here} --out other": "leave out --out and --config",
+        f"train --resume {here} --lr 1": "a resumed run keeps its `lr`",
+        "train --out broken.npz/run": "cannot write to",
+        f"train --data {finished}/own.npz --devices many": "many",
+        f"train --data {finished}/own.npz --strategy nonsense": "nonsense",
+        "evaluate .": ". is not a run: it has no config.json",
+        "show Gausian": "unknown surrogate 'Gausian'; did you mean Gaussian?",
+        "plot ATan --out there.png": "there.png exists already and nothing is overwritten",
+        "plot ATan --out absent/curves.png": "there is no folder absent",
+        "plot ATan --out curves.gif": "--out must end in .png, .svg, .pdf",
+        "plot ATan StraightThrough --match-half-width": "StraightThrough has neither a slope nor a width",
+        "plot ATan(slope": "a parameter must be a name and a value",
+    }.items():
+        assert message in refused(*arguments.split()), arguments
+    assert sorted(os.listdir()) == ["broken.npz", "keys.json", "there.png"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the owner of everything may write everywhere")
+def test_an_unwritable_folder_is_named(refused, tmp_path):
+    tmp_path.chmod(0o500)
+    assert "cannot write to" in refused("train", "--out", str(tmp_path / "run"))
+
+
+def test_missing_packages_are_named(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert refused("list").endswith('pip install "spikegrad[train]"')
+
+
+def test_no_command_prints_help(capsys):
+    assert run([]) == 0
+    assert "usage: spikegrad" in capsys.readouterr().out
+    with pytest.raises(InputError):
+        run(["show"])
