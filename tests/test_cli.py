@@ -184,7 +184,7 @@ def test_mistakes_are_one_line(refused, finished, tmp_path, monkeypatch):
         f"train --resume {here} --out other": "leave out --out and --config",
         f"train --resume {here} --lr 1": "a resumed run keeps its `lr`",
         "train --out broken.npz/run": "cannot write to",
-        f"train --data {finished}/own.npz --devices many": "many",
+        f"train --data {finished}/own.npz --devices many": "`devices` selected",
         f"train --data {finished}/own.npz --strategy nonsense": "nonsense",
         "evaluate .": ". is not a run: it has no config.json",
         "show Gausian": "unknown surrogate 'Gausian'; did you mean Gaussian?",

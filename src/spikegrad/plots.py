@@ -63,21 +63,22 @@ def curves(surrogates: Sequence[Surrogate]) -> Figure:
         >>> from spikegrad import ATan, plots
         >>> figure = plots.curves([ATan(), ATan(slope=5)])
         >>> [line.get_label() for line in figure.axes[0].lines if line.get_label()[0] != "_"]
-        ['ATan(slope=2.0)', 'ATan(slope=5.0)']
+        ['ATan(slope=2)', 'ATan(slope=5)']
     """
     widths = [s.half_width for s in surrogates if math.isfinite(s.half_width)]
     reach = min(max([5 * w for w in widths] + [1.0]), 4.0)
     x = np.unique(np.concatenate([np.linspace(-reach, reach, 4001), np.linspace(-reach / 50, reach / 50, 2001)]))
     with matplotlib.rc_context(STYLE):
-        rows = math.ceil(len(surrogates) / 3)
+        columns = 3 if max(len(_label(s)) for s in surrogates) < 36 else 2
+        rows = math.ceil(len(surrogates) / columns)
         figure = _figure(9.6, 3.9 + 0.25 * rows)
         linear, logarithmic = figure.subplots(1, 2, width_ratios=(3, 2))
         lowest = math.inf
         for number, surrogate in enumerate(surrogates):
             y = np.broadcast_to(np.asarray(surrogate.derivative(x), dtype=np.float64), x.shape)
             look = {"color": COLOURS[number % len(COLOURS)], "linestyle": ("-", "--", ":")[number // len(COLOURS) % 3]}
-            linear.plot(x, y, label=repr(surrogate), **look)
-            logarithmic.plot(x, np.where(y > 0, y, np.nan), **look)
+            linear.plot(x, y, label=_label(surrogate), **look)
+            logarithmic.plot(x, np.where(y > 0, y, 1e-30), **look)  # zero is far below the axis
             lowest = min([lowest, *y[y > 0]])
         linear.set_title("Derivative")
         linear.axhline(0, color=MUTED, linewidth=0.8)
@@ -88,8 +89,18 @@ def curves(surrogates: Sequence[Surrogate]) -> Figure:
             axes.set_xlabel("potential minus threshold")
             axes.set_xlim(-reach, reach)
             axes.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
-        figure.legend(loc="outside upper left", ncols=min(3, len(surrogates)))
+        figure.legend(loc="outside upper left", ncols=min(columns, len(surrogates)))
     return figure
+
+
+def _label(surrogate: Surrogate) -> str:
+    """Name and first number, with the others that are not at their defaults."""
+    fields = {field.name: (getattr(surrogate, field.name), field.default) for field in dataclasses.fields(surrogate)}
+    first = next(iter(surrogate.parameters))
+    shown = [n for n, (value, default) in fields.items() if value != default or (n == first and n != "scale")]
+    shown.sort(key=lambda name: (name == "scale", name != first))
+    values = [f"{name}={v:.3g}" if isinstance(v := fields[name][0], float) else f"{name}={v}" for name in shown]
+    return f"{type(surrogate).__name__}({', '.join(values)})"
 
 
 def matched(surrogates: Sequence[Surrogate]) -> list[Surrogate]:

@@ -156,9 +156,18 @@ def _prose(kind: type[Surrogate]) -> list[str]:
         if re.match(r"(Facts|Elsewhere|References|Example|Examples):", block):
             break
         if not block.lstrip().startswith(".. math"):
+            block = re.sub(r":math:`([^`]*)`", lambda found: _readable(found[1]), block)
             text = " ".join(block.replace("`", "").split())
             found.append(text[:1].upper() + text[1:])
     return found
+
+
+def _readable(latex: str) -> str:
+    """LaTeX as it stands in a sentence, without its commands."""
+    plain = re.sub(r"\\t?frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", latex)
+    for command, sign in {"mu": "μ", "sigma": "σ", "theta": "θ", "infty": "∞", "pi": "π", "ge": "≥", "le": "≤"}.items():  # noqa: RUF001
+        plain = re.sub(rf"\\{command}\b", sign, plain)
+    return re.sub(r"\\[a-zA-Z]+|[\\{}]", "", plain)
 
 
 def _formulas(kind: type[Surrogate]) -> str:
