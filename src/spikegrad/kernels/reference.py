@@ -89,7 +89,7 @@ def leaky(
     Raises:
         ValueError: the shapes of currents and state do not fit.
     """
-    wide = _wide(currents)
+    wide = checked(currents)
     beta, threshold, weights = _like(wide, beta, threshold, weights)
     v, s = _start(state, wide, 1, weights, threshold, fire, options, draws)
 
@@ -127,7 +127,7 @@ def synaptic(
 
     Arguments, results and errors are those of `leaky`; the state is ``(i, v)``, with recurrent weights ``(i, v, s)``.
     """
-    wide = _wide(currents)
+    wide = checked(currents)
     alpha, beta, threshold, weights = _like(wide, alpha, beta, threshold, weights)
     i, v, s = _start(state, wide, 2, weights, threshold, fire, options, draws)
 
@@ -155,9 +155,9 @@ def leaky_integrator(currents: Array, state: Any, beta: Array) -> tuple[Array, A
 
     Returns the potentials, of the shape and dtype of the currents, and the last of them as the state.
     """
-    wide = _wide(currents)
+    wide = checked(currents)
     (beta,) = _like(wide, beta)
-    start = _given_state(state, wide, ("v",))
+    start = given_state(state, wide, ("v",))
 
     def step(carry: Carry, given: Any) -> tuple[Carry, Any]:
         v = _integrate(beta, carry[0], given[0], None, None)
@@ -198,7 +198,13 @@ def _winner(excess: Array) -> Array:
     return (places == flat.argmax(-1)[..., None]).reshape(excess.shape)
 
 
-def _wide(currents: Array) -> Array:
+def checked(currents: Array) -> Array:
+    """The currents, widened if they are of half precision.
+
+    Raises:
+        TypeError: they are not of floating point.
+        ValueError: they have no time axis.
+    """
     if currents.ndim < 2:
         raise ValueError(
             f"`currents` must be (time, batch, *features) or (time, features), got shape {tuple(currents.shape)}; "
@@ -218,16 +224,20 @@ def _start(
     """The states before the first step, and the spikes that act on it: given by the state if recurrent, else those of its potential."""
     names = ("i", "v")[2 - states :]
     if weights is not None:
-        return _given_state(state, wide, (*names, "s"))
-    start = _given_state(state, wide, names)
+        return given_state(state, wide, (*names, "s"))
+    start = given_state(state, wide, names)
     if state is None or not options.reset_delay:
-        return (*start, *_given_state(None, wide, ("s",)))
+        return (*start, *given_state(None, wide, ("s",)))
     s, _ = _fire_and_reset(start[-1], threshold, fire, options, None if draws is None else draws[0])
     return (*start, s)
 
 
-def _given_state(state: Any, wide: Array, names: tuple[str, ...]) -> tuple[Array, ...]:
-    """The given state, checked and widened, or zeros."""
+def given_state(state: Any, wide: Array, names: tuple[str, ...]) -> tuple[Array, ...]:
+    """The given state as a tuple, widened, or zeros for a layer at rest.
+
+    Raises:
+        ValueError: it has not one array for each of the `names`, each of the shape of one step.
+    """
     shape = tuple(wide.shape[1:])
     if state is None:
         zeros = namespace(library(wide)).zeros

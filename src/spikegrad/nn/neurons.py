@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from spikegrad.formulas.rational import ATan
 from spikegrad.kernels import reference
 from spikegrad.kernels.reference import Options, Reset
+from spikegrad.nn.backend import check, fused, run_fused
 from spikegrad.nn.parameters import DECAY, POSITIVE, held, hold
 from spikegrad.nn.spike import Spike
 from spikegrad.surrogate import Surrogate
 
 Connection = Literal["all-to-all", "one-to-one"]
-BACKENDS = ("auto", "reference")
 
 
 class Stateful(nn.Module):
@@ -50,8 +50,7 @@ class _Neuron(Stateful):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if backend not in BACKENDS:
-            raise ValueError(f"`backend` must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+        check(backend)
         hold(self, "beta", beta, DECAY, learn=learn_beta)
         hold(self, "threshold", threshold, POSITIVE, learn=learn_threshold)
         spike = ATan() if spike is None else spike
@@ -80,6 +79,29 @@ class _Neuron(Stateful):
         shape = (features, features) if connection == "all-to-all" else (features,)
         self.weight = nn.Parameter(torch.empty(shape))
         nn.init.uniform_(self.weight, -(features**-0.5), features**-0.5)
+
+    def _run(self, currents: Tensor, state: Any, decays: tuple[float | Tensor, ...], record: bool) -> tuple[Any, ...]:
+        """The layer of the kind that has these decays: Leaky one, Synaptic two."""
+        self._check_features(currents)
+        kind = "leaky" if len(decays) == 1 else "synaptic"
+        parameters = (*decays, self.threshold)
+        if fused(self.backend, currents, self.spike, self.options):
+            from spikegrad.kernels.operator import Call
+
+            call = Call(kind, self.spike.surrogate, self.options, state is not None, record)
+            text = self._text(kind, state is not None, record) if torch.compiler.is_compiling() else ""
+            names = ("i", "v")[2 - len(decays) :] + (() if self.weight is None else ("s",))
+            return run_fused(call, text, currents, state, names, parameters, self.weight)
+        layer: Any = reference.leaky if kind == "leaky" else reference.synaptic
+        out = layer(currents, state, *parameters, self._fire, self.options, self.weight, record=record)
+        return out if record else out[:2]
+
+    @torch.compiler.assume_constant_result
+    def _text(self, kind: str, started: bool, record: bool) -> str:
+        """The static part of a call as text, which a compiler takes for a constant."""
+        from spikegrad.kernels.operator import Call
+
+        return Call(kind, self.spike.surrogate, self.options, started, record).text
 
     def _check_features(self, currents: Tensor) -> None:
         if self.weight is not None and currents.shape[-1] != len(self.weight):
@@ -119,7 +141,7 @@ class Leaky(_Neuron):
         spike_at_threshold: whether a potential equal to the threshold spikes (snnTorch, Norse and spyx: no).
         inhibition: winner takes all among the features of a sample.
         quantize: a function of the state, applied after each integration, such as `nn.Quantize`.
-        backend: ``"reference"``, or ``"auto"`` to choose.
+        backend: ``"numba"`` for the fused kernels on the CPU, ``"reference"`` for the plain loop, ``"auto"`` for the fastest that can.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or outside of its range, named in the message.
@@ -148,8 +170,7 @@ class Leaky(_Neuron):
         Raises:
             ValueError: shapes that do not fit; the message names both.
         """
-        out = reference.leaky(currents, state, self.beta, self.threshold, self._fire, self.options, record=record)
-        return out if record else out[:2]
+        return self._run(currents, state, (self.beta,), record)
 
 
 class Synaptic(_Neuron):
@@ -191,8 +212,7 @@ class Synaptic(_Neuron):
 
     def forward(self, currents: Tensor, state: tuple[Tensor, Tensor] | None = None, *, record: bool = False) -> tuple[Any, ...]:
         """As `Leaky.forward`; the state is ``(i, v)``."""
-        out = reference.synaptic(currents, state, self.alpha, self.beta, self.threshold, self._fire, self.options, record=record)
-        return out if record else out[:2]
+        return self._run(currents, state, (self.alpha, self.beta), record)
 
 
 class RecurrentLeaky(_Neuron):
@@ -230,9 +250,7 @@ class RecurrentLeaky(_Neuron):
 
     def forward(self, currents: Tensor, state: tuple[Tensor, Tensor] | None = None, *, record: bool = False) -> tuple[Any, ...]:
         """As `Leaky.forward`; the state is ``(v, s)``, potential and spikes of the step before."""
-        self._check_features(currents)
-        out = reference.leaky(currents, state, self.beta, self.threshold, self._fire, self.options, self.weight, record=record)
-        return out if record else out[:2]
+        return self._run(currents, state, (self.beta,), record)
 
 
 class RecurrentSynaptic(Synaptic):
@@ -272,11 +290,7 @@ class RecurrentSynaptic(Synaptic):
 
     def forward(self, currents: Tensor, state: tuple[Tensor, ...] | None = None, *, record: bool = False) -> tuple[Any, ...]:
         """As `Leaky.forward`; the state is ``(i, v, s)``."""
-        self._check_features(currents)
-        out = reference.synaptic(
-            currents, state, self.alpha, self.beta, self.threshold, self._fire, self.options, self.weight, record=record
-        )
-        return out if record else out[:2]
+        return self._run(currents, state, (self.alpha, self.beta), record)
 
 
 class LeakyIntegrator(Stateful):
@@ -285,6 +299,7 @@ class LeakyIntegrator(Stateful):
     Args:
         beta: decay per step, between 0 and 1: a number, or a tensor that broadcasts over the features.
         learn_beta: make beta a parameter, kept between 0 and 1 by learning its logit.
+        backend: see `Leaky`.
 
     Example:
         >>> import torch
@@ -294,8 +309,10 @@ class LeakyIntegrator(Stateful):
         tensor([1.0000, 1.5000, 1.7500])
     """
 
-    def __init__(self, beta: float | Tensor, *, learn_beta: bool = False) -> None:
+    def __init__(self, beta: float | Tensor, *, learn_beta: bool = False, backend: str = "auto") -> None:
         super().__init__()
+        check(backend)
+        self.backend = backend
         hold(self, "beta", beta, DECAY, learn=learn_beta)
 
     @property
@@ -305,4 +322,8 @@ class LeakyIntegrator(Stateful):
 
     def forward(self, currents: Tensor, state: Tensor | None = None) -> tuple[Any, ...]:
         """Potentials of the shape and dtype of the currents, and the last of them as the state."""
+        if fused(self.backend, currents, None, None):
+            from spikegrad.kernels.operator import INTEGRATOR
+
+            return run_fused(INTEGRATOR, INTEGRATOR.text, currents, state, ("v",), (self.beta,))
         return reference.leaky_integrator(currents, state, self.beta)

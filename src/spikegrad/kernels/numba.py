@@ -1,0 +1,255 @@
+"""Fused CPU kernels: a layer over all time steps in one pass forward and one backward, on NumPy arrays.
+
+They reproduce `spikegrad.kernels.reference` bit for bit. Arrays have one column for each neuron of each sample: currents are ``(time,
+columns)``, states and parameters ``(columns,)``.
+
+Columns are independent, so they are split over a small pool of threads: Numba's own pools do not survive a fork, or abort when two threads
+use them. The kernels release the interpreter's lock, and the result does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikegrad.kernels.compiler import Variant, compiled
+from spikegrad.kernels.reference import Options
+from spikegrad.surrogate import Surrogate
+
+Floats = NDArray[Any]
+"""float32 or float64, C-contiguous."""
+
+_SCRATCH = 96 * 1024
+"""Elements of scratch that a block of columns may use: less than a core's second-level cache."""
+_SMALL = 32 * 1024
+"""Below this many elements a second thread costs more than it saves."""
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None
+
+
+os.register_at_fork(after_in_child=_forget_pool)  # threads do not survive a fork
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a pass needs to know of a layer besides its arrays.
+
+    Attributes:
+        options: how it fires and resets; inhibition and quantisation stay with the reference.
+        started: whether a state was given; a layer at rest has no spikes to reset.
+        features: neurons of one sample, if they are connected.
+        threads: how many threads may work.
+    """
+
+    options: Options
+    started: bool = False
+    features: int = 0
+    threads: int = 1
+
+
+class Result(NamedTuple):
+    """Spikes ``(time, columns)``, the state after the last step, and potentials before reset if they were recorded."""
+
+    spikes: Floats
+    state: tuple[Floats, ...]
+    potentials: Floats
+
+
+class Gradients(NamedTuple):
+    """Gradients of the currents, of the initial state, and of the parameters by column: beta and threshold, for Synaptic alpha first."""
+
+    currents: Floats
+    state: tuple[Floats, ...]
+    parameters: tuple[Floats, ...]
+
+
+class Incoming(NamedTuple):
+    """Gradients that arrive at a layer's outputs; those of the potentials are None if these were not recorded."""
+
+    spikes: Floats
+    state: tuple[Floats, ...]
+    potentials: Floats | None
+
+
+def _numbers(layer: Layer, kind: str, dtype: Any) -> tuple[Any, ...]:
+    """The `options` of `spikegrad.kernels.loops`: zero, now, late, shut, attached, delayed."""
+    o = layer.options
+    shut = kind == "synaptic" and o.reset == "zero" and o.reset_delay
+    flags = (
+        o.reset == "zero" and not shut,
+        o.reset == "subtract" and not o.reset_delay,
+        o.reset == "subtract" and o.reset_delay,
+        shut,
+        not o.detach_reset,
+        o.reset_delay,
+    )
+    return tuple(dtype.type(flag) for flag in flags)
+
+
+def _run(kernel: Callable[..., None], layer: Layer, shape: tuple[int, ...], rows: int, *arguments: Any) -> None:
+    """Call a kernel on all columns, a contiguous share of the blocks for each thread."""
+    global _pool
+    steps, columns = shape
+    block = layer.features or max(64, min(2048, _SCRATCH // max(1, rows * steps) // 64 * 64))
+    blocks = -(-columns // block)
+    threads = min(layer.threads, blocks) if steps * columns >= _SMALL else 1
+    edges = [min(columns, blocks * k // max(1, threads) * block) for k in range(threads)] + [columns]
+    if threads > 1 and (_pool is None or _pool._max_workers < threads - 1):  # pyright: ignore[reportPrivateUsage]
+        _pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="spikegrad")
+    futures = [_pool.submit(kernel, edges[k], edges[k + 1], block, *arguments) for k in range(1, threads)] if _pool else []
+    kernel(edges[0], edges[1], block, *arguments)
+    for future in futures:
+        future.result()
+
+
+def _fired(x: Floats, layer: Layer) -> Floats:
+    fires = x >= 0 if layer.options.spike_at_threshold else x > 0
+    return np.where(x == x, fires.astype(x.dtype), x)
+
+
+class _Start(NamedTuple):
+    """What the first step takes over: for Leaky w and lag, for Synaptic i, w, lag and gate; and the spikes before it."""
+
+    carries: tuple[Floats, ...]
+    spikes: Floats
+
+
+def _start(state: tuple[Floats, ...], synapses: int, threshold: Floats, layer: Layer, options: tuple[Any, ...]) -> _Start:
+    zero, _, late, shut, _, delayed = options
+    v = state[synapses]
+    given = state[-1] if len(state) > synapses + 1 else None
+    spikes = given if given is not None else _fired(v - threshold, layer) if layer.started and delayed else np.zeros_like(v)
+    w = (1 - zero * spikes) * v if delayed else v.copy()
+    lag = late * threshold * spikes
+    return _Start((state[0].copy(), w, lag, 1 - shut * spikes) if synapses else (w, lag), spikes)
+
+
+def _weights(weights: Floats | None, dtype: Any) -> tuple[Floats, Floats]:
+    """Recurrent weights by sending and by receiving neuron, as the loops take them."""
+    if weights is None:
+        none = np.empty((0, 0), dtype)
+        return none, none
+    if weights.ndim == 1:
+        return weights[None], weights[None]
+    return np.ascontiguousarray(weights.T), np.ascontiguousarray(weights)
+
+
+def forward(
+    kind: str,
+    currents: Floats,
+    state: tuple[Floats, ...],
+    parameters: tuple[Floats, ...],
+    layer: Layer,
+    weights: Floats | None = None,
+    *,
+    record: bool = False,
+) -> Result:
+    """See `leaky` and `synaptic`, the kinds, in `spikegrad.kernels.reference`; parameters are decays and threshold in their order there.
+
+    The state is ``(v,)`` or ``(i, v)``, with recurrent weights followed by the spikes of the step before.
+    """
+    dtype, synapses = currents.dtype, len(parameters) - 2
+    options = _numbers(layer, kind, dtype)
+    start = _start(state, synapses, parameters[-1], layer, options)
+    spikes = np.empty_like(currents)
+    potentials = np.empty((len(currents) if record else 1, currents.shape[1]), dtype)
+    _run(
+        compiled(Variant(f"{kind}_forward", dtype.name, None, weights is not None)), layer, currents.shape, 0,
+        currents, *start.carries, *parameters, _weights(weights, dtype)[0], start.spikes[None], spikes, potentials, int(record), options,
+        layer.options.spike_at_threshold,
+    )  # fmt: skip
+    if not len(currents):
+        return Result(spikes, tuple(part.copy() for part in state), potentials)
+    # A delayed reset has not acted yet on the potential after the last step.
+    v = potentials[-1].copy() if layer.options.reset_delay else start.carries[synapses]
+    last = (*start.carries[:synapses], v)
+    return Result(spikes, last if weights is None else (*last, spikes[-1].copy()), potentials)
+
+
+def backward(
+    kind: str,
+    currents: Floats,
+    state: tuple[Floats, ...],
+    parameters: tuple[Floats, ...],
+    layer: Layer,
+    weights: Floats | None,
+    spikes: Floats | None,
+    surrogate: Surrogate,
+    incoming: Incoming,
+    *,
+    learned: bool,
+) -> Gradients:
+    """Gradients of `forward`.
+
+    `spikes` are those of the forward pass, needed for recurrent weights only. The gradients of the parameters are zero unless `learned`.
+    """
+    dtype, synapses, steps = currents.dtype, len(parameters) - 2, len(currents)
+    options = _numbers(layer, kind, dtype)
+    zero, now, late, shut, attached, delayed = options
+    start = _start(state, synapses, parameters[-1], layer, options)
+    grad = np.empty_like(currents)
+    paths = tuple(part.copy() for part in incoming.state[: synapses + 1])
+    path = paths[-1]
+    downstream = np.zeros_like(path) if delayed else path.copy()
+    dropped, carried, grad_feedback = (np.zeros_like(path) for _ in range(3))
+    grads = tuple(np.zeros_like(path) for _ in parameters)
+    grad_spikes = incoming.spikes
+    if weights is not None:  # the last spikes are part of the state
+        grad_spikes = grad_spikes.copy()
+        grad_spikes[-1:] += incoming.state[-1]
+    recorded = incoming.potentials is not None
+    _run(
+        compiled(Variant(f"{kind}_backward", dtype.name, surrogate.structure, weights is not None, learned)), layer, currents.shape,
+        3 if synapses else 1,
+        currents, *(carry.copy() for carry in start.carries), *parameters, *_weights(weights, dtype), start.spikes[None],
+        np.empty((0, 0), dtype) if spikes is None else spikes, grad_spikes,
+        incoming.potentials if recorded else np.zeros((1, len(path)), dtype), int(recorded),
+        *paths, downstream, *(dropped,) * synapses, carried, grad, *grads, grad_feedback[None],
+        tuple(map(dtype.type, surrogate.parameters.values())), options, layer.options.spike_at_threshold,
+    )  # fmt: skip
+    w, threshold = start.carries[synapses], parameters[-1]
+    grads[-2][:] += carried * w
+    if not delayed or not steps or not (layer.started or weights is not None):
+        into = (*paths, grad_feedback)
+        return Gradients(grad, into if weights is not None else paths, grads)
+    # The reset of the given state, which acts on the first step.
+    v, s = state[synapses], start.spikes
+    through = -attached * ((now + late) * threshold * downstream + zero * v * path + shut * dropped)
+    grads[-1][:] -= (now + late) * s * downstream
+    kept = (1 - zero * s) * path
+    if weights is not None:
+        return Gradients(grad, (*paths[:-1], kept, grad_feedback + through), grads)
+    decided = through * surrogate.derivative(v - threshold)
+    grads[-1][:] -= decided
+    return Gradients(grad, (*paths[:-1], kept + decided), grads)
+
+
+def leaky_integrator(currents: Floats, state: Floats, beta: Floats, threads: int = 1) -> tuple[Floats, Floats]:
+    """See `spikegrad.kernels.reference.leaky_integrator`."""
+    potentials, v = np.empty_like(currents), state.copy()
+    kernel = compiled(Variant("integrator_forward", currents.dtype.name))
+    _run(kernel, Layer(Options(), threads=threads), currents.shape, 0, currents, v, beta, potentials)
+    return potentials, v
+
+
+def leaky_integrator_backward(
+    potentials: Floats | None, state: Floats, beta: Floats, grad_potentials: Floats, grad_state: Floats, threads: int = 1
+) -> tuple[Floats, Floats, Floats]:
+    """Gradients of the currents, the initial state and beta (by column; zero without `potentials`, the output of the forward pass)."""
+    grad, path = np.empty_like(grad_potentials), grad_state.copy()
+    carried, grad_beta = np.zeros_like(path), np.zeros_like(path)
+    kernel = compiled(Variant("integrator_backward", grad.dtype.name, learned=potentials is not None))
+    given = np.empty((0, 0), grad.dtype) if potentials is None else potentials
+    _run(kernel, Layer(Options(), threads=threads), grad.shape, 0, given, beta, grad_potentials, path, carried, grad, grad_beta)
+    return grad, path, grad_beta + carried * state
