@@ -73,18 +73,18 @@ def curves(surrogates: Sequence[Surrogate]) -> Figure:
         rows = math.ceil(len(surrogates) / columns)
         figure = _figure(9.6, 3.9 + 0.25 * rows)
         linear, logarithmic = figure.subplots(1, 2, width_ratios=(3, 2))
-        lowest = math.inf
+        lowest, highest = math.inf, 0.0
         for number, surrogate in enumerate(surrogates):
             y = np.broadcast_to(np.asarray(surrogate.derivative(x), dtype=np.float64), x.shape)
             look = {"color": COLOURS[number % len(COLOURS)], "linestyle": ("-", "--", ":")[number // len(COLOURS) % 3]}
             linear.plot(x, y, label=_label(surrogate), **look)
             logarithmic.plot(x, np.where(y > 0, y, 1e-30), **look)  # zero is far below the axis
-            lowest = min([lowest, *y[y > 0]])
+            lowest, highest = min([lowest, *y[y > 0]]), max(highest, float(y.max()))
         linear.set_title("Derivative")
         linear.axhline(0, color=MUTED, linewidth=0.8)
         logarithmic.set_title("Its tails")
         logarithmic.set_yscale("log")
-        logarithmic.set_ylim(bottom=max(lowest / 2, 1e-5))
+        logarithmic.set_ylim(max(lowest / 2, 1e-5), 2 * highest)
         for axes in (linear, logarithmic):
             axes.set_xlabel("potential minus threshold")
             axes.set_xlim(-reach, reach)

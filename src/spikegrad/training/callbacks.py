@@ -77,6 +77,7 @@ class Bar(lightning.Callback):
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self.task = TaskID(0)
 
