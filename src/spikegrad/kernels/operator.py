@@ -7,61 +7,23 @@ derivative in reverse mode falls to the reference here.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import functools
-import pickle
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spikegrad.formulas.leaky import StraightThrough
 from spikegrad.kernels import numba as kernels
 from spikegrad.kernels import reference
+from spikegrad.kernels.call import Call, read
 from spikegrad.kernels.numba import Incoming, Layer
-from spikegrad.kernels.reference import Options
-from spikegrad.surrogate import Surrogate
 
 State = tuple[Tensor, ...]
 Parameters = tuple[Tensor | float, ...]
 """Decays and threshold: numbers, or tensors that broadcast over one step."""
 Gradients = tuple[Any, ...]
 """Of spikes, of potentials (None unless recorded) and of each state."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """The static part of a call: everything but arrays.
-
-    Attributes:
-        kind: ``"leaky"``, ``"synaptic"`` or ``"integrator"``, which does not spike: its potentials stand in place of spikes.
-        surrogate: whose derivative the backward pass takes.
-        options: how the layer fires and resets.
-        started: whether a state is given.
-        record: whether potentials are returned.
-    """
-
-    kind: str
-    surrogate: Surrogate
-    options: Options
-    started: bool = False
-    record: bool = False
-
-    @functools.cached_property
-    def text(self) -> str:
-        """The call as a string, which an operator can take."""
-        return base64.b64encode(pickle.dumps(self)).decode()
-
-
-INTEGRATOR = Call("integrator", StraightThrough(), Options())
-"""The call of a layer that does not spike."""
-
-
-@functools.lru_cache(maxsize=1024)
-def _call(text: str) -> Call:
-    return pickle.loads(base64.b64decode(text))
 
 
 def _flat(tensor: Tensor) -> Any:
@@ -212,7 +174,7 @@ def _layer(
 def _(
     currents: Tensor, weights: Tensor | None, state: list[Tensor], parameters: list[Tensor], text: str, numbers: list[float]
 ) -> list[Tensor]:
-    potentials = torch.empty_like(currents) if _call(text).record else currents.new_empty(1, *currents.shape[1:])
+    potentials = torch.empty_like(currents) if read(text).record else currents.new_empty(1, *currents.shape[1:])
     return [currents.new_empty(currents.shape), potentials.contiguous(), *(s.new_empty(s.shape) for s in state)]
 
 
@@ -249,7 +211,7 @@ def _(
 
 def _numbered(text: str, numbers: list[float]) -> Call:
     """The call with these numbers in its surrogate: they travel beside its structure, so that a sweep compiles once."""
-    call = _call(text)
+    call = read(text)
     names = call.surrogate.parameters
     return dataclasses.replace(call, surrogate=dataclasses.replace(call.surrogate, **dict(zip(names, numbers, strict=True))))
 
@@ -258,7 +220,7 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:
     currents, weights, state, parameters, ctx.text, ctx.numbers = inputs
     ctx.states = len(state)
     ctx.learned = any(p.requires_grad for p in parameters)
-    ctx.save_for_backward(_saved(_call(ctx.text), currents, ctx.learned), weights, *state, *parameters)
+    ctx.save_for_backward(_saved(read(ctx.text), currents, ctx.learned), weights, *state, *parameters)
 
 
 def _gradient(ctx: Any, gradients: list[Tensor]) -> Any:

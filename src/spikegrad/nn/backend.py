@@ -15,7 +15,7 @@ from spikegrad.nn.spike import Spike
 from spikegrad.vocabulary import cast
 
 if TYPE_CHECKING:
-    from spikegrad.kernels.operator import Call
+    from spikegrad.kernels.call import Call
 
 BACKENDS = ("auto", "numba", "reference")
 INSTALLED = importlib.util.find_spec("numba") is not None

@@ -86,7 +86,7 @@ class _Neuron(Stateful):
         kind = "leaky" if len(decays) == 1 else "synaptic"
         parameters = (*decays, self.threshold)
         if fused(self.backend, currents, self.spike, self.options):
-            from spikegrad.kernels.operator import Call
+            from spikegrad.kernels.call import Call
 
             call = Call(kind, self.spike.surrogate, self.options, state is not None, record)
             text = self._text(kind, state is not None, record) if torch.compiler.is_compiling() else ""
@@ -99,7 +99,7 @@ class _Neuron(Stateful):
     @torch.compiler.assume_constant_result
     def _text(self, kind: str, started: bool, record: bool) -> str:
         """The static part of a call as text, which a compiler takes for a constant."""
-        from spikegrad.kernels.operator import Call
+        from spikegrad.kernels.call import Call
 
         return Call(kind, self.spike.surrogate, self.options, started, record).text
 
@@ -323,7 +323,7 @@ class LeakyIntegrator(Stateful):
     def forward(self, currents: Tensor, state: Tensor | None = None) -> tuple[Any, ...]:
         """Potentials of the shape and dtype of the currents, and the last of them as the state."""
         if fused(self.backend, currents, None, None):
-            from spikegrad.kernels.operator import INTEGRATOR
+            from spikegrad.kernels.call import INTEGRATOR
 
             return run_fused(INTEGRATOR, INTEGRATOR.text, currents, state, ("v",), (self.beta,))
         return reference.leaky_integrator(currents, state, self.beta)

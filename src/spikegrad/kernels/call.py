@@ -1,0 +1,46 @@
+"""What a fused layer is apart from its arrays."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import pickle
+
+from spikegrad.formulas.leaky import StraightThrough
+from spikegrad.kernels.reference import Options
+from spikegrad.surrogate import Surrogate
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """The static part of a call: everything but arrays.
+
+    Attributes:
+        kind: ``"leaky"``, ``"synaptic"`` or ``"integrator"``, which does not spike: its potentials stand in place of spikes.
+        surrogate: whose derivative the backward pass takes.
+        options: how the layer fires and resets.
+        started: whether a state is given.
+        record: whether potentials are returned.
+    """
+
+    kind: str
+    surrogate: Surrogate
+    options: Options
+    started: bool = False
+    record: bool = False
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The call as a string, which an operator can take; `read` reads it."""
+        return base64.b64encode(pickle.dumps(self)).decode()
+
+
+INTEGRATOR = Call("integrator", StraightThrough(), Options())
+"""The call of a layer that does not spike."""
+
+
+@functools.lru_cache(maxsize=1024)
+def read(text: str) -> Call:
+    """The call that this is the text of."""
+    return pickle.loads(base64.b64decode(text))
