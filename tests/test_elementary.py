@@ -55,7 +55,7 @@ def test_accuracy(dtype, name):
 def test_special_values(dtype):
     f, inf, nan = functions(dtype), math.inf, math.nan
     expected = {
-        "exp": {0.0: 1.0, -0.0: 1.0, inf: inf, -inf: 0.0, nan: nan, 1e4: inf, -1e4: 0.0},
+        "exp": {0.0: 1.0, inf: inf, -inf: 0.0, nan: nan, 1e4: inf, -1e4: 0.0},
         "log": {1.0: 0.0, 0.0: -inf, inf: inf, -1.0: nan, -inf: nan, nan: nan},
         "sin": {0.0: 0.0, inf: nan, -inf: nan, nan: nan},
         "cos": {0.0: 1.0, inf: nan, -inf: nan, nan: nan},
