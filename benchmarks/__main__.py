@@ -1,0 +1,62 @@
+"""``python -m benchmarks NAME [--quick] [--out DIR]``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from benchmarks import machine, report
+from benchmarks.measure import DisagreementError, Effort
+
+NAMES = ("layer", "network", "memory", "scaling", "startup")
+RESULTS = Path(__file__).parent / "results"
+THREADS = 2
+"""What a small machine has; the same for everyone."""
+
+
+def measure(name: str, effort: Effort, out: Path) -> None:
+    """Run one benchmark, print it, write it."""
+    import torch
+
+    torch.set_num_threads(min(THREADS, machine.cores()))
+    found = importlib.import_module(f"benchmarks.{name}").run(effort)
+    about = machine.described(torch.get_num_threads()) | {"quick": effort.quick, "rounds": effort.rounds}
+    report.show(name, found)
+    print(report.write(name, found, about, out))
+    from benchmarks import plots
+
+    for path in plots.draw(name, found, out):
+        print(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description="Prove that both sides compute the same, then time them in one run."
+    )
+    parser.add_argument("name", choices=(*NAMES, "all", "docs"))
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds, to see that it runs")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: benchmarks/results)")
+    parser.add_argument("--page", type=Path, default=Path(__file__).parents[1] / "docs/benchmarks.md", help="what `docs` writes")
+    chosen = parser.parse_args(arguments)
+    if chosen.name == "docs":
+        from benchmarks import page
+
+        page.write(chosen.out, chosen.page)
+        print(chosen.page)
+        return 0
+    effort = Effort(rounds=2, seconds=0.0, quick=True) if chosen.quick else Effort()
+    failed = False
+    for name in NAMES if chosen.name == "all" else (chosen.name,):
+        try:
+            measure(name, effort, chosen.out)
+        except DisagreementError as difference:
+            print(f"{name}: nothing is reported, since both sides do not compute the same. {difference}", file=sys.stderr)
+            failed = True
+    return int(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
