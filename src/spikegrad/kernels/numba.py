@@ -154,16 +154,18 @@ def forward(
     weights: Floats | None = None,
     *,
     record: bool = False,
+    out: tuple[Floats, ...] = (),
 ) -> Result:
     """See `leaky` and `synaptic`, the kinds, in `spikegrad.kernels.reference`; parameters are decays and threshold in their order there.
 
-    The state is ``(v,)`` or ``(i, v)``, with recurrent weights followed by the spikes of the step before.
+    The state is ``(v,)`` or ``(i, v)``, with recurrent weights followed by the spikes of the step before. The spikes, and the potentials if
+    they are recorded, are written into the arrays of `out` if given.
     """
     dtype, synapses = currents.dtype, len(parameters) - 2
     options = _numbers(layer, kind, dtype)
     start = _start(state, synapses, parameters[-1], layer, options)
-    spikes = np.empty_like(currents)
-    potentials = np.empty((len(currents) if record else 1, currents.shape[1]), dtype)
+    spikes = out[0] if out else np.empty_like(currents)
+    potentials = out[1] if out and record else np.empty((len(currents) if record else 1, currents.shape[1]), dtype)
     _run(
         compiled(Variant(f"{kind}_forward", dtype.name, None, weights is not None)), layer, currents.shape, 0,
         currents, *start.carries, *parameters, _weights(weights, dtype)[0], start.spikes[None], spikes, potentials, int(record), options,
@@ -189,16 +191,18 @@ def backward(
     incoming: Incoming,
     *,
     learned: bool,
+    out: Floats | None = None,
 ) -> Gradients:
     """Gradients of `forward`.
 
     `spikes` are those of the forward pass, needed for recurrent weights only. The gradients of the parameters are zero unless `learned`.
+    That of the currents is written into `out` if given.
     """
     dtype, synapses, steps = currents.dtype, len(parameters) - 2, len(currents)
     options = _numbers(layer, kind, dtype)
     zero, now, late, shut, attached, delayed = options
     start = _start(state, synapses, parameters[-1], layer, options)
-    grad = np.empty_like(currents)
+    grad = np.empty_like(currents) if out is None else out
     paths = tuple(part.copy() for part in incoming.state[: synapses + 1])
     path = paths[-1]
     downstream = np.zeros_like(path) if delayed else path.copy()
@@ -235,19 +239,28 @@ def backward(
     return Gradients(grad, (*paths[:-1], kept + decided), grads)
 
 
-def leaky_integrator(currents: Floats, state: Floats, beta: Floats, threads: int = 1) -> tuple[Floats, Floats]:
-    """See `spikegrad.kernels.reference.leaky_integrator`."""
-    potentials, v = np.empty_like(currents), state.copy()
+def leaky_integrator(
+    currents: Floats, state: Floats, beta: Floats, threads: int = 1, *, out: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """See `spikegrad.kernels.reference.leaky_integrator`; the potentials are written into `out` if given."""
+    potentials, v = np.empty_like(currents) if out is None else out, state.copy()
     kernel = compiled(Variant("integrator_forward", currents.dtype.name))
     _run(kernel, Layer(Options(), threads=threads), currents.shape, 0, currents, v, beta, potentials)
     return potentials, v
 
 
 def leaky_integrator_backward(
-    potentials: Floats | None, state: Floats, beta: Floats, grad_potentials: Floats, grad_state: Floats, threads: int = 1
+    potentials: Floats | None,
+    state: Floats,
+    beta: Floats,
+    grad_potentials: Floats,
+    grad_state: Floats,
+    threads: int = 1,
+    *,
+    out: Floats | None = None,
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of the currents, the initial state and beta (by column; zero without `potentials`, the output of the forward pass)."""
-    grad, path = np.empty_like(grad_potentials), grad_state.copy()
+    grad, path = np.empty_like(grad_potentials) if out is None else out, grad_state.copy()
     carried, grad_beta = np.zeros_like(path), np.zeros_like(path)
     kernel = compiled(Variant("integrator_backward", grad.dtype.name, learned=potentials is not None))
     given = np.empty((0, 0), grad.dtype) if potentials is None else potentials
