@@ -39,7 +39,10 @@ def _row(tensor: Tensor) -> Any:
 def _columns(parameter: Tensor | float, shape: torch.Size, dtype: Any) -> Any:
     """A parameter by column, a copy of its own."""
     columns = np.empty(shape, dtype)
-    columns[...] = parameter.detach().numpy() if isinstance(parameter, Tensor) else parameter
+    if isinstance(parameter, Tensor):
+        torch.from_numpy(columns).copy_(parameter.detach())  # also from bfloat16, which NumPy does not have
+    else:
+        columns[...] = parameter
     return columns.reshape(-1)
 
 
@@ -85,7 +88,7 @@ def _backward(
         incoming = Incoming(*arriving)
         out = kernels.backward(call.kind, flat, states, columns, layer, connections, spikes, call.surrogate, incoming, learned=learned)
         if weights is not None and spikes is not None:
-            sent = torch.from_numpy(np.concatenate([states[-1][None], spikes[:-1]])).view(-1, layer.features)
+            sent = torch.from_numpy(np.concatenate([states[-1][None], spikes])[:-1]).view(-1, layer.features)
             received = torch.from_numpy(out.currents).view(-1, layer.features)
             grad_weights = received.T @ sent if weights.ndim == 2 else (received * sent).sum(0)
     grads = tuple(

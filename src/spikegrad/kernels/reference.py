@@ -233,7 +233,7 @@ def _start(
 
 
 def given_state(state: Any, wide: Array, names: tuple[str, ...]) -> tuple[Array, ...]:
-    """The given state as a tuple, widened, or zeros for a layer at rest.
+    """The given state as a tuple in the dtype of the widened currents, or zeros for a layer at rest.
 
     Raises:
         ValueError: it has not one array for each of the `names`, each of the shape of one step.
@@ -253,7 +253,7 @@ def given_state(state: Any, wide: Array, names: tuple[str, ...]) -> tuple[Array,
                 f"`state` {name} has shape {tuple(part.shape)}, but `currents` of shape {tuple(wide.shape)} need {shape}; "
                 "leave `state` out to start from rest"
             )
-    return tuple(widen(part) for part in parts)
+    return tuple(cast(widen(part), wide) for part in parts)
 
 
 def _scan(step: Callable[[Carry, Any], tuple[Carry, Any]], carry: Carry, wide: Array, draws: Any, currents: Array) -> tuple[Carry, Any]:
