@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from spikegrad.errors import InputError
@@ -69,6 +70,11 @@ def evaluate(run: str, data: str | None) -> int:
 
 
 def _console() -> Console:
+    """Where to print; PyTorch, which is imported next, is told to let its idle threads sleep.
+
+    They spin otherwise, and small networks then take several times as long where other programs want the same cores.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from rich.console import Console
 
     return Console(highlight=False)

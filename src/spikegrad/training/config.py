@@ -88,6 +88,7 @@ class Config:
         group="Machine",
     )
     devices: str = _setting("1", "Number of devices, or their list as in 0,1, or auto.", group="Machine")
+    threads: int | None = _setting(None, "Threads of the processor (as many as PyTorch takes).", least=1, group="Machine")
     num_nodes: int = _setting(1, "Number of machines.", least=1, group="Machine")
     precision: str = _setting(
         "32-true",

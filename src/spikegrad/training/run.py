@@ -196,7 +196,7 @@ def _complete(run: Run, config: Config, data: Dataset, trainer: lightning.Traine
     if console is not None and trainer.is_global_zero:
         trainer.callbacks.append(Bar(console))  # pyright: ignore[reportAttributeAccessIssue]
     if _epochs_done(run) < config.epochs:
-        with _calm():
+        with _calm(), _threads(config.threads):
             _fit(trainer, SpikingModule(config, data), run.checkpoint if run.checkpoint.exists() else None)
     rows = run.metrics()
     epochs, seconds = (int(rows[-1]["epoch"]), rows[-1]["seconds"]) if rows else (0, 0.0)
@@ -275,6 +275,16 @@ def _results(test: Measurement, rows: list[dict[str, float]], network: Network) 
         "confusion": test.confusion.tolist(),
     }
     return json.dumps(results, indent=2) + "\n"
+
+
+@contextmanager
+def _threads(number: int | None) -> Generator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
