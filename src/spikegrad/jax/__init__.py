@@ -1,6 +1,7 @@
 """Spiking layers as pure functions for JAX; they run under `jit`, `vmap`, `grad`, `jvp`, `checkpoint` and inside `scan`.
 
-The equations stand in `spikegrad.kernels.reference`; each function is a `jax.lax.scan` over them.
+The equations stand in `spikegrad.kernels.reference`, which is a `jax.lax.scan` over them. On the CPU a layer runs in kernels that take all
+time steps at once, bit for bit the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Any, TypedDict, Unpack
 import jax
 
 from spikegrad.formulas.rational import ATan
+from spikegrad.jax.backend import Backend, fused, integrate, obstacle, run_fused
 from spikegrad.kernels import reference
+from spikegrad.kernels.call import Call
 from spikegrad.kernels.reference import Options, Reset
 from spikegrad.surrogate import Surrogate
 
@@ -34,6 +37,10 @@ class Keywords(TypedDict, total=False):
         training: whether a stochastic surrogate draws noise.
         key: a `jax.random.key` for that noise.
         record: also return the potentials before reset.
+        backend: ``"reference"`` is the scan; ``"numba"`` the fused kernels, which run on the CPU and do first derivatives in reverse mode,
+            or an error that says what they cannot do; ``"auto"`` the kernels where they can, else the scan. The kernels have no noise, no
+            inhibition, no quantisation and no gradients of `spike_parameters`. Forward mode and second derivatives go through the scan,
+            also around a layer that runs in the kernels.
     """
 
     reset: Reset
@@ -46,6 +53,7 @@ class Keywords(TypedDict, total=False):
     training: bool
     key: jax.Array | None
     record: bool
+    backend: Backend
 
 
 def leaky(
@@ -71,7 +79,8 @@ def leaky(
         ``(spikes, state)``, with ``record=True`` ``(spikes, state, potentials)``. Spikes have the shape and dtype of the currents.
 
     Raises:
-        ValueError: shapes that do not fit, or an unknown reset.
+        ValueError: shapes that do not fit, an unknown reset or backend, or ``backend="numba"`` where its kernels cannot run the layer.
+        NotImplementedError: forward mode or a second derivative with ``backend="numba"``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -130,9 +139,11 @@ def recurrent_synaptic(
     return _run(reference.synaptic, currents, state, (alpha, beta, threshold), spike, weights, **options)
 
 
-def leaky_integrator(currents: jax.Array, beta: Any, *, state: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+def leaky_integrator(
+    currents: jax.Array, beta: Any, *, state: jax.Array | None = None, backend: Backend = "auto"
+) -> tuple[jax.Array, jax.Array]:
     """Leaky integrators, which do not spike: ``u[t] = beta u[t-1] + I[t]``. Returns the potentials and the last of them."""
-    return reference.leaky_integrator(currents, state, beta)
+    return integrate(backend, currents, state, beta)
 
 
 def _run(
@@ -147,10 +158,14 @@ def _run(
     training: bool = False,
     key: jax.Array | None = None,
     record: bool = False,
+    backend: Backend = "auto",
     **options: Any,
 ) -> tuple[Any, ...]:
     chosen = Options(**options)
     learned = dict(spike_parameters or {})
+    if fused(backend, obstacle(spike, chosen, learned)):
+        call = Call(layer.__name__, spike, chosen, state is not None, record)
+        return run_fused(backend, call, currents, state, numbers, weights)
     draws = None if key is None else jax.random.split(key, currents.shape[0] + 1)
 
     def fire(x: Any, draw: Any) -> Any:
