@@ -64,7 +64,7 @@ def evaluate(run: str, data: str | None) -> int:
     from spikegrad.training.run import evaluate as start
 
     measured = start(run, data)
-    _tell_measurement(console, measured)
+    _tell_measurement(console, measured, "test accuracy" if data is None else "accuracy")
     _tell_confusion(console, measured)
     return 0
 
@@ -95,8 +95,8 @@ def _tell(outcome: Outcome, console: Console) -> int:
     return 0
 
 
-def _tell_measurement(console: Console, measured: Measurement) -> None:
-    console.print(f"test accuracy  [bold green]{100 * measured.accuracy:.2f} %[/]  {measured.correct} of {measured.samples}")
+def _tell_measurement(console: Console, measured: Measurement, what: str = "test accuracy") -> None:
+    console.print(f"{what:<13}  [bold green]{100 * measured.accuracy:.2f} %[/]  {measured.correct} of {measured.samples}")
     for number, (rate, silent) in enumerate(zip(measured.rates, measured.silent, strict=True), 1):
         quiet = f", {100 * silent:.0f} % of neurons never fire" if silent else ""
         console.print(f"firing rate    {100 * rate:.1f} % of steps in layer {number}{quiet}")
