@@ -60,7 +60,7 @@ def _forward(call: Call, currents: Tensor, state: State, parameters: Parameters,
     layer, flat, states, columns, connections = _arrays(call, currents, state, parameters, weights)
     if call.kind == "integrator":
         potentials, v = kernels.leaky_integrator(flat, states[0], columns[0], layer.threads)
-        return torch.from_numpy(potentials).view(currents.shape), currents.new_empty(1, *shape), (torch.from_numpy(v).view(shape),)
+        return torch.from_numpy(potentials).view(currents.shape), currents.new_zeros(1, *shape), (torch.from_numpy(v).view(shape),)
     out = kernels.forward(call.kind, flat, states, columns, layer, connections, record=call.record)
     potentials = torch.from_numpy(out.potentials).view(len(out.potentials), *shape)
     return torch.from_numpy(out.spikes).view(currents.shape), potentials, tuple(torch.from_numpy(s).view(shape) for s in out.state)
