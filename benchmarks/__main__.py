@@ -20,7 +20,8 @@ def measure(name: str, effort: Effort, out: Path) -> None:
     """Run one benchmark, print it, write it."""
     import torch
 
-    torch.set_num_threads(min(THREADS, machine.cores()))
+    # A team of threads that cannot all run waits for itself: on a busy machine a tiny size takes a hundred times as long.
+    torch.set_num_threads(1 if effort.quick else min(THREADS, machine.cores()))
     found = importlib.import_module(f"benchmarks.{name}").run(effort)
     about = machine.described(torch.get_num_threads()) | {"quick": effort.quick, "rounds": effort.rounds}
     report.show(name, found)

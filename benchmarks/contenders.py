@@ -130,18 +130,13 @@ def _snntorch(kind: str) -> Any:
     return steps(make_step)
 
 
-def _spikingjelly(reset_value: float | None) -> Callable[[int], Run]:
+def _spikingjelly(node: str, **options: Any) -> Callable[[int], Run]:
     def make(features: int) -> Run:
         from spikingjelly.activation_based import functional, neuron, surrogate
 
-        layer = neuron.LIFNode(
-            tau=1 / (1 - BETA),
-            decay_input=False,
-            v_reset=reset_value,
-            surrogate_function=surrogate.ATan(2.0),
-            detach_reset=True,
-            step_mode="m",
-        )
+        decays = {"tau": 1 / (1 - BETA), "decay_input": False} if node == "LIFNode" else {"c_decay": ALPHA, "v_decay": BETA}
+        layer = getattr(neuron, node)(**decays, v_threshold=1.0, surrogate_function=surrogate.ATan(2.0), **options)
+        layer.step_mode, layer.detach_reset = "m", True  # not every node takes them as arguments
 
         def run(currents: Any) -> Any:
             functional.reset_net(layer)
@@ -197,10 +192,14 @@ DELAYED = {"reset_delay": True, "spike_at_threshold": False}
 NORSE = Twin(FastSigmoid(slope=1.0), {"reset": "zero", "detach_reset": False, "spike_at_threshold": False})
 
 LEAKY = (
-    Contender("snnTorch Leaky", "snntorch", _snntorch("Leaky"), Twin(options=DELAYED), note="resets one step later, spikes above threshold only"),
-    Contender("SpikingJelly LIFNode, soft", "spikingjelly", _spikingjelly(None), note="multi-step, CPU backend"),
     Contender(
-        "SpikingJelly LIFNode, hard", "spikingjelly", _spikingjelly(0.0), Twin(options={"reset": "zero"}), note="resets to zero, its default"
+        "snnTorch Leaky", "snntorch", _snntorch("Leaky"), Twin(options=DELAYED),
+        note="resets one step later, spikes above threshold only",
+    ),
+    Contender("SpikingJelly LIFNode", "spikingjelly", _spikingjelly("LIFNode", v_reset=None), note="multi-step, CPU backend; soft reset"),
+    Contender(
+        "SpikingJelly LIFNode, hard", "spikingjelly", _spikingjelly("LIFNode", v_reset=0.0), Twin(options={"reset": "zero"}),
+        note="resets to zero, its default",
     ),
     Contender(
         "Norse LIFBox", "norse", _norse("LIFBox"), NORSE, gain=1 - BETA,
@@ -215,6 +214,9 @@ LEAKY = (
 
 SYNAPTIC = (
     Contender("snnTorch Synaptic", "snntorch", _snntorch("Synaptic"), Twin(options=DELAYED), note="resets one step later"),
+    Contender(
+        "SpikingJelly CUBALIFNode", "spikingjelly", _spikingjelly("CUBALIFNode", v_reset=None), note="multi-step, CPU backend; soft reset"
+    ),
     Contender(
         "Norse LIF", "norse", _norse("LIF"), NORSE, gain=1 - BETA, note="resets to zero, through which gradients flow; 1 / (1 + |x|)²"
     ),
@@ -263,6 +265,8 @@ JAX = (
         "spyx LIF", "spyx", _spyx, Twin(ATan(scale=0.3183098861837907), {**DELAYED, "detach_reset": False}, lag=1),
         note="spikes come one step late, gradients flow through the reset; its arctan is ATan / π",
     ),
-    Contender("braintools Arctan in lax.scan", "braintools", _braintools, note="braintools has surrogates and no neuron: ours, written by hand"),
+    Contender(
+        "braintools Arctan in lax.scan", "braintools", _braintools, note="braintools has surrogates and no neurons: ours, written by hand"
+    ),
 )  # fmt: skip
 """Peers of ``spikegrad.jax.leaky``, all under ``jax.jit``."""

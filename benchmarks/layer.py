@@ -161,7 +161,11 @@ def kernels(currents: Any, gradient: Any) -> Any:
 def peers_section(side: Side, kind: str, table: tuple[Contender, ...], label: str, size: Any, effort: Effort, report: Report) -> Section:
     """Ours against everyone in a table; each peer's ratio is to ours with the peer's own options, in the same round."""
     arrays, default = inputs(size), Twin()
-    make = functools.partial(ours, kind) if isinstance(side, TorchSide) else functools.partial(ours_jax, kind)
+    make = (
+        functools.partial(ours, kind)
+        if isinstance(side, TorchSide)
+        else functools.partial(ours_jax, kind, **({"backend": "numba"} if fused_jax() else {}))
+    )
     plain: dict[str, Any] = {"spikegrad": make(default)}
     if isinstance(side, TorchSide):
         plain["spikegrad, reference loop"] = make(default, backend="reference")
