@@ -30,9 +30,9 @@ from spikegrad import trace
 from spikegrad.kernels import elementary
 from spikegrad.trace import Record
 
-_NUMBERS = {"first": "uint64", "last": "uint64", "block": "uint64", "recorded": "uint64", "closed": "boolean"}
 _MATRICES = {"currents", "weights", "back_weights", "initial", "spikes", "potentials"}
-_HELPERS = ("fired", "collect", "spread")
+_HELPERS = ("fired", "collect", "spread", "kept")
+_SWITCHES = ("ATTACHED", "DELAYED", "GATED", "LEARNED", "RECORDED", "RECURRENT", "SPIKE_AT_THRESHOLD", "SUBTRACT", "ZERO")
 _LOCK = threading.Lock()
 
 _HEADER = """
@@ -46,7 +46,7 @@ real, integer = np.{dtype}, np.int{bits}
 arctan, erf, floor, sqrt = math.atan, math.erf, np.floor, np.sqrt
 inf = np.inf
 vector, matrix = numba.{dtype}[::1], numba.{dtype}[:, ::1]
-scalar, uint64, boolean = numba.{dtype}, numba.uint64, numba.boolean
+scalar, uint64 = numba.{dtype}, numba.uint64
 helper = numba.njit(error_model="numpy")
 
 
@@ -72,17 +72,9 @@ def _template() -> dict[str, ast.FunctionDef]:
 
 def _signature(name: str, numbers: int) -> str:
     """The Numba types of an entry point's arguments, by their names."""
-    tuples = {"options": 6, "numbers": numbers}
-    types: list[str] = []
-    for argument in _template()[name].args.args:
-        plain = argument.arg.removeprefix("grad_")
-        if argument.arg in _NUMBERS:
-            types.append(_NUMBERS[argument.arg])
-        elif argument.arg in tuples:
-            types.append(f"numba.types.UniTuple(scalar, {tuples[argument.arg]})")
-        else:
-            types.append("matrix" if plain in _MATRICES else "vector")
-    return ", ".join(types)
+    types = {"first": "uint64", "last": "uint64", "block": "uint64", "numbers": f"numba.types.UniTuple(scalar, {numbers})"}
+    names = [argument.arg for argument in _template()[name].args.args]
+    return ", ".join(types.get(n) or ("matrix" if n.removeprefix("grad_") in _MATRICES else "vector") for n in names)
 
 
 @dataclass(frozen=True)
@@ -93,26 +85,38 @@ class Variant:
         entry: name of a function of `spikegrad.kernels.loops`.
         dtype: ``"float32"`` or ``"float64"``.
         formula: the surrogate's record, for a backward pass through spikes.
-        recurrent: whether it has recurrent weights.
-        learned: whether parameters receive gradients.
+        switches: the template's options that are on.
     """
 
     entry: str
     dtype: str
     formula: Record | None = None
-    recurrent: bool = False
-    learned: bool = False
+    switches: frozenset[str] = frozenset()
 
 
 class _Decided(ast.NodeTransformer):
-    """Puts True or False in place of the template's options, so that what is not needed is not compiled."""
+    """Decides the template's options: what they switch off disappears, so that it is neither compiled nor run."""
 
-    def __init__(self, variant: Variant) -> None:
-        self.values = {"RECURRENT": variant.recurrent, "LEARNED": variant.learned}
+    def __init__(self, on: frozenset[str]) -> None:
+        self.values = {name: name in on for name in _SWITCHES}
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        """Replace an option by its value."""
-        return ast.Constant(self.values[node.id]) if node.id in self.values else node
+    def _known(self, test: ast.expr) -> bool | None:
+        """The value of a condition made of options alone, else None."""
+        if not {n.id for n in ast.walk(test) if isinstance(n, ast.Name)} <= self.values.keys():
+            return None
+        return bool(eval(compile(ast.Expression(test), "loops", "eval"), {}, self.values))
+
+    def visit_If(self, node: ast.If) -> Any:
+        """Keep the branch that is taken."""
+        self.generic_visit(node)
+        known = self._known(node.test)
+        return node if known is None else node.body if known else node.orelse
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        """Keep the value that is taken."""
+        self.generic_visit(node)
+        known = self._known(node.test)
+        return node if known is None else node.body if known else node.orelse
 
 
 def source(variant: Variant) -> str:
@@ -125,9 +129,10 @@ def source(variant: Variant) -> str:
         functions = f"{elementary.source(dtype)}\n\n{trace.source(formula.derivative, formula.arguments, 'formula', 'numba')}"
         functions += f"\n\ndef derivative(x, numbers):\n    return formula(x, {given})\n"
         parts.append(functions.replace("\ndef ", "\n@helper\ndef "))
-    parts += [f"@helper\n{ast.unparse(_template()[name])}" for name in _HELPERS]
-    body = _Decided(variant).visit(copy.deepcopy(_template()[variant.entry]))
-    parts.append(f"@entry({_signature(variant.entry, count)})\n{ast.unparse(body)}")
+    decide = _Decided(variant.switches)
+    body = {name: ast.unparse(decide.visit(copy.deepcopy(_template()[name]))) for name in (*_HELPERS, variant.entry)}
+    parts += [f"@helper\n{body[name]}" for name in _HELPERS]
+    parts.append(f"@entry({_signature(variant.entry, count)})\n{body[variant.entry]}")
     return "\n\n".join(parts) + "\n"
 
 

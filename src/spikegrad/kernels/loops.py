@@ -1,18 +1,17 @@
 """The loops of the fused CPU kernels: a template, read as text by `spikegrad.kernels.compiler`.
 
 There a header precedes these functions: ``real`` (the dtype), ``derivative(x, numbers)`` (the formula, printed) and a decorator for each
-entry point; `RECURRENT` (are there recurrent weights?) and `LEARNED` (do parameters receive gradients?) become True or False. The loops
-are written for the vectoriser: unsigned indices (a signed one is checked for wrapping around), arrays that do not alias, and no branch in
-an inner loop; options are numbers 0 or 1 that multiply what they switch, which is exact.
+entry point. Names in capitals are a layer's options; they become True or False, and what they switch off is not compiled. The loops are
+written for the vectoriser: unsigned indices (a signed one is checked for wrapping around), arrays that do not alias, no other branches.
 
 A column is one neuron of one sample; arrays are ``(time, columns)``, parameters ``(columns,)``, and every function works on the columns
 from `first` to `last`, a block at a time. The equations are those of `spikegrad.kernels.reference`, bit for bit. With spikes f, w is the
 potential that decays into the next step, `lag` what a delayed subtraction takes from it, and `gate` what a delayed reset to zero leaves::
 
-    u = gate (beta w + I + W f') - lag,   w = (1 - zero f) u - now theta f,   lag = late theta f,   gate = 1 - shut f
+    u = gate (beta w + I + W f') - lag
 
-`options` holds the numbers ``(zero, now, late, shut, attached, delayed)``. Recurrent `weights` have a row for each sending neuron,
-``(features, features)``, or are ``(1, features)`` if each neuron is connected to itself alone; a block is then one sample.
+Recurrent `weights` have a row for each sending neuron, ``(features, features)``, or are ``(1, features)`` if each neuron is connected to
+itself alone; a block is then one sample.
 
 Backward, potentials are computed anew from the currents, block by block, into scratch that stays in the cache: reading the currents again
 costs less than writing potentials and reading them.
@@ -26,8 +25,9 @@ import numpy as np
 U = np.uint64
 
 
-def fired(x, closed):
-    spike = real(1.0) if (x > real(0.0)) | (closed & (x == real(0.0))) else real(0.0)
+def fired(x):
+    reached = x >= real(0.0) if SPIKE_AT_THRESHOLD else x > real(0.0)
+    spike = real(1.0) if reached else real(0.0)
     return spike if x == x else x
 
 
@@ -60,15 +60,21 @@ def spread(feedback, weights, grad, row, start, count):
             feedback[j] += weights[k, j] * received
 
 
-def leaky_forward(
-    first, last, block, currents, w, lag, beta, theta, weights, initial, spikes, potentials, recorded, options, closed
-):  # fmt: skip
+def kept(u, f, threshold):
+    """The potential that decays into the next step."""
+    if SUBTRACT and not DELAYED:
+        return u - threshold * f
+    if ZERO:
+        return (real(1.0) - f) * u
+    return u
+
+
+def leaky_forward(first, last, block, currents, w, lag, beta, theta, weights, initial, spikes, potentials):
     """Spikes. `w` and `lag` hold what a step leaves to the next, before and after; `initial` the spikes before the first step.
 
-    `potentials` has a row for each step if `recorded` is 1, else one, which ends as the last.
+    `potentials` has a row for each step if they are recorded, else one, which becomes the last.
     """
     steps = U(currents.shape[0])
-    zero, now, late, _, _, _ = options
     feedback = np.zeros(block, currents.dtype)
     start = first
     while start < last:
@@ -81,19 +87,26 @@ def leaky_forward(
                     collect(feedback, weights, spikes, t - U(1), start, count)
             for j in range(count):
                 c = start + j
-                u = beta[c] * w[c] + currents[t, c] + feedback[j] - lag[c]
-                f = fired(u - theta[c], closed)
+                u = beta[c] * w[c] + currents[t, c]
+                if RECURRENT:
+                    u += feedback[j]
+                if SUBTRACT and DELAYED:
+                    u -= lag[c]
+                f = fired(u - theta[c])
                 spikes[t, c] = f
-                potentials[t * recorded, c] = u
-                w[c] = (real(1.0) - zero * f) * u - now * theta[c] * f
-                lag[c] = late * theta[c] * f
+                if RECORDED:
+                    potentials[t, c] = u
+                elif ZERO and DELAYED:
+                    potentials[U(0), c] = u
+                w[c] = kept(u, f, theta[c])
+                if SUBTRACT and DELAYED:
+                    lag[c] = theta[c] * f
         start += count
 
 
 def leaky_backward(
     first, last, block, currents, w, lag, beta, theta, weights, back_weights, initial, spikes,
-    grad_spikes, grad_potentials, recorded, path, downstream, carried, grad_currents, grad_beta, grad_theta, grad_initial,
-    numbers, options, closed,
+    grad_spikes, grad_potentials, path, downstream, carried, grad_currents, grad_beta, grad_theta, grad_initial, numbers,
 ):  # fmt: skip
     """Gradients; those of the parameters are added to `grad_beta` and `grad_theta`.
 
@@ -101,7 +114,6 @@ def leaky_backward(
     `carried` the gradient of the potential one step later. `spikes` are needed for recurrent weights only.
     """
     steps = U(currents.shape[0])
-    zero, now, late, _, attached, delayed = options
     feedback = np.zeros(block, currents.dtype)
     scratch = np.empty((steps, block), currents.dtype)
     start = first
@@ -115,32 +127,51 @@ def leaky_backward(
                     collect(feedback, weights, spikes, t - U(1), start, count)
             for j in range(count):
                 c = start + j
-                u = beta[c] * w[c] + currents[t, c] + feedback[j] - lag[c]
-                f = fired(u - theta[c], closed)
+                u = beta[c] * w[c] + currents[t, c]
+                if RECURRENT:
+                    u += feedback[j]
+                if SUBTRACT and DELAYED:
+                    u -= lag[c]
+                f = fired(u - theta[c])
                 scratch[t, j] = u
-                w[c] = (real(1.0) - zero * f) * u - now * theta[c] * f
-                lag[c] = late * theta[c] * f
+                w[c] = kept(u, f, theta[c])
+                if SUBTRACT and DELAYED:
+                    lag[c] = theta[c] * f
         for j in range(block):
             feedback[j] = real(0.0)
-        # A delayed reset has not acted yet on the state after the last step.
-        empty = zero * (real(1.0) - delayed)
         for i in range(steps):
             t = steps - U(1) - i
+            acts = real(1.0)
+            if DELAYED:  # has not acted yet on the state after the last step
+                acts = real(0.0) if i == U(0) else real(1.0)
             for j in range(count):
                 c = start + j
                 u = scratch[t, j]
-                f = fired(u - theta[c], closed)
-                reset = attached * ((now + late) * theta[c] * downstream[c] + empty * u * path[c])
-                decided = (grad_spikes[t, c] + feedback[j] - reset) * derivative(u - theta[c], numbers)
-                grad = (real(1.0) - empty * f) * path[c] + decided + grad_potentials[t * recorded, c]
+                f = fired(u - theta[c])
+                spike = grad_spikes[t, c]
+                if RECURRENT:
+                    spike += feedback[j]
+                if ATTACHED and SUBTRACT:
+                    spike -= theta[c] * downstream[c]
+                if ATTACHED and ZERO:
+                    spike -= acts * u * path[c]
+                decided = spike * derivative(u - theta[c], numbers)
+                decided = decided if abs(u - theta[c]) != inf else real(0.0)  # as in the reference, whatever comes in
+                grad = path[c] + decided
+                if ZERO:
+                    grad = (real(1.0) - acts * f) * path[c] + decided
+                if RECORDED:
+                    grad += grad_potentials[t, c]
                 grad_currents[t, c] = grad
                 if LEARNED:
-                    grad_theta[c] -= (now + late) * f * downstream[c] + decided
-                    grad_beta[c] += carried[c] * ((real(1.0) - zero * f) * u - now * theta[c] * f)
+                    grad_theta[c] -= decided
+                    if SUBTRACT:
+                        grad_theta[c] -= f * downstream[c]
+                    grad_beta[c] += carried[c] * kept(u, f, theta[c])
                     carried[c] = grad
                 path[c] = beta[c] * grad
-                downstream[c] = (beta[c] * (real(1.0) - delayed) + delayed) * grad
-            empty = zero
+                if SUBTRACT:
+                    downstream[c] = grad if DELAYED else beta[c] * grad
             if RECURRENT:
                 spread(feedback, back_weights, grad_currents, t, start, count)
         if RECURRENT:
@@ -150,11 +181,10 @@ def leaky_backward(
 
 
 def synaptic_forward(
-    first, last, block, currents, i, w, lag, gate, alpha, beta, theta, weights, initial, spikes, potentials, recorded, options, closed
+    first, last, block, currents, i, w, lag, gate, alpha, beta, theta, weights, initial, spikes, potentials
 ):  # fmt: skip
     """As `leaky_forward`, with the synaptic current `i` and the `gate` of a delayed reset to zero."""
     steps = U(currents.shape[0])
-    zero, now, late, shut, _, _ = options
     feedback = np.zeros(block, currents.dtype)
     start = first
     while start < last:
@@ -167,36 +197,44 @@ def synaptic_forward(
                     collect(feedback, weights, spikes, t - U(1), start, count)
             for j in range(count):
                 c = start + j
-                synapse = alpha[c] * i[c] + currents[t, c] + feedback[j]
+                synapse = alpha[c] * i[c] + currents[t, c]
+                if RECURRENT:
+                    synapse += feedback[j]
                 i[c] = synapse
-                u = gate[c] * (beta[c] * w[c] + synapse) - lag[c]
-                f = fired(u - theta[c], closed)
+                u = beta[c] * w[c] + synapse
+                if GATED:
+                    u = gate[c] * u
+                if SUBTRACT and DELAYED:
+                    u -= lag[c]
+                f = fired(u - theta[c])
                 spikes[t, c] = f
-                potentials[t * recorded, c] = u
-                w[c] = (real(1.0) - zero * f) * u - now * theta[c] * f
-                lag[c] = late * theta[c] * f
-                gate[c] = real(1.0) - shut * f
+                if RECORDED:
+                    potentials[t, c] = u
+                w[c] = kept(u, f, theta[c])
+                if SUBTRACT and DELAYED:
+                    lag[c] = theta[c] * f
+                if GATED:
+                    gate[c] = real(1.0) - f
         start += count
 
 
 def synaptic_backward(
     first, last, block, currents, i, w, lag, gate, alpha, beta, theta, weights, back_weights, initial, spikes,
-    grad_spikes, grad_potentials, recorded, synapse_path, path, downstream, dropped, carried, grad_currents, grad_alpha, grad_beta,
-    grad_theta, grad_initial, numbers, options, closed,
+    grad_spikes, grad_potentials, synapse_path, path, downstream, dropped, carried, grad_currents, grad_alpha, grad_beta, grad_theta,
+    grad_initial, numbers,
 ):  # fmt: skip
     """As `leaky_backward`; `synapse_path` is the gradient of the synaptic current, `dropped` what a delayed reset to zero discards."""
     steps = U(currents.shape[0])
-    zero, now, late, shut, attached, delayed = options
     feedback = np.zeros(block, currents.dtype)
     scratch = np.empty((steps + U(1), block), currents.dtype)
     synapses = np.empty((steps + U(1), block), currents.dtype)
-    gates = np.empty((steps, block), currents.dtype)
     start = first
     while start < last:
         count = min(block, last - start)
         for j in range(count):
-            synapses[U(0), j] = i[start + j]
-            scratch[U(0), j] = w[start + j]
+            c = start + j
+            synapses[U(0), j] = i[c]
+            scratch[U(0), j] = w[c]
         for t in range(steps):
             if RECURRENT:
                 if t == U(0):
@@ -205,16 +243,24 @@ def synaptic_backward(
                     collect(feedback, weights, spikes, t - U(1), start, count)
             for j in range(count):
                 c = start + j
-                synapse = alpha[c] * i[c] + currents[t, c] + feedback[j]
+                synapse = alpha[c] * i[c] + currents[t, c]
+                if RECURRENT:
+                    synapse += feedback[j]
                 i[c] = synapse
-                u = gate[c] * (beta[c] * w[c] + synapse) - lag[c]
-                f = fired(u - theta[c], closed)
-                synapses[t + U(1), j] = synapse
+                if LEARNED or GATED:
+                    synapses[t + U(1), j] = synapse
+                u = beta[c] * w[c] + synapse
+                if GATED:
+                    u = gate[c] * u
+                if SUBTRACT and DELAYED:
+                    u -= lag[c]
+                f = fired(u - theta[c])
                 scratch[t + U(1), j] = u
-                gates[t, j] = gate[c]
-                w[c] = (real(1.0) - zero * f) * u - now * theta[c] * f
-                lag[c] = late * theta[c] * f
-                gate[c] = real(1.0) - shut * f
+                w[c] = kept(u, f, theta[c])
+                if SUBTRACT and DELAYED:
+                    lag[c] = theta[c] * f
+                if GATED:
+                    gate[c] = real(1.0) - f
         for j in range(block):
             feedback[j] = real(0.0)
         for k in range(steps):
@@ -222,24 +268,44 @@ def synaptic_backward(
             for j in range(count):
                 c = start + j
                 u = scratch[t + U(1), j]
-                f = fired(u - theta[c], closed)
-                reset = attached * ((now + late) * theta[c] * downstream[c] + zero * u * path[c] + shut * dropped[c])
-                decided = (grad_spikes[t, c] + feedback[j] - reset) * derivative(u - theta[c], numbers)
-                grad = (real(1.0) - zero * f) * path[c] + decided + grad_potentials[t * recorded, c]
-                # A delayed reset to zero discards beta v + i, where v is the potential before.
-                dropped[c] = (beta[c] * scratch[t, j] + synapses[t + U(1), j]) * grad
-                inner = gates[t, j] * grad
+                f = fired(u - theta[c])
+                spike = grad_spikes[t, c]
+                if RECURRENT:
+                    spike += feedback[j]
+                if ATTACHED and SUBTRACT:
+                    spike -= theta[c] * downstream[c]
+                if ATTACHED and ZERO:
+                    spike -= u * path[c]
+                if ATTACHED and GATED:
+                    spike -= dropped[c]
+                decided = spike * derivative(u - theta[c], numbers)
+                decided = decided if abs(u - theta[c]) != inf else real(0.0)  # as in the reference, whatever comes in
+                grad = path[c] + decided
+                if ZERO:
+                    grad = (real(1.0) - f) * path[c] + decided
+                if RECORDED:
+                    grad += grad_potentials[t, c]
+                inner = grad
+                if GATED:
+                    # What was discarded is beta v + i, where v is the potential before; the first gate is that of the given spikes.
+                    before = scratch[t, j]
+                    dropped[c] = (beta[c] * before + synapses[t + U(1), j]) * grad
+                    spiked = initial[U(0), c] if t == U(0) else fired(before - theta[c])
+                    inner = (real(1.0) - spiked) * grad
                 if LEARNED:
-                    grad_theta[c] -= (now + late) * f * downstream[c] + decided
-                    grad_beta[c] += carried[c] * ((real(1.0) - zero * f) * u - now * theta[c] * f)
+                    grad_theta[c] -= decided
+                    if SUBTRACT:
+                        grad_theta[c] -= f * downstream[c]
+                    grad_beta[c] += carried[c] * kept(u, f, theta[c])
                     carried[c] = inner
-                synapse_path[c] = inner + synapse_path[c]
-                grad_currents[t, c] = synapse_path[c]
+                synapse_grad = inner + synapse_path[c]
+                grad_currents[t, c] = synapse_grad
                 if LEARNED:
-                    grad_alpha[c] += synapse_path[c] * synapses[t, j]
-                synapse_path[c] = alpha[c] * synapse_path[c]
+                    grad_alpha[c] += synapse_grad * synapses[t, j]
+                synapse_path[c] = alpha[c] * synapse_grad
                 path[c] = beta[c] * inner
-                downstream[c] = beta[c] * (real(1.0) - delayed) * inner + delayed * grad
+                if SUBTRACT:
+                    downstream[c] = grad if DELAYED else beta[c] * grad
             if RECURRENT:
                 spread(feedback, back_weights, grad_currents, t, start, count)
         if RECURRENT:
@@ -271,10 +337,10 @@ def integrator_backward(first, last, block, potentials, beta, grad_potentials, p
             t = steps - U(1) - i
             for j in range(count):
                 c = start + j
-                if LEARNED:
-                    grad_beta[c] += carried[c] * potentials[t, c]
                 grad = path[c] + grad_potentials[t, c]
                 grad_currents[t, c] = grad
-                carried[c] = grad
+                if LEARNED:
+                    grad_beta[c] += carried[c] * potentials[t, c]
+                    carried[c] = grad
                 path[c] = beta[c] * grad
         start += count

@@ -82,19 +82,20 @@ class Incoming(NamedTuple):
     potentials: Floats | None
 
 
-def _numbers(layer: Layer, kind: str, dtype: Any) -> tuple[Any, ...]:
-    """The `options` of `spikegrad.kernels.loops`: zero, now, late, shut, attached, delayed."""
+def _switches(layer: Layer, kind: str, **given: bool) -> frozenset[str]:
+    """The options of `spikegrad.kernels.loops` that are on for a layer, and those given by name."""
     o = layer.options
-    shut = kind == "synaptic" and o.reset == "zero" and o.reset_delay
-    flags = (
-        o.reset == "zero" and not shut,
-        o.reset == "subtract" and not o.reset_delay,
-        o.reset == "subtract" and o.reset_delay,
-        shut,
-        not o.detach_reset,
-        o.reset_delay,
-    )
-    return tuple(dtype.type(flag) for flag in flags)
+    gated = kind == "synaptic" and o.reset == "zero" and o.reset_delay
+    on = {
+        "ATTACHED": not o.detach_reset and o.reset != "none",
+        "DELAYED": o.reset_delay,
+        "GATED": gated,
+        "SPIKE_AT_THRESHOLD": o.spike_at_threshold,
+        "SUBTRACT": o.reset == "subtract",
+        "ZERO": o.reset == "zero" and not gated,
+        **given,
+    }
+    return frozenset(name for name, value in on.items() if value)
 
 
 def _run(kernel: Callable[..., None], layer: Layer, shape: tuple[int, ...], rows: int, *arguments: Any) -> None:
@@ -125,14 +126,13 @@ class _Start(NamedTuple):
     spikes: Floats
 
 
-def _start(state: tuple[Floats, ...], synapses: int, threshold: Floats, layer: Layer, options: tuple[Any, ...]) -> _Start:
-    zero, _, late, shut, _, delayed = options
-    v = state[synapses]
+def _start(state: tuple[Floats, ...], synapses: int, threshold: Floats, layer: Layer, on: frozenset[str]) -> _Start:
+    v, delayed = state[synapses], "DELAYED" in on
     given = state[-1] if len(state) > synapses + 1 else None
     spikes = given if given is not None else _fired(v - threshold, layer) if layer.started and delayed else np.zeros_like(v)
-    w = (1 - zero * spikes) * v if delayed else v.copy()
-    lag = late * threshold * spikes
-    return _Start((state[0].copy(), w, lag, 1 - shut * spikes) if synapses else (w, lag), spikes)
+    w = (1 - spikes) * v if {"ZERO", "DELAYED"} <= on else v.copy()
+    lag = threshold * spikes if {"SUBTRACT", "DELAYED"} <= on else np.zeros_like(v)
+    return _Start((state[0].copy(), w, lag, 1 - spikes) if synapses else (w, lag), spikes)
 
 
 def _weights(weights: Floats | None, dtype: Any) -> tuple[Floats, Floats]:
@@ -162,19 +162,18 @@ def forward(
     they are recorded, are written into the arrays of `out` if given.
     """
     dtype, synapses = currents.dtype, len(parameters) - 2
-    options = _numbers(layer, kind, dtype)
-    start = _start(state, synapses, parameters[-1], layer, options)
+    on = _switches(layer, kind, RECURRENT=weights is not None, RECORDED=record)
+    start = _start(state, synapses, parameters[-1], layer, on)
     spikes = out[0] if out else np.empty_like(currents)
     potentials = out[1] if out and record else np.empty((len(currents) if record else 1, currents.shape[1]), dtype)
     _run(
-        compiled(Variant(f"{kind}_forward", dtype.name, None, weights is not None)), layer, currents.shape, 0,
-        currents, *start.carries, *parameters, _weights(weights, dtype)[0], start.spikes[None], spikes, potentials, int(record), options,
-        layer.options.spike_at_threshold,
+        compiled(Variant(f"{kind}_forward", dtype.name, None, on)), layer, currents.shape, 0,
+        currents, *start.carries, *parameters, _weights(weights, dtype)[0], start.spikes[None], spikes, potentials,
     )  # fmt: skip
     if not len(currents):
         return Result(spikes, tuple(part.copy() for part in state), potentials)
-    # A delayed reset has not acted yet on the potential after the last step.
-    v = potentials[-1].copy() if layer.options.reset_delay else start.carries[synapses]
+    # A delayed reset to zero has not acted yet on the potential after the last step.
+    v = potentials[-1].copy() if {"ZERO", "DELAYED"} <= on else start.carries[synapses]
     last = (*start.carries[:synapses], v)
     return Result(spikes, last if weights is None else (*last, spikes[-1].copy()), potentials)
 
@@ -199,9 +198,10 @@ def backward(
     That of the currents is written into `out` if given.
     """
     dtype, synapses, steps = currents.dtype, len(parameters) - 2, len(currents)
-    options = _numbers(layer, kind, dtype)
-    zero, now, late, shut, attached, delayed = options
-    start = _start(state, synapses, parameters[-1], layer, options)
+    recorded = incoming.potentials is not None
+    on = _switches(layer, kind, RECURRENT=weights is not None, RECORDED=recorded, LEARNED=learned)
+    delayed = "DELAYED" in on
+    start = _start(state, synapses, parameters[-1], layer, on)
     grad = np.empty_like(currents) if out is None else out
     paths = tuple(part.copy() for part in incoming.state[: synapses + 1])
     path = paths[-1]
@@ -212,15 +212,13 @@ def backward(
     if weights is not None:  # the last spikes are part of the state
         grad_spikes = grad_spikes.copy()
         grad_spikes[-1:] += incoming.state[-1]
-    recorded = incoming.potentials is not None
     _run(
-        compiled(Variant(f"{kind}_backward", dtype.name, surrogate.structure, weights is not None, learned)), layer, currents.shape,
-        3 if synapses else 1,
+        compiled(Variant(f"{kind}_backward", dtype.name, surrogate.structure, on)), layer, currents.shape, 1 + synapses,
         currents, *(carry.copy() for carry in start.carries), *parameters, *_weights(weights, dtype), start.spikes[None],
         np.empty((0, 0), dtype) if spikes is None else spikes, grad_spikes,
-        incoming.potentials if recorded else np.zeros((1, len(path)), dtype), int(recorded),
+        incoming.potentials if recorded else np.empty((0, 0), dtype),
         *paths, downstream, *(dropped,) * synapses, carried, grad, *grads, grad_feedback[None],
-        tuple(map(dtype.type, surrogate.parameters.values())), options, layer.options.spike_at_threshold,
+        tuple(map(dtype.type, surrogate.parameters.values())),
     )  # fmt: skip
     w, threshold = start.carries[synapses], parameters[-1]
     grads[-2][:] += carried * w
@@ -229,14 +227,20 @@ def backward(
         return Gradients(grad, into if weights is not None else paths, grads)
     # The reset of the given state, which acts on the first step.
     v, s = state[synapses], start.spikes
-    through = -attached * ((now + late) * threshold * downstream + zero * v * path + shut * dropped)
-    grads[-1][:] -= (now + late) * s * downstream
-    kept = (1 - zero * s) * path
+    through = np.zeros_like(v)
+    if "SUBTRACT" in on:
+        through = threshold * downstream
+        grads[-1][:] -= s * downstream
+    elif "ZERO" in on:
+        through, path = v * path, (1 - s) * path
+    elif "GATED" in on:
+        through = dropped
+    through = -through if "ATTACHED" in on else np.zeros_like(v)
     if weights is not None:
-        return Gradients(grad, (*paths[:-1], kept, grad_feedback + through), grads)
+        return Gradients(grad, (*paths[:-1], path, grad_feedback + through), grads)
     decided = through * surrogate.derivative(v - threshold)
     grads[-1][:] -= decided
-    return Gradients(grad, (*paths[:-1], kept + decided), grads)
+    return Gradients(grad, (*paths[:-1], path + decided), grads)
 
 
 def leaky_integrator(
@@ -262,7 +266,7 @@ def leaky_integrator_backward(
     """Gradients of the currents, the initial state and beta (by column; zero without `potentials`, the output of the forward pass)."""
     grad, path = np.empty_like(grad_potentials) if out is None else out, grad_state.copy()
     carried, grad_beta = np.zeros_like(path), np.zeros_like(path)
-    kernel = compiled(Variant("integrator_backward", grad.dtype.name, learned=potentials is not None))
+    kernel = compiled(Variant("integrator_backward", grad.dtype.name, None, frozenset({"LEARNED"} if potentials is not None else ())))
     given = np.empty((0, 0), grad.dtype) if potentials is None else potentials
     _run(kernel, Layer(Options(), threads=threads), grad.shape, 0, given, beta, grad_potentials, path, carried, grad, grad_beta)
     return grad, path, grad_beta + carried * state

@@ -1,5 +1,6 @@
 """PyTorch modules: spiking layers that take whole sequences and hand their state in and out, like `torch.nn.LSTM`."""
 
+from spikegrad.nn.linear import SpikingLinear as SpikingLinear
 from spikegrad.nn.neurons import Leaky as Leaky
 from spikegrad.nn.neurons import LeakyIntegrator as LeakyIntegrator
 from spikegrad.nn.neurons import RecurrentLeaky as RecurrentLeaky

@@ -30,7 +30,7 @@ class Stateful(nn.Module):
         raise NotImplementedError
 
 
-class _Neuron(Stateful):
+class Neuron(Stateful):
     """What spiking layers share: threshold, decay of the potential, spike, reset options, recurrent weights."""
 
     def __init__(
@@ -123,7 +123,7 @@ class _Neuron(Stateful):
         return ", ".join(shown)
 
 
-class Leaky(_Neuron):
+class Leaky(Neuron):
     """Leaky integrate-and-fire neurons.
 
     ``u[t] = beta v[t-1] + I[t]``; spike where ``u[t]`` reaches the threshold; ``v[t]`` is ``u[t]`` after the reset. With `reset_delay` the
@@ -173,7 +173,7 @@ class Leaky(_Neuron):
         return self._run(currents, state, (self.beta,), record)
 
 
-class Synaptic(_Neuron):
+class Synaptic(Neuron):
     """Leaky integrate-and-fire neurons with an exponential synapse: ``i[t] = alpha i[t-1] + I[t]``, ``u[t] = beta v[t-1] + i[t]``.
 
     Args:
@@ -215,7 +215,7 @@ class Synaptic(_Neuron):
         return self._run(currents, state, (self.alpha, self.beta), record)
 
 
-class RecurrentLeaky(_Neuron):
+class RecurrentLeaky(Neuron):
     """`Leaky` neurons that also receive their own spikes of the step before, through the learned `weight`.
 
     Args:
