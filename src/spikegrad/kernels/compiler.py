@@ -155,10 +155,11 @@ def compiled(variant: Variant) -> Callable[..., None]:
 def _written(directory: Path, name: str, text: str) -> Path:
     """The file with this text, written so that another process sees all of it or nothing."""
     path = directory / name
-    if not path.exists():
+    if not path.exists() or path.read_text() != text:
         handle, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")
         with os.fdopen(handle, "w") as file:
             file.write(text)
+        os.utime(temporary, (0, 0))  # Numba's cache compares times: whoever writes the file, what others compiled stays good
         os.replace(temporary, path)
     return path
 
