@@ -23,11 +23,14 @@ def list_all() -> int:
     from rich.console import Console
     from rich.table import Table
 
+    console = Console(highlight=False)
+    wide = console.width >= 120  # on a narrow terminal the names of noises would wrap every row
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title, justify in (("", "left"), ("parameters", "left"), ("peak", "right"), ("area", "right"), ("half width", "right")):
         table.add_column(title, justify=justify, no_wrap=not title.startswith("param"))  # pyright: ignore[reportArgumentType]
-    table.add_column("support")
-    table.add_column("density of")
+    table.add_column("support", no_wrap=True)
+    if wide:
+        table.add_column("density of")
     for name, kind in sorted(CATALOGUE.items()):
         surrogate = kind()
         known = facts.of(surrogate)
@@ -38,13 +41,11 @@ def list_all() -> int:
             _number(known.area),
             _number(known.half_width),
             _interval(known.support),
-            _short(known.noise) if known.noise not in ("none", "unknown") else "[dim]-[/]",
+            *([_short(known.noise) if known.noise not in ("none", "unknown") else "[dim]-[/]"] if wide else []),
         )
-    console = Console(highlight=False)
     console.print(table)
-    console.print(
-        "\n[dim]Half width and support in units of potential; what `density of` names is the escape noise it is the gradient of.[/]"
-    )
+    noise = "; `density of` names the escape noise whose density the curve is" if wide else ""
+    console.print(f"\n[dim]Half width and support in units of potential{noise}.[/]")
     console.print("[dim]More of one: spikegrad show ATan. Compared: spikegrad plot ATan FastSigmoid[/]")
     return 0
 
