@@ -151,10 +151,10 @@ def run(effort: Effort) -> Report:
         for name, make in runs(stacked).items():
             kept = saved(make(size[-1]), given(stacked, size)) / neurons
             bytes_.append(Row(name, kept, kept, kept))
-            if not effort.quick or name == "spikegrad":
+            if not effort.quick or (name == "spikegrad" and not stacked):
                 high = peak_elsewhere(name, stacked, size) / neurons
                 peaks.append(Row(name, high, high, high))
-        for rows in (bytes_, peaks):
+        for rows in filter(None, (bytes_, peaks)):
             for row in rows:
                 row.ratio = row.ratio_low = row.ratio_high = row.value / rows[0].value
         unit = "bytes per neuron and step"
@@ -163,8 +163,9 @@ def run(effort: Effort) -> Report:
         )
         report.sections.append(Section(f"Saved for the backward pass, {title}, {shape}", unit, bytes_, "spikegrad", text))
         text = "By how much a forward and a backward pass raise the peak of a process of its own, outputs and gradients included."
-        report.sections.append(Section(f"Peak, {title}, {shape}", unit, peaks, "spikegrad", text))
-    if not any("SpikingLinear" in row.name for row in report.sections[2].rows):
+        if peaks:
+            report.sections.append(Section(f"Peak, {title}, {shape}", unit, peaks, "spikegrad", text))
+    if "spikegrad, SpikingLinear recomputing" not in runs(stacked=True):
         report.skipped.append("SpikingLinear with memory='recompute': this version does not have it")
     return report
 

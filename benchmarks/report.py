@@ -30,7 +30,9 @@ def spread(low: float | None, high: float | None) -> str:
 def columns(section: Section) -> list[str]:
     """The heads of a section's table."""
     heads = [""] + ([section.axis] if section.axis else []) + [section.unit, "quartiles"]
-    return heads + ([f"of {section.reference}", "quartiles"] if section.reference else []) + ["remarks"] * any(r.note for r in section.rows)
+    return (
+        heads + ([f"times {section.reference}", "quartiles"] if section.reference else []) + ["remarks"] * any(r.note for r in section.rows)
+    )
 
 
 def cells(section: Section, row: Row) -> list[str]:
