@@ -75,6 +75,8 @@ def alternate(tasks: Mapping[str, Task], effort: Effort) -> dict[str, list[float
         task()
         repeats[name] = max(1, min(1000, int(effort.seconds / max(1e-7, time.perf_counter() - start))))
     samples: dict[str, list[float]] = {name: [] for name in tasks}
+    gc.collect()
+    gc.freeze()  # collecting is quick if it need not look at the libraries
     for _ in range(effort.rounds):
         for name, task in tasks.items():
             gc.collect()  # a peer's cycles must not be collected on another's time
@@ -84,6 +86,7 @@ def alternate(tasks: Mapping[str, Task], effort: Effort) -> dict[str, list[float
                 task()
             samples[name].append((time.perf_counter() - start) / repeats[name])
             gc.enable()
+    gc.unfreeze()
     return samples
 
 

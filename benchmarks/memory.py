@@ -18,9 +18,10 @@ from benchmarks import contenders
 from benchmarks.agreement import same
 from benchmarks.contenders import BETA, Run, Twin, ours
 from benchmarks.layer import TorchSide, inputs, potentials, prove
-from benchmarks.measure import Effort, Report, Row, Section
+from benchmarks.measure import DisagreementError, Effort, Report, Row, Section
 
 SIZE, QUICK, DEPTH = (500, 16, 512), (20, 2, 16), 4
+RECOMPUTING = "spikegrad, SpikingLinear recomputing"
 
 
 def saved(run: Run, currents: Any) -> int:
@@ -40,39 +41,55 @@ def saved(run: Run, currents: Any) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def stack(spiking: Callable[[int], Run], width: int) -> Run:
+class Stack:
     """Dense layers of one width, each followed by spiking neurons."""
-    import torch
 
-    torch.manual_seed(0)
-    linear = [torch.nn.Linear(width, width, bias=False) for _ in range(DEPTH)]
-    for layer in linear:
-        torch.nn.init.uniform_(layer.weight, -(width**-0.5), 3 * width**-0.5)  # enough input to spike
-    neurons = [spiking(width) for _ in range(DEPTH)]
+    def __init__(self, spiking: Callable[[int], Run], width: int) -> None:
+        import torch
 
-    def run(x: Any) -> Any:
-        for layer, fire in zip(linear, neurons, strict=True):
-            x = fire(layer(x))
+        torch.manual_seed(0)
+        sizes = [width] * DEPTH
+        linear = [torch.nn.Linear(size, size, bias=False) for size in sizes]
+        for layer in linear:
+            torch.nn.init.uniform_(layer.weight, -(width**-0.5), 3 * width**-0.5)  # enough input to spike
+        self.weights = [layer.weight for layer in linear]
+        self.layers = [lambda x, dense=dense, fire=fire: fire(dense(x)) for dense, fire in zip(linear, map(spiking, sizes), strict=True)]
+
+    def __call__(self, x: Any) -> Any:
+        """Spikes of the last layer."""
+        for layer in self.layers:
+            x = layer(x)
         return x
 
-    return run
+
+class Recomputing(Stack):
+    """The same stack, of layers that save their input as bits and recompute the rest."""
+
+    def __init__(self, width: int) -> None:
+        from spikegrad import nn
+
+        super().__init__(lambda _: lambda x: x, width)
+        layers = [nn.SpikingLinear(width, width, nn.Leaky(BETA), bias=False, memory="recompute") for _ in range(DEPTH)]
+        for layer, weight in zip(layers, self.weights, strict=True):
+            layer.weight = weight
+        self.layers = [lambda x, layer=layer: layer(x)[0] for layer in layers]
 
 
-def recomputing(width: int) -> Run:
-    """The same stack, of layers that save bits of their input and recompute the rest."""
+def prove_recomputing(size: tuple[int, int, int]) -> str:
+    """That recomputing gives the dense stack's spikes and its gradients of the weights."""
     import torch
 
-    from spikegrad import nn
-
-    torch.manual_seed(0)
-    layers = [nn.SpikingLinear(width, width, BETA, memory="recompute") for _ in range(DEPTH)]
-
-    def run(x: Any) -> Any:
-        for layer in layers:
-            x = layer(x)[0]
-        return x
-
-    return run
+    x = given(True, size)
+    sides = [Stack(lambda width: ours("Leaky", Twin()), size[-1]), Recomputing(size[-1])]
+    spikes = [side(x) for side in sides]
+    for out in spikes:
+        out.backward(torch.linspace(-1, 1, out.numel()).reshape(out.shape))
+    pairs = [(a.grad, b.grad) for a, b in zip(*(side.weights for side in sides), strict=True)]
+    worst = max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+    if not torch.equal(*spikes) or not spikes[0].any() or not worst <= 1e-4:
+        differ = int((spikes[0] != spikes[1]).sum())
+        raise DisagreementError(f"recomputing: {differ} of {spikes[0].numel()} spikes differ, gradients of the weights by {worst:.2g}")
+    return f"recomputing: same spikes as the dense stack, gradients of the weights within {worst:.1g} of the largest"
 
 
 def runs(stacked: bool) -> dict[str, Callable[[int], Run]]:
@@ -86,9 +103,9 @@ def runs(stacked: bool) -> dict[str, Callable[[int], Run]]:
     makers |= {peer.name: peer.make for peer in contenders.LEAKY if peer.installed() and not peer.batch_first}
     if not stacked:
         return makers | {peer.name: peer.make for peer in contenders.LEAKY if peer.installed() and peer.batch_first}
-    makers = {name: functools.partial(stack, make) for name, make in makers.items()}
+    makers = {name: functools.partial(Stack, make) for name, make in makers.items()}
     if hasattr(nn, "SpikingLinear"):
-        makers["spikegrad, SpikingLinear recomputing"] = recomputing
+        makers[RECOMPUTING] = Recomputing
     return makers
 
 
@@ -144,6 +161,8 @@ def run(effort: Effort) -> Report:
             report.skipped.append(peer.missing())
     fused, plain = (side.step(ours("Leaky", Twin(), b), side.leaf(arrays[0]), side.tensor(arrays[1])) for b in ("auto", "reference"))
     report.checked.append(same("spikegrad, fused and reference loop", fused(), plain(), potentials("Leaky", Twin(), arrays[0])))
+    if RECOMPUTING in runs(stacked=True):
+        report.checked.append(prove_recomputing((size[0], 2, min(size[2], 128))))
     for stacked, title in ((False, "one layer"), (True, f"a stack of {DEPTH} dense layers")):
         shape = "T = {}, B = {}, N = {}".format(*size)
         neurons = per * (DEPTH if stacked else 1)
@@ -165,7 +184,7 @@ def run(effort: Effort) -> Report:
         text = "By how much a forward and a backward pass raise the peak of a process of its own, outputs and gradients included."
         if peaks:
             report.sections.append(Section(f"Peak, {title}, {shape}", unit, peaks, "spikegrad", text))
-    if "spikegrad, SpikingLinear recomputing" not in runs(stacked=True):
+    if RECOMPUTING not in runs(stacked=True):
         report.skipped.append("SpikingLinear with memory='recompute': this version does not have it")
     return report
 
