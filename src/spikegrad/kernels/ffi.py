@@ -156,7 +156,7 @@ def call(name: str, function: Function, results: Sequence[jax.ShapeDtypeStruct],
         *arguments: arrays, C-contiguous when they arrive.
 
     Raises:
-        jax.errors.JaxRuntimeError: when the program runs and the function raised.
+        jax.errors.JaxRuntimeError or ValueError: when the program runs and the function raised; which one is jaxlib's choice.
     """
     _functions[name.encode()] = function
     return list(jax.ffi.ffi_call(TARGET, list(results))(*arguments, function=name))

@@ -156,9 +156,12 @@ def _reference_backward(*given: Any, static: Static, learned: bool) -> list[Any]
     return list(gradients[: 1 + static.states + learned * static.parameters])
 
 
+_TWICE = "this is forward mode or a second derivative"
+
+
 def _refuse(what: str) -> NotImplementedError:
     return NotImplementedError(
-        f"backend='numba' has no {what}: its kernels do first derivatives in reverse mode on the CPU; use backend='auto' or 'reference'"
+        f"backend='numba' differentiates once, in reverse mode, on the CPU; {what}: use backend='auto' or 'reference'"
     )
 
 
@@ -203,19 +206,19 @@ def _fused_backward(*given: Any, static: Static, learned: bool) -> list[Any]:
 
 def _layer_reference(*given: Any, static: Static) -> list[Any]:
     if static.strict:
-        raise _refuse("kernels for this platform")
+        raise _refuse("this program is for another platform")
     return _reference(static, *given)
 
 
 def _backward_reference(*given: Any, static: Static, learned: bool) -> list[Any]:
     if static.strict:
-        raise _refuse("kernels for this platform")
+        raise _refuse("this program is for another platform")
     return _reference_backward(*given, static=static, learned=learned)
 
 
 def _tangent_reference(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
     if static.strict:
-        raise _refuse("forward mode")
+        raise _refuse(_TWICE)
     return _reference_tangent(*given, static=static, present=present)
 
 
@@ -233,19 +236,17 @@ def _tangent_transpose(cotangents: Arrays, *given: Any, static: Static, present:
     gradients = backward.bind(*inputs, *spikes, *arriving, static=static, learned=learned)
     gradients += [None] * (len(present) - len(gradients))
     if static.recurrent and present[-1]:
-        features = inputs[0].shape[-1]
-        sent = jnp.concatenate([inputs[static.states][None], spikes[0]])[: len(spikes[0])].reshape(-1, features)
-        received = gradients[0].reshape(-1, features)
-        gradients[-1] = received.T @ sent if inputs[-1].ndim == 2 else (received * sent).sum(0)
+        sent = jnp.concatenate([inputs[static.states][None], spikes[0]])[: len(spikes[0])]
+        samples = tuple(range(sent.ndim - 1))
+        square = inputs[-1].ndim == 2
+        gradients[-1] = jnp.tensordot(gradients[0], sent, (samples, samples)) if square else (gradients[0] * sent).sum(samples)
     return [None] * len(present) + [gradient for gradient, there in zip(gradients, present, strict=True) if there]
 
 
-def _reference_jvp(
-    function: Callable[..., Any], what: str, primals: Arrays, tangents: Arrays, *, static: Static, **more: Any
-) -> tuple[Any, Any]:
+def _reference_jvp(function: Callable[..., Any], primals: Arrays, tangents: Arrays, *, static: Static, **more: Any) -> tuple[Any, Any]:
     """A derivative of what is itself a derivative: the reference's."""
     if static.strict:
-        raise _refuse(what)
+        raise _refuse(_TWICE)
     run = functools.partial(function, static=static, **more)
     return jax.jvp(run, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
 
@@ -311,13 +312,11 @@ def _primitive(name: str, shapes: Callable[..., Any], jvp: Any, batch: Any, othe
 
 
 layer = _primitive("layer", _layer_shapes, _layer_jvp, _layer_batch, _layer_reference, _fused_layer)
-tangent = _primitive(
-    "tangent", _tangent_shapes, functools.partial(_reference_jvp, _reference_tangent, "forward mode"), _tangent_batch, _tangent_reference
-)
+tangent = _primitive("tangent", _tangent_shapes, functools.partial(_reference_jvp, _reference_tangent), _tangent_batch, _tangent_reference)
 backward = _primitive(
     "backward",
     _backward_shapes,
-    functools.partial(_reference_jvp, _reference_backward, "second derivative"),
+    functools.partial(_reference_jvp, _reference_backward),
     _backward_batch,
     _backward_reference,
     _fused_backward,
