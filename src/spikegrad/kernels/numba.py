@@ -208,6 +208,8 @@ def backward(
     downstream = np.zeros_like(path) if delayed else path.copy()
     dropped, carried, grad_feedback = (np.zeros_like(path) for _ in range(3))
     grads = tuple(np.zeros_like(path) for _ in parameters)
+    if not steps:  # the state passes through
+        return Gradients(grad, tuple(part.copy() for part in incoming.state), grads)
     grad_spikes = incoming.spikes
     if weights is not None:  # the last spikes are part of the state
         grad_spikes = grad_spikes.copy()
@@ -222,7 +224,7 @@ def backward(
     )  # fmt: skip
     w, threshold = start.carries[synapses], parameters[-1]
     grads[-2][:] += carried * w
-    if not delayed or not steps or not (layer.started or weights is not None):
+    if not delayed or not (layer.started or weights is not None):
         into = (*paths, grad_feedback)
         return Gradients(grad, into if weights is not None else paths, grads)
     # The reset of the given state, which acts on the first step.
