@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 from typing import Any
@@ -16,6 +17,8 @@ from benchmarks.measure import Effort, Report, Row, Section, alternate, quartile
 SIZES = {"small": (100, 16, 512), "large": (500, 16, 4096)}
 QUICK = {"small": (12, 2, 8)}
 COPY = "copy of the same bytes"
+LARGE_ROUNDS = 9
+"""Rounds of the large size, whose calls take long enough."""
 PROOF = 256
 """Features of the proof that both sides agree, at the full number of steps."""
 
@@ -198,6 +201,8 @@ def compare(side: Side, kind: str, table: tuple[Contender, ...], label: str, siz
     kernels_too = kind == "Leaky" and isinstance(side, TorchSide)
     if kernels_too:
         tasks |= {**floor(*arrays), "our kernels alone": kernels(*arrays)}
+    if label == "large":
+        effort = dataclasses.replace(effort, rounds=LARGE_ROUNDS)
     samples = alternate(tasks, effort)
     found = rows({name: s for name, s in samples.items() if name not in twins.values()}, "spikegrad", notes)
     for row in found:

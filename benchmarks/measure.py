@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class Effort:
 
 def alternate(tasks: Mapping[str, Task], effort: Effort) -> dict[str, list[float]]:
     """Seconds for one call of each task, one sample a round: A B C A B C …, so that what disturbs the machine disturbs all of them."""
-    print(f"timing {', '.join(tasks)}", file=sys.stderr, flush=True)
+    print(textwrap.shorten(f"timing {', '.join(tasks)}", 120), file=sys.stderr, flush=True)
     repeats: dict[str, int] = {}
     for name, task in tasks.items():
         task()  # compiles, allocates, fills caches

@@ -13,6 +13,8 @@ from typing import Any
 
 from benchmarks.measure import DisagreementError, Effort, Report, Row, Section
 
+PROCESSES = 3
+
 IMPORTS = """
 import json, time
 times, start = {}, time.perf_counter()
@@ -23,15 +25,13 @@ print(json.dumps(times))
 """
 
 FIRST = """
-import json, sys, time
+import json, time
 import numba, torch
 from spikegrad import nn
 layers = {"Leaky": nn.Leaky(0.9), "Synaptic": nn.Synaptic(0.8, 0.9), "LeakyIntegrator": nn.LeakyIntegrator(0.9),
           "RecurrentLeaky": nn.RecurrentLeaky(8, 0.9)}
 times = {}
 for name, layer in layers.items():
-    if sys.argv[1:] and name not in sys.argv[1:]:
-        continue
     start = time.perf_counter()
     layer(torch.rand(5, 2, 8, requires_grad=True))[0].sum().backward()
     times[name] = time.perf_counter() - start
@@ -68,12 +68,10 @@ print(json.dumps({"torch.compile of the reference loop, 48 steps": time.perf_cou
 """
 
 
-def start(script: str, cache: Path | str, *arguments: str) -> subprocess.Popen[str]:
+def start(script: str, cache: Path | str) -> subprocess.Popen[str]:
     """A new process with a cache folder of its own; torch's compiler finds none either."""
     environment = os.environ | {"SPIKEGRAD_CACHE": str(cache), "TORCHINDUCTOR_CACHE_DIR": str(Path(cache) / "inductor")}
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def finish(process: subprocess.Popen[str]) -> Any:
@@ -96,18 +94,16 @@ def collect(samples: list[dict[str, float]], prefix: str = "") -> list[Row]:
 def run(effort: Effort) -> Report:
     """The whole benchmark."""
     report = Report()
-    processes = 1 if effort.quick else 3
     with tempfile.TemporaryDirectory() as folder:
         if not effort.quick:
-            rows = collect([finish(start(IMPORTS, folder)) for _ in range(processes)])
+            rows = collect([finish(start(IMPORTS, folder)) for _ in range(PROCESSES)])
             report.sections.append(Section("Imports, one after the other in a new process", "s", rows, text="Median, least and most."))
-        empty = [Path(folder) / f"empty-{k}" for k in range(processes)]
-        kinds = ("LeakyIntegrator",) if effort.quick else ()  # others take seconds to compile
-        first = [finish(start(FIRST, cache, *kinds)) for cache in empty]
-        again = [finish(start(FIRST, empty[0], *kinds)) for _ in range(processes)]
-        rows = collect(first, "first ever: ") + collect(again, "cached on disk: ")
-        text = "Forward and backward of a tiny input, numba and torch being imported."
-        report.sections.append(Section("First call of each kind of layer in a new process", "s", rows, text=text))
+            empty = [Path(folder) / f"empty-{k}" for k in range(PROCESSES)]
+            first = [finish(start(FIRST, cache)) for cache in empty]
+            again = [finish(start(FIRST, empty[0])) for _ in range(PROCESSES)]
+            rows = collect(first, "first ever: ") + collect(again, "cached on disk: ")
+            text = "Forward and backward of a tiny input, numba and torch being imported."
+            report.sections.append(Section("First call of each kind of layer in a new process", "s", rows, text=text))
 
         sweep = finish(start(SWEEP, Path(folder) / "sweep"))
         if sweep["different"] < 20 or sweep["counts"][0] != sweep["counts"][-1]:
