@@ -37,6 +37,23 @@ def points() -> np.ndarray:
     return POINTS
 
 
+class PoisonedNumPy:
+    """NumPy for one module; the compiler must see the real one."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def empty(self, *arguments: Any, **options: Any) -> np.ndarray:
+        made = np.empty(*arguments, **options)
+        made.fill(np.nan)
+        return made
+
+    def empty_like(self, *arguments: Any, **options: Any) -> np.ndarray:
+        made = np.empty_like(*arguments, **options)
+        made.fill(np.nan)
+        return made
+
+
 @pytest.fixture(autouse=True)
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that spikegrad allocates without filling it is NaN, so that an output left unwritten fails its test."""
@@ -57,6 +74,10 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
+    for name in ("numba", "operator"):
+        kernels = sys.modules.get(f"spikegrad.kernels.{name}")
+        if kernels is not None:
+            monkeypatch.setattr(kernels, "np", PoisonedNumPy())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -132,7 +132,7 @@ def tolerances(reference: Outcome, eps: float, steps: int) -> dict[str, float]:
     """How far the gradients may be from the reference's, which sums the same terms in another order.
 
     A gradient is a sum over paths through time: at each of the steps it is multiplied and added to a few times, so that its error is within
-    a few eps for each step of the largest gradient among those of the same loop. A parameter sums over steps and samples, and each term is
+    two eps for each step of the largest gradient among those of the same loop. A parameter sums over steps and samples, and each term is
     the product of such a gradient and a potential.
     """
     loop = [g.abs().max().item() for name, g in reference.gradients.items() if name.startswith(("currents", "state")) and g.numel()]
@@ -142,7 +142,7 @@ def tolerances(reference: Outcome, eps: float, steps: int) -> dict[str, float]:
     terms = {
         name: potential * count / max(1, g.numel()) if "_" in name or "weight" in name else 1 for name, g in reference.gradients.items()
     }
-    return {name: 8 * eps * max(1, steps) * size * terms[name] for name in reference.gradients}
+    return {name: 2 * eps * max(1, steps) * size * terms[name] for name in reference.gradients}
 
 
 def agree(got: Outcome, wanted: Outcome, *, exact: bool = True, eps: float | None = None) -> None:
