@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -118,12 +117,17 @@ def given(stacked: bool, size: tuple[int, int, int]) -> Any:
     return torch.tensor(inputs(size)[0], requires_grad=True)
 
 
-def resident() -> int:
-    """Bytes of this process in memory now."""
+def resident(most: bool = False) -> int:
+    """Bytes of this process in memory, now or at most.
+
+    Not by `getrusage` where it can be helped: on Linux a new process begins with the peak of the one that started it.
+    """
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(lines["VmHWM" if most else "VmRSS"].split()[0]) * 1024
+    except (OSError, KeyError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def peak(name: str, stacked: bool, size: tuple[int, int, int]) -> int:
@@ -136,7 +140,7 @@ def peak(name: str, stacked: bool, size: tuple[int, int, int]) -> int:
     before = resident()
     out = run(x)
     out.sum().backward()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return resident(most=True) - before
 
 
 def peak_elsewhere(name: str, stacked: bool, size: tuple[int, int, int]) -> int:
