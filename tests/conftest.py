@@ -78,6 +78,16 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels = sys.modules.get(f"spikegrad.kernels.{name}")
         if kernels is not None:
             monkeypatch.setattr(kernels, "np", PoisonedNumPy())
+    memory = sys.modules.get("spikegrad.kernels.memory")
+    if memory is not None:
+        allocate = memory.empty
+
+        def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+            made = allocate(shape, dtype)
+            made.fill(np.nan)
+            return made
+
+        monkeypatch.setattr(memory, "empty", empty)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -239,6 +239,9 @@ class Record:
         text = repr((self.arguments, self.derivative, self.primitive))
         object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest()[:16])
 
+    def __hash__(self) -> int:
+        return hash(self.key)
+
 
 def argument(name: str, sign: int = -1) -> Symbol:
     """A symbol for an input; `sign` as in `Symbol`."""

@@ -31,7 +31,7 @@ from spikegrad.kernels import elementary
 from spikegrad.trace import Record
 
 _MATRICES = {"currents", "weights", "back_weights", "initial", "spikes", "potentials"}
-_HELPERS = ("fired", "collect", "spread", "kept")
+_HELPERS = ("reached", "fired", "collect", "spread", "kept")
 _SWITCHES = ("ATTACHED", "DELAYED", "GATED", "LEARNED", "RECORDED", "RECURRENT", "SPIKE_AT_THRESHOLD", "SUBTRACT", "ZERO")
 _LOCK = threading.Lock()
 
@@ -47,7 +47,9 @@ arctan, erf, floor, sqrt = math.atan, math.erf, np.floor, np.sqrt
 inf = np.inf
 vector, matrix = numba.{dtype}[::1], numba.{dtype}[:, ::1]
 scalar, uint64 = numba.{dtype}, numba.uint64
-helper = numba.njit(error_model="numpy")
+# A call left in a loop would keep it from being vectorised. Formulas may fuse a product and a sum; where spikes are decided nothing may.
+helper = numba.njit(error_model="numpy", forceinline=True)
+formulas = numba.njit(error_model="numpy", forceinline=True, fastmath={{"contract"}})
 
 
 def entry(*signature):
@@ -128,7 +130,7 @@ def source(variant: Variant) -> str:
         given = ", ".join(f"numbers[{k}]" for k in range(count))
         functions = f"{elementary.source(dtype)}\n\n{trace.source(formula.derivative, formula.arguments, 'formula', 'numba')}"
         functions += f"\n\ndef derivative(x, numbers):\n    return formula(x, {given})\n"
-        parts.append(functions.replace("\ndef ", "\n@helper\ndef "))
+        parts.append(functions.replace("\ndef ", "\n@formulas\ndef "))
     decide = _Decided(variant.switches)
     body = {name: ast.unparse(decide.visit(copy.deepcopy(_template()[name]))) for name in (*_HELPERS, variant.entry)}
     parts += [f"@helper\n{body[name]}" for name in _HELPERS]

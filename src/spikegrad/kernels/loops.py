@@ -25,10 +25,16 @@ import numpy as np
 U = np.uint64
 
 
+def reached(x):
+    """The spike of x; of NaN none, which is enough where only its effect on a potential that is NaN anyway is wanted."""
+    if SPIKE_AT_THRESHOLD:
+        return real(1.0) if x >= real(0.0) else real(0.0)
+    return real(1.0) if x > real(0.0) else real(0.0)
+
+
 def fired(x):
-    reached = x >= real(0.0) if SPIKE_AT_THRESHOLD else x > real(0.0)
-    spike = real(1.0) if reached else real(0.0)
-    return spike if x == x else x
+    """The spike of x, of NaN NaN."""
+    return reached(x) if x == x else x
 
 
 def collect(feedback, weights, spikes, row, start, count):
@@ -132,7 +138,7 @@ def leaky_backward(
                     u += feedback[j]
                 if SUBTRACT and DELAYED:
                     u -= lag[c]
-                f = fired(u - theta[c])
+                f = reached(u - theta[c])
                 scratch[t, j] = u
                 w[c] = kept(u, f, theta[c])
                 if SUBTRACT and DELAYED:
@@ -147,7 +153,7 @@ def leaky_backward(
             for j in range(count):
                 c = start + j
                 u = scratch[t, j]
-                f = fired(u - theta[c])
+                f = reached(u - theta[c])
                 spike = grad_spikes[t, c]
                 if RECURRENT:
                     spike += feedback[j]
@@ -170,7 +176,7 @@ def leaky_backward(
                     grad_beta[c] += carried[c] * kept(u, f, theta[c])
                     carried[c] = grad
                 path[c] = beta[c] * grad
-                if SUBTRACT:
+                if SUBTRACT and (ATTACHED or LEARNED):
                     downstream[c] = grad if DELAYED else beta[c] * grad
             if RECURRENT:
                 spread(feedback, back_weights, grad_currents, t, start, count)
@@ -254,7 +260,7 @@ def synaptic_backward(
                     u = gate[c] * u
                 if SUBTRACT and DELAYED:
                     u -= lag[c]
-                f = fired(u - theta[c])
+                f = reached(u - theta[c])
                 scratch[t + U(1), j] = u
                 w[c] = kept(u, f, theta[c])
                 if SUBTRACT and DELAYED:
@@ -268,7 +274,7 @@ def synaptic_backward(
             for j in range(count):
                 c = start + j
                 u = scratch[t + U(1), j]
-                f = fired(u - theta[c])
+                f = reached(u - theta[c])
                 spike = grad_spikes[t, c]
                 if RECURRENT:
                     spike += feedback[j]
@@ -290,7 +296,7 @@ def synaptic_backward(
                     # What was discarded is beta v + i, where v is the potential before; the first gate is that of the given spikes.
                     before = scratch[t, j]
                     dropped[c] = (beta[c] * before + synapses[t + U(1), j]) * grad
-                    spiked = initial[U(0), c] if t == U(0) else fired(before - theta[c])
+                    spiked = initial[U(0), c] if t == U(0) else reached(before - theta[c])
                     inner = (real(1.0) - spiked) * grad
                 if LEARNED:
                     grad_theta[c] -= decided
@@ -304,7 +310,7 @@ def synaptic_backward(
                     grad_alpha[c] += synapse_grad * synapses[t, j]
                 synapse_path[c] = alpha[c] * synapse_grad
                 path[c] = beta[c] * inner
-                if SUBTRACT:
+                if SUBTRACT and (ATTACHED or LEARNED):
                     downstream[c] = grad if DELAYED else beta[c] * grad
             if RECURRENT:
                 spread(feedback, back_weights, grad_currents, t, start, count)

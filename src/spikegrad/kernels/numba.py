@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from spikegrad.kernels import memory
 from spikegrad.kernels.compiler import Variant, compiled
 from spikegrad.kernels.reference import Options
 from spikegrad.surrogate import Surrogate
@@ -67,7 +68,10 @@ class Result(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of the currents, of the initial state, and of the parameters by column: beta and threshold, for Synaptic alpha first."""
+    """Gradients of the currents, of the initial state, and of the parameters by column: beta and threshold, for Synaptic alpha first.
+
+    Those of the parameters are missing unless they were asked for.
+    """
 
     currents: Floats
     state: tuple[Floats, ...]
@@ -127,12 +131,16 @@ class _Start(NamedTuple):
 
 
 def _start(state: tuple[Floats, ...], synapses: int, threshold: Floats, layer: Layer, on: frozenset[str]) -> _Start:
-    v, delayed = state[synapses], "DELAYED" in on
-    given = state[-1] if len(state) > synapses + 1 else None
-    spikes = given if given is not None else _fired(v - threshold, layer) if layer.started and delayed else np.zeros_like(v)
+    v, unused = state[synapses], np.empty(0, threshold.dtype)
+    spikes = unused
+    if len(state) > synapses + 1:
+        spikes = state[-1]
+    elif "DELAYED" in on:
+        spikes = _fired(v - threshold, layer) if layer.started else np.zeros_like(v)
     w = (1 - spikes) * v if {"ZERO", "DELAYED"} <= on else v.copy()
-    lag = threshold * spikes if {"SUBTRACT", "DELAYED"} <= on else np.zeros_like(v)
-    return _Start((state[0].copy(), w, lag, 1 - spikes) if synapses else (w, lag), spikes)
+    lag = threshold * spikes if {"SUBTRACT", "DELAYED"} <= on else unused
+    gate = 1 - spikes if "GATED" in on else unused
+    return _Start((state[0].copy(), w, lag, gate) if synapses else (w, lag), spikes)
 
 
 def _weights(weights: Floats | None, dtype: Any) -> tuple[Floats, Floats]:
@@ -164,8 +172,8 @@ def forward(
     dtype, synapses = currents.dtype, len(parameters) - 2
     on = _switches(layer, kind, RECURRENT=weights is not None, RECORDED=record)
     start = _start(state, synapses, parameters[-1], layer, on)
-    spikes = out[0] if out else np.empty_like(currents)
-    potentials = out[1] if out and record else np.empty((len(currents) if record else 1, currents.shape[1]), dtype)
+    spikes = out[0] if out else memory.empty(currents.shape, dtype)
+    potentials = out[1] if out and record else memory.empty((len(currents) if record else 1, currents.shape[1]), dtype)
     _run(
         compiled(Variant(f"{kind}_forward", dtype.name, None, on)), layer, currents.shape, 0,
         currents, *start.carries, *parameters, _weights(weights, dtype)[0], start.spikes[None], spikes, potentials,
@@ -194,22 +202,25 @@ def backward(
 ) -> Gradients:
     """Gradients of `forward`.
 
-    `spikes` are those of the forward pass, needed for recurrent weights only. The gradients of the parameters are zero unless `learned`.
-    That of the currents is written into `out` if given.
+    `spikes` are those of the forward pass, needed for recurrent weights only. The parameters have gradients if `learned`. That of the
+    currents is written into `out` if given.
     """
     dtype, synapses, steps = currents.dtype, len(parameters) - 2, len(currents)
     recorded = incoming.potentials is not None
     on = _switches(layer, kind, RECURRENT=weights is not None, RECORDED=recorded, LEARNED=learned)
     delayed = "DELAYED" in on
     start = _start(state, synapses, parameters[-1], layer, on)
-    grad = np.empty_like(currents) if out is None else out
+    grad = memory.empty(currents.shape, dtype) if out is None else out
     paths = tuple(part.copy() for part in incoming.state[: synapses + 1])
     path = paths[-1]
+    unused = np.empty(0, dtype)
     downstream = np.zeros_like(path) if delayed else path.copy()
-    dropped, carried, grad_feedback = (np.zeros_like(path) for _ in range(3))
-    grads = tuple(np.zeros_like(path) for _ in parameters)
+    dropped = np.zeros_like(path) if "GATED" in on else unused
+    grad_feedback = unused if weights is None else np.zeros_like(path)
+    carried = np.zeros_like(path) if learned else unused
+    grads: list[Floats] = [np.zeros_like(path) for _ in parameters] if learned else []
     if not steps:  # the state passes through
-        return Gradients(grad, tuple(part.copy() for part in incoming.state), grads)
+        return Gradients(grad, tuple(part.copy() for part in incoming.state), tuple(grads))
     grad_spikes = incoming.spikes
     if weights is not None:  # the last spikes are part of the state
         grad_spikes = grad_spikes.copy()
@@ -219,37 +230,37 @@ def backward(
         currents, *(carry.copy() for carry in start.carries), *parameters, *_weights(weights, dtype), start.spikes[None],
         np.empty((0, 0), dtype) if spikes is None else spikes, grad_spikes,
         incoming.potentials if recorded else np.empty((0, 0), dtype),
-        *paths, downstream, *(dropped,) * synapses, carried, grad, *grads, grad_feedback[None],
+        *paths, downstream, *(dropped,) * synapses, carried, grad, *(grads or [unused] * len(parameters)), grad_feedback[None],
         tuple(map(dtype.type, surrogate.parameters.values())),
     )  # fmt: skip
     w, threshold = start.carries[synapses], parameters[-1]
-    grads[-2][:] += carried * w
+    if learned:
+        grads[-2][:] += carried * w
     if not delayed or not (layer.started or weights is not None):
         into = (*paths, grad_feedback)
-        return Gradients(grad, into if weights is not None else paths, grads)
+        return Gradients(grad, into if weights is not None else paths, tuple(grads))
     # The reset of the given state, which acts on the first step.
     v, s = state[synapses], start.spikes
-    through = np.zeros_like(v)
+    through, lost = np.zeros_like(v), np.zeros_like(v)
     if "SUBTRACT" in on:
-        through = threshold * downstream
-        grads[-1][:] -= s * downstream
+        through, lost = threshold * downstream, s * downstream
     elif "ZERO" in on:
         through, path = v * path, (1 - s) * path
     elif "GATED" in on:
         through = dropped
     through = -through if "ATTACHED" in on else np.zeros_like(v)
-    if weights is not None:
-        return Gradients(grad, (*paths[:-1], path, grad_feedback + through), grads)
-    decided = through * surrogate.derivative(v - threshold)
-    grads[-1][:] -= decided
-    return Gradients(grad, (*paths[:-1], path + decided), grads)
+    decided = np.zeros_like(v) if weights is not None else through * surrogate.derivative(v - threshold)
+    if learned:
+        grads[-1][:] -= lost + decided
+    into = (*paths[:-1], path + decided)
+    return Gradients(grad, into if weights is None else (*into, grad_feedback + through), tuple(grads))
 
 
 def leaky_integrator(
     currents: Floats, state: Floats, beta: Floats, threads: int = 1, *, out: Floats | None = None
 ) -> tuple[Floats, Floats]:
     """See `spikegrad.kernels.reference.leaky_integrator`; the potentials are written into `out` if given."""
-    potentials, v = np.empty_like(currents) if out is None else out, state.copy()
+    potentials, v = memory.empty(currents.shape, currents.dtype) if out is None else out, state.copy()
     kernel = compiled(Variant("integrator_forward", currents.dtype.name))
     _run(kernel, Layer(Options(), threads=threads), currents.shape, 0, currents, v, beta, potentials)
     return potentials, v
@@ -266,7 +277,7 @@ def leaky_integrator_backward(
     out: Floats | None = None,
 ) -> tuple[Floats, Floats, Floats]:
     """Gradients of the currents, the initial state and beta (by column; zero without `potentials`, the output of the forward pass)."""
-    grad, path = np.empty_like(grad_potentials) if out is None else out, grad_state.copy()
+    grad, path = memory.empty(grad_potentials.shape, grad_potentials.dtype) if out is None else out, grad_state.copy()
     carried, grad_beta = np.zeros_like(path), np.zeros_like(path)
     kernel = compiled(Variant("integrator_backward", grad.dtype.name, None, frozenset({"LEARNED"} if potentials is not None else ())))
     given = np.empty((0, 0), grad.dtype) if potentials is None else potentials

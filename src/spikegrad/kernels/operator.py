@@ -8,6 +8,7 @@ derivative in reverse mode falls to the reference here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -36,13 +37,18 @@ def _row(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy().reshape(-1)
 
 
+@functools.lru_cache(maxsize=64)
+def _filled(value: float, columns: int, dtype: str) -> Any:
+    """A number by column; kernels only read it."""
+    return np.full(columns, value, dtype)
+
+
 def _columns(parameter: Tensor | float, shape: torch.Size, dtype: Any) -> Any:
-    """A parameter by column, a copy of its own."""
+    """A parameter by column."""
+    if not isinstance(parameter, Tensor):
+        return _filled(parameter, shape.numel(), dtype.name)
     columns = np.empty(shape, dtype)
-    if isinstance(parameter, Tensor):
-        torch.from_numpy(columns).copy_(parameter.detach())  # also from bfloat16, which NumPy does not have
-    else:
-        columns[...] = parameter
+    torch.from_numpy(columns).copy_(parameter.detach())  # also from bfloat16, which NumPy does not have
     return columns.reshape(-1)
 
 
@@ -91,12 +97,12 @@ def _backward(
             sent = torch.from_numpy(np.concatenate([states[-1][None], spikes])[:-1]).view(-1, layer.features)
             received = torch.from_numpy(out.currents).view(-1, layer.features)
             grad_weights = received.T @ sent if weights.ndim == 2 else (received * sent).sum(0)
-    grads = tuple(
-        torch.from_numpy(g).view(shape).sum_to_size(p.shape).to(p.dtype) if isinstance(p, Tensor) else None
-        for g, p in zip(out.parameters, parameters, strict=True)
-    )
+    grads: list[Tensor | None] = [None] * len(parameters)
+    if learned:
+        for place, (g, p) in enumerate(zip(out.parameters, parameters, strict=True)):
+            grads[place] = torch.from_numpy(g).view(shape).sum_to_size(p.shape).to(p.dtype) if isinstance(p, Tensor) else None
     grad = torch.from_numpy(out.currents).view(grad_spikes.shape)
-    return grad, grad_weights, tuple(torch.from_numpy(g).view(shape) for g in out.state), grads
+    return grad, grad_weights, tuple(torch.from_numpy(g).view(shape) for g in out.state), tuple(grads)
 
 
 def _saved(call: Call, currents: Tensor, learned: bool) -> Tensor:
@@ -194,7 +200,8 @@ def _layer_backward(
 ) -> list[Tensor]:
     call = _numbered(text, numbers)
     grad, grad_weights, grad_state, grads = _backward(call, saved, tuple(state), tuple(parameters), weights, tuple(gradients), learned)
-    return [grad, saved.new_empty(0) if grad_weights is None else grad_weights, *grad_state, *(g for g in grads if g is not None)]
+    filled = (torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True))
+    return [grad, saved.new_empty(0) if grad_weights is None else grad_weights, *grad_state, *filled]
 
 
 @_layer_backward.register_fake
