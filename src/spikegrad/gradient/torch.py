@@ -5,8 +5,8 @@ to terms whose value is exactly 0 and whose derivative is the surrogate's, with 
 
     H(x) + (g(x; p^) + g^) / 2 * (x - x^) + P(x; p) - P(x; p^)
 
-The symmetric middle term has the right first and second derivative with respect to x; the difference of primitives gives the
-parameters' gradient, and the mixed one.
+The symmetric middle term has the right first and second derivative with respect to x (the third comes out as 3/2 of what it should
+be); the difference of primitives gives the parameters' gradient, and the mixed one.
 """
 
 from __future__ import annotations
