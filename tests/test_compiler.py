@@ -19,16 +19,12 @@ from spikegrad.kernels.compiler import compiled
 from spikegrad.kernels.reference import Options
 
 CALL = """
-    import time
     import numpy as np
     from spikegrad.kernels import numba as kernels
 
     currents, state, beta = np.ones((3, 4), np.float32), np.zeros(4, np.float32), np.full(4, 0.5, np.float32)
-    start = time.perf_counter()
     potentials, _ = kernels.leaky_integrator(currents, state, beta)
-    took = time.perf_counter() - start
     assert (potentials == np.array([[1.0], [1.5], [1.75]])).all(), potentials
-    print(took)
 """
 
 
@@ -45,12 +41,14 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def test_two_processes_at_once_and_a_third_that_does_not_compile(tmp_path):
-    first = [float(finish(process)) for process in [launch(CALL, tmp_path) for _ in range(2)]]
+    for process in [launch(CALL, tmp_path) for _ in range(2)]:
+        finish(process)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb*")}
     assert len(list(tmp_path.rglob("*.py"))) == 1
     assert before
     assert not list(tmp_path.rglob("*.tmp"))
-    assert float(finish(launch(CALL, tmp_path))) < min(first) / 2
+    finish(launch(CALL, tmp_path))
+    # A kernel compiled again would be written again. (Times would not tell: on a busy machine any process can be slow.)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb*")} == before
 
 
