@@ -30,6 +30,10 @@ class Call:
     started: bool = False
     record: bool = False
 
+    def states(self, recurrent: bool) -> int:
+        """Number of arrays in the state."""
+        return (2 if self.kind == "synaptic" else 1) + recurrent
+
     @functools.cached_property
     def text(self) -> str:
         """The call as a string, which an operator can take; `read` reads it.
@@ -46,10 +50,17 @@ class Call:
         return text
 
 
+@functools.lru_cache(maxsize=1024)
+def called(kind: str, surrogate: Surrogate, options: Options, started: bool, record: bool) -> Call:
+    """The call with these, the same object each time: what is found out about it stays with it."""
+    return Call(kind, surrogate, options, started, record)
+
+
 _WRITTEN: dict[str, Call] = {}
 
 INTEGRATOR = Call("integrator", StraightThrough(), Options())
-"""The call of a layer that does not spike."""
+"""The call of a layer that does not spike, from rest."""
+INTEGRATOR_STARTED = dataclasses.replace(INTEGRATOR, started=True)
 
 
 def read(text: str) -> Call:

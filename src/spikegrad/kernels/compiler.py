@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,15 @@ from spikegrad.kernels import elementary
 from spikegrad.trace import Record
 
 _MATRICES = {"currents", "weights", "back_weights", "initial", "spikes", "potentials"}
-_HELPERS = ("reached", "fired", "collect", "spread", "kept")
+_TYPES = {
+    "shared": "counters",
+    "mine": "uint64",
+    "block": "uint64",
+    "scratch": "cube",
+    "synapses": "cube",
+    **dict.fromkeys(_MATRICES, "matrix"),
+}
+_HELPERS = ("collect", "spread")
 _SWITCHES = ("ATTACHED", "DELAYED", "GATED", "LEARNED", "RECORDED", "RECURRENT", "SPIKE_AT_THRESHOLD", "SUBTRACT", "ZERO")
 _LOCK = threading.Lock()
 
@@ -40,13 +48,14 @@ import math
 import numpy as np
 import numba
 from spikegrad.kernels.compiler import NoAlias
+from spikegrad.kernels.threads import claimed, finished, settle  # as of {threads}
 
 U = np.uint64
 real, integer = np.{dtype}, np.int{bits}
 arctan, erf, floor, sqrt = math.atan, math.erf, np.floor, np.sqrt
 inf = np.inf
-vector, matrix = numba.{dtype}[::1], numba.{dtype}[:, ::1]
-scalar, uint64 = numba.{dtype}, numba.uint64
+vector, matrix, cube = numba.{dtype}[::1], numba.{dtype}[:, ::1], numba.{dtype}[:, :, ::1]
+scalar, uint64, counters = numba.{dtype}, numba.uint64, numba.uint64[::1]
 # A call left in a loop would keep it from being vectorised. Formulas may fuse a product and a sum; where spikes are decided nothing may.
 helper = numba.njit(error_model="numpy", forceinline=True)
 formulas = numba.njit(error_model="numpy", forceinline=True, fastmath={{"contract"}})
@@ -72,11 +81,10 @@ def _template() -> dict[str, ast.FunctionDef]:
     return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def _signature(name: str, numbers: int) -> str:
+def _signature(names: Sequence[str], numbers: int) -> str:
     """The Numba types of an entry point's arguments, by their names."""
-    types = {"first": "uint64", "last": "uint64", "block": "uint64", "numbers": f"numba.types.UniTuple(scalar, {numbers})"}
-    names = [argument.arg for argument in _template()[name].args.args]
-    return ", ".join(types.get(n) or ("matrix" if n.removeprefix("grad_") in _MATRICES else "vector") for n in names)
+    types = _TYPES | {"numbers": f"numba.types.UniTuple(scalar, {numbers})"}
+    return ", ".join(types.get(name.removeprefix("grad_"), "vector") for name in names)
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,14 @@ class Variant:
     dtype: str
     formula: Record | None = None
     switches: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Machine code, and the names of its arguments in their order, of which ``shared``, ``mine`` and ``block`` are the first."""
+
+    function: Callable[..., bool]
+    names: tuple[str, ...]
 
 
 class _Decided(ast.NodeTransformer):
@@ -121,28 +137,72 @@ class _Decided(ast.NodeTransformer):
         return node if known is None else node.body if known else node.orelse
 
 
+class _WrittenOut(ast.NodeTransformer):
+    """Writes functions of one expression out where they are called: Numba would compile each by itself, for a good part of the time."""
+
+    def __init__(self, functions: Mapping[str, ast.FunctionDef]) -> None:
+        self.functions = functions
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        """Replace the call by the function's expression, its arguments by those given."""
+        self.generic_visit(node)
+        function = self.functions.get(node.func.id) if isinstance(node.func, ast.Name) else None
+        result = function.body[-1] if function is not None else None
+        if function is None or not isinstance(result, ast.Return) or result.value is None:
+            return node
+        given = dict(zip((argument.arg for argument in function.args.args), node.args, strict=True))
+        return self.visit(_Replaced(given).visit(copy.deepcopy(result.value)))
+
+
+class _Replaced(ast.NodeTransformer):
+    def __init__(self, given: Mapping[str, ast.expr]) -> None:
+        self.given = given
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return copy.deepcopy(self.given.get(node.id, node))
+
+
+def _parts(variant: Variant) -> tuple[dict[str, ast.FunctionDef], tuple[str, ...]]:
+    """The template's functions that are compiled, with the options decided, and the names of the entry point's arguments."""
+    decide = _Decided(variant.switches)
+    decided = {name: decide.visit(copy.deepcopy(function)) for name, function in _template().items()}
+    names = [variant.entry]
+    if "RECURRENT" in variant.switches:
+        names = ["spread" if variant.entry.endswith("backward") else "collect", "collect", variant.entry]
+    write_out = _WrittenOut({name: function for name, function in decided.items() if name not in (*_HELPERS, variant.entry)})
+    parts = {name: write_out.visit(decided[name]) for name in names}
+    entry = parts[variant.entry]
+    used = {"shared", "mine", "block"} | {node.id for statement in entry.body for node in ast.walk(statement) if isinstance(node, ast.Name)}
+    entry.args.args = [argument for argument in entry.args.args if argument.arg in used]
+    return parts, tuple(argument.arg for argument in entry.args.args)
+
+
 def source(variant: Variant) -> str:
     """The module that defines one entry point."""
     dtype, formula = variant.dtype, variant.formula
     count = 0 if formula is None else len(formula.arguments) - 1
-    parts = [_HEADER.format(dtype=dtype, bits=dtype[-2:])]
+    lines = [_HEADER.format(dtype=dtype, bits=dtype[-2:], threads=_digest(Path(__file__).with_name("threads.py").read_text()))]
     if formula is not None:
         given = ", ".join(f"numbers[{k}]" for k in range(count))
         functions = f"{elementary.source(dtype)}\n\n{trace.source(formula.derivative, formula.arguments, 'formula', 'numba')}"
         functions += f"\n\ndef derivative(x, numbers):\n    return formula(x, {given})\n"
-        parts.append(functions.replace("\ndef ", "\n@formulas\ndef "))
-    decide = _Decided(variant.switches)
-    body = {name: ast.unparse(decide.visit(copy.deepcopy(_template()[name]))) for name in (*_HELPERS, variant.entry)}
-    parts += [f"@helper\n{body[name]}" for name in _HELPERS]
-    parts.append(f"@entry({_signature(variant.entry, count)})\n{body[variant.entry]}")
-    return "\n\n".join(parts) + "\n"
+        lines.append(functions.replace("\ndef ", "\n@formulas\ndef "))
+    parts, names = _parts(variant)
+    for name, part in parts.items():
+        decorator = f"@entry({_signature(names, count)})" if name == variant.entry else "@helper"
+        lines.append(f"{decorator}\n{ast.unparse(ast.fix_missing_locations(part))}")
+    return "\n\n".join(lines) + "\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @functools.cache
-def compiled(variant: Variant) -> Callable[..., None]:
+def compiled(variant: Variant) -> Kernel:
     """An entry point, compiled; from the disk cache where it has been before."""
     text = source(variant)
-    module_name = f"{variant.entry}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    module_name = f"{variant.entry}_{_digest(text)}"
     with _LOCK:
         path = _written(_directory(), f"{module_name}.py", text)
         spec = importlib.util.spec_from_file_location(f"spikegrad_generated_{module_name}", path)
@@ -151,7 +211,7 @@ def compiled(variant: Variant) -> Callable[..., None]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # Numba's cache finds functions by the name of their module
         spec.loader.exec_module(module)
-    return getattr(module, variant.entry)
+    return Kernel(getattr(module, variant.entry), _parts(variant)[1])
 
 
 def _written(directory: Path, name: str, text: str) -> Path:

@@ -1,19 +1,22 @@
 """The loops of the fused CPU kernels: a template, read as text by `spikegrad.kernels.compiler`.
 
-There a header precedes these functions: ``real`` (the dtype), ``derivative(x, numbers)`` (the formula, printed) and a decorator for each
-entry point. Names in capitals are a layer's options; they become True or False, and what they switch off is not compiled. The loops are
-written for the vectoriser: unsigned indices (a signed one is checked for wrapping around), arrays that do not alias, no other branches.
+There a header precedes these functions: ``real`` (the dtype), ``derivative(x, numbers)`` (the formula, printed), a decorator for each entry
+point, and what threads share the columns out with: ``claimed``, ``settle`` and ``finished``. Names in capitals are a layer's options; they
+become True or False, what they switch off is not compiled, and arguments left without a use are no arguments. Functions of one expression
+are written out where they are called. The loops are written for the vectoriser: unsigned indices (a signed one is checked for wrapping
+around), arrays that do not alias, no other branches.
 
-A column is one neuron of one sample; arrays are ``(time, columns)``, parameters ``(columns,)``, and every function works on the columns
-from `first` to `last`, a block at a time. The equations are those of `spikegrad.kernels.reference`, bit for bit. With spikes f, w is the
-potential that decays into the next step, `lag` what a delayed subtraction takes from it, and `gate` what a delayed reset to zero leaves::
+A column is one neuron of one sample; arrays are ``(time, columns)``, parameters ``(columns,)``. Threads claim a block of columns at a time,
+so that one that starts late takes fewer. The equations are those of `spikegrad.kernels.reference`, bit for bit. With spikes f, w is the
+potential that decays into the next step, `lag` what a delayed subtraction takes from it, and `gate` what a delayed reset to zero
+leaves::
 
     u = gate (beta w + I + W f') - lag
 
 Recurrent `weights` have a row for each sending neuron, ``(features, features)``, or are ``(1, features)`` if each neuron is connected to
 itself alone; a block is then one sample.
 
-Backward, potentials are computed anew from the currents, block by block, into scratch that stays in the cache: reading the currents again
+Backward, potentials are computed anew from the currents, block by block, into `scratch` that stays in the cache: reading the currents again
 costs less than writing potentials and reading them.
 """
 
@@ -27,14 +30,32 @@ U = np.uint64
 
 def reached(x):
     """The spike of x; of NaN none, which is enough where only its effect on a potential that is NaN anyway is wanted."""
-    if SPIKE_AT_THRESHOLD:
-        return real(1.0) if x >= real(0.0) else real(0.0)
-    return real(1.0) if x > real(0.0) else real(0.0)
+    return real(1.0) if (x >= real(0.0) if SPIKE_AT_THRESHOLD else x > real(0.0)) else real(0.0)
 
 
 def fired(x):
     """The spike of x, of NaN NaN."""
     return reached(x) if x == x else x
+
+
+def fed(u, feedback):
+    """A current and what recurrent neurons add to it."""
+    return u + feedback if RECURRENT else u
+
+
+def gated(u, gate):
+    """A potential and what a delayed reset to zero leaves of it."""
+    return gate * u if GATED else u
+
+
+def lagged(u, lag):
+    """A potential less what a delayed subtraction takes from it."""
+    return u - lag if SUBTRACT and DELAYED else u
+
+
+def kept(u, f, threshold):
+    """The potential that decays into the next step."""
+    return u - threshold * f if SUBTRACT and not DELAYED else (real(1.0) - f) * u if ZERO else u
 
 
 def collect(feedback, weights, spikes, row, start, count):
@@ -66,25 +87,17 @@ def spread(feedback, weights, grad, row, start, count):
             feedback[j] += weights[k, j] * received
 
 
-def kept(u, f, threshold):
-    """The potential that decays into the next step."""
-    if SUBTRACT and not DELAYED:
-        return u - threshold * f
-    if ZERO:
-        return (real(1.0) - f) * u
-    return u
-
-
-def leaky_forward(first, last, block, currents, w, lag, beta, theta, weights, initial, spikes, potentials):
+def leaky_forward(shared, mine, block, currents, w, lag, beta, theta, weights, initial, spikes, potentials):
     """Spikes. `w` and `lag` hold what a step leaves to the next, before and after; `initial` the spikes before the first step.
 
     `potentials` has a row for each step if they are recorded, else one, which becomes the last.
     """
-    steps = U(currents.shape[0])
-    feedback = np.zeros(block, currents.dtype)
-    start = first
-    while start < last:
-        count = min(block, last - start)
+    steps, columns = U(currents.shape[0]), U(beta.shape[0])
+    if RECURRENT:
+        feedback = np.zeros(block, currents.dtype)
+    start = claimed(shared, mine, block, columns)
+    while start < columns:
+        count = min(block, columns - start)
         for t in range(steps):
             if RECURRENT:
                 if t == U(0):
@@ -93,11 +106,7 @@ def leaky_forward(first, last, block, currents, w, lag, beta, theta, weights, in
                     collect(feedback, weights, spikes, t - U(1), start, count)
             for j in range(count):
                 c = start + j
-                u = beta[c] * w[c] + currents[t, c]
-                if RECURRENT:
-                    u += feedback[j]
-                if SUBTRACT and DELAYED:
-                    u -= lag[c]
+                u = lagged(fed(beta[c] * w[c] + currents[t, c], feedback[j]), lag[c])
                 f = fired(u - theta[c])
                 spikes[t, c] = f
                 if RECORDED:
@@ -107,11 +116,13 @@ def leaky_forward(first, last, block, currents, w, lag, beta, theta, weights, in
                 w[c] = kept(u, f, theta[c])
                 if SUBTRACT and DELAYED:
                     lag[c] = theta[c] * f
-        start += count
+        settle(shared, count)
+        start = claimed(shared, mine, block, columns)
+    return finished(shared, columns)
 
 
 def leaky_backward(
-    first, last, block, currents, w, lag, beta, theta, weights, back_weights, initial, spikes,
+    shared, mine, block, scratch, currents, w, lag, beta, theta, weights, back_weights, initial, spikes,
     grad_spikes, grad_potentials, path, downstream, carried, grad_currents, grad_beta, grad_theta, grad_initial, numbers,
 ):  # fmt: skip
     """Gradients; those of the parameters are added to `grad_beta` and `grad_theta`.
@@ -119,12 +130,12 @@ def leaky_backward(
     `path` holds the gradient of the final state and ends as what reaches the initial one; `downstream` is what multiplies the reset,
     `carried` the gradient of the potential one step later. `spikes` are needed for recurrent weights only.
     """
-    steps = U(currents.shape[0])
-    feedback = np.zeros(block, currents.dtype)
-    scratch = np.empty((steps, block), currents.dtype)
-    start = first
-    while start < last:
-        count = min(block, last - start)
+    steps, columns = U(currents.shape[0]), U(beta.shape[0])
+    if RECURRENT:
+        feedback = np.zeros(block, currents.dtype)
+    start = claimed(shared, mine, block, columns)
+    while start < columns:
+        count = min(block, columns - start)
         for t in range(steps):
             if RECURRENT:
                 if t == U(0):
@@ -133,18 +144,15 @@ def leaky_backward(
                     collect(feedback, weights, spikes, t - U(1), start, count)
             for j in range(count):
                 c = start + j
-                u = beta[c] * w[c] + currents[t, c]
-                if RECURRENT:
-                    u += feedback[j]
-                if SUBTRACT and DELAYED:
-                    u -= lag[c]
+                u = lagged(fed(beta[c] * w[c] + currents[t, c], feedback[j]), lag[c])
                 f = reached(u - theta[c])
-                scratch[t, j] = u
+                scratch[mine, t, j] = u
                 w[c] = kept(u, f, theta[c])
                 if SUBTRACT and DELAYED:
                     lag[c] = theta[c] * f
-        for j in range(block):
-            feedback[j] = real(0.0)
+        if RECURRENT:
+            for j in range(block):
+                feedback[j] = real(0.0)
         for i in range(steps):
             t = steps - U(1) - i
             acts = real(1.0)
@@ -152,7 +160,7 @@ def leaky_backward(
                 acts = real(0.0) if i == U(0) else real(1.0)
             for j in range(count):
                 c = start + j
-                u = scratch[t, j]
+                u = scratch[mine, t, j]
                 f = reached(u - theta[c])
                 spike = grad_spikes[t, c]
                 if RECURRENT:
@@ -183,18 +191,21 @@ def leaky_backward(
         if RECURRENT:
             for j in range(count):
                 grad_initial[U(0), start + j] = feedback[j]
-        start += count
+        settle(shared, count)
+        start = claimed(shared, mine, block, columns)
+    return finished(shared, columns)
 
 
 def synaptic_forward(
-    first, last, block, currents, i, w, lag, gate, alpha, beta, theta, weights, initial, spikes, potentials
+    shared, mine, block, currents, i, w, lag, gate, alpha, beta, theta, weights, initial, spikes, potentials
 ):  # fmt: skip
     """As `leaky_forward`, with the synaptic current `i` and the `gate` of a delayed reset to zero."""
-    steps = U(currents.shape[0])
-    feedback = np.zeros(block, currents.dtype)
-    start = first
-    while start < last:
-        count = min(block, last - start)
+    steps, columns = U(currents.shape[0]), U(beta.shape[0])
+    if RECURRENT:
+        feedback = np.zeros(block, currents.dtype)
+    start = claimed(shared, mine, block, columns)
+    while start < columns:
+        count = min(block, columns - start)
         for t in range(steps):
             if RECURRENT:
                 if t == U(0):
@@ -203,15 +214,9 @@ def synaptic_forward(
                     collect(feedback, weights, spikes, t - U(1), start, count)
             for j in range(count):
                 c = start + j
-                synapse = alpha[c] * i[c] + currents[t, c]
-                if RECURRENT:
-                    synapse += feedback[j]
+                synapse = fed(alpha[c] * i[c] + currents[t, c], feedback[j])
                 i[c] = synapse
-                u = beta[c] * w[c] + synapse
-                if GATED:
-                    u = gate[c] * u
-                if SUBTRACT and DELAYED:
-                    u -= lag[c]
+                u = lagged(gated(beta[c] * w[c] + synapse, gate[c]), lag[c])
                 f = fired(u - theta[c])
                 spikes[t, c] = f
                 if RECORDED:
@@ -221,26 +226,29 @@ def synaptic_forward(
                     lag[c] = theta[c] * f
                 if GATED:
                     gate[c] = real(1.0) - f
-        start += count
+        settle(shared, count)
+        start = claimed(shared, mine, block, columns)
+    return finished(shared, columns)
 
 
 def synaptic_backward(
-    first, last, block, currents, i, w, lag, gate, alpha, beta, theta, weights, back_weights, initial, spikes,
+    shared, mine, block, scratch, synapses, currents, i, w, lag, gate, alpha, beta, theta, weights, back_weights, initial, spikes,
     grad_spikes, grad_potentials, synapse_path, path, downstream, dropped, carried, grad_currents, grad_alpha, grad_beta, grad_theta,
     grad_initial, numbers,
 ):  # fmt: skip
     """As `leaky_backward`; `synapse_path` is the gradient of the synaptic current, `dropped` what a delayed reset to zero discards."""
-    steps = U(currents.shape[0])
-    feedback = np.zeros(block, currents.dtype)
-    scratch = np.empty((steps + U(1), block), currents.dtype)
-    synapses = np.empty((steps + U(1), block), currents.dtype)
-    start = first
-    while start < last:
-        count = min(block, last - start)
+    steps, columns = U(currents.shape[0]), U(beta.shape[0])
+    if RECURRENT:
+        feedback = np.zeros(block, currents.dtype)
+    start = claimed(shared, mine, block, columns)
+    while start < columns:
+        count = min(block, columns - start)
         for j in range(count):
             c = start + j
-            synapses[U(0), j] = i[c]
-            scratch[U(0), j] = w[c]
+            if LEARNED:
+                synapses[mine, U(0), j] = i[c]
+            if GATED:
+                scratch[mine, U(0), j] = w[c]
         for t in range(steps):
             if RECURRENT:
                 if t == U(0):
@@ -249,31 +257,26 @@ def synaptic_backward(
                     collect(feedback, weights, spikes, t - U(1), start, count)
             for j in range(count):
                 c = start + j
-                synapse = alpha[c] * i[c] + currents[t, c]
-                if RECURRENT:
-                    synapse += feedback[j]
+                synapse = fed(alpha[c] * i[c] + currents[t, c], feedback[j])
                 i[c] = synapse
                 if LEARNED or GATED:
-                    synapses[t + U(1), j] = synapse
-                u = beta[c] * w[c] + synapse
-                if GATED:
-                    u = gate[c] * u
-                if SUBTRACT and DELAYED:
-                    u -= lag[c]
+                    synapses[mine, t + U(1), j] = synapse
+                u = lagged(gated(beta[c] * w[c] + synapse, gate[c]), lag[c])
                 f = reached(u - theta[c])
-                scratch[t + U(1), j] = u
+                scratch[mine, t + U(1), j] = u
                 w[c] = kept(u, f, theta[c])
                 if SUBTRACT and DELAYED:
                     lag[c] = theta[c] * f
                 if GATED:
                     gate[c] = real(1.0) - f
-        for j in range(block):
-            feedback[j] = real(0.0)
+        if RECURRENT:
+            for j in range(block):
+                feedback[j] = real(0.0)
         for k in range(steps):
             t = steps - U(1) - k
             for j in range(count):
                 c = start + j
-                u = scratch[t + U(1), j]
+                u = scratch[mine, t + U(1), j]
                 f = reached(u - theta[c])
                 spike = grad_spikes[t, c]
                 if RECURRENT:
@@ -294,8 +297,8 @@ def synaptic_backward(
                 inner = grad
                 if GATED:
                     # What was discarded is beta v + i, where v is the potential before; the first gate is that of the given spikes.
-                    before = scratch[t, j]
-                    dropped[c] = (beta[c] * before + synapses[t + U(1), j]) * grad
+                    before = scratch[mine, t, j]
+                    dropped[c] = (beta[c] * before + synapses[mine, t + U(1), j]) * grad
                     spiked = initial[U(0), c] if t == U(0) else reached(before - theta[c])
                     inner = (real(1.0) - spiked) * grad
                 if LEARNED:
@@ -307,7 +310,7 @@ def synaptic_backward(
                 synapse_grad = inner + synapse_path[c]
                 grad_currents[t, c] = synapse_grad
                 if LEARNED:
-                    grad_alpha[c] += synapse_grad * synapses[t, j]
+                    grad_alpha[c] += synapse_grad * synapses[mine, t, j]
                 synapse_path[c] = alpha[c] * synapse_grad
                 path[c] = beta[c] * inner
                 if SUBTRACT and (ATTACHED or LEARNED):
@@ -317,28 +320,32 @@ def synaptic_backward(
         if RECURRENT:
             for j in range(count):
                 grad_initial[U(0), start + j] = feedback[j]
-        start += count
+        settle(shared, count)
+        start = claimed(shared, mine, block, columns)
+    return finished(shared, columns)
 
 
-def integrator_forward(first, last, block, currents, v, beta, potentials):
-    steps = U(currents.shape[0])
-    start = first
-    while start < last:
-        count = min(block, last - start)
+def integrator_forward(shared, mine, block, currents, v, beta, potentials):
+    steps, columns = U(currents.shape[0]), U(beta.shape[0])
+    start = claimed(shared, mine, block, columns)
+    while start < columns:
+        count = min(block, columns - start)
         for t in range(steps):
             for j in range(count):
                 c = start + j
                 v[c] = beta[c] * v[c] + currents[t, c]
                 potentials[t, c] = v[c]
-        start += count
+        settle(shared, count)
+        start = claimed(shared, mine, block, columns)
+    return finished(shared, columns)
 
 
-def integrator_backward(first, last, block, potentials, beta, grad_potentials, path, carried, grad_currents, grad_beta):
+def integrator_backward(shared, mine, block, potentials, beta, grad_potentials, path, carried, grad_currents, grad_beta):
     """As `leaky_backward`, from the potentials, which are the layer's output."""
-    steps = U(grad_potentials.shape[0])
-    start = first
-    while start < last:
-        count = min(block, last - start)
+    steps, columns = U(grad_potentials.shape[0]), U(beta.shape[0])
+    start = claimed(shared, mine, block, columns)
+    while start < columns:
+        count = min(block, columns - start)
         for i in range(steps):
             t = steps - U(1) - i
             for j in range(count):
@@ -349,4 +356,6 @@ def integrator_backward(first, last, block, potentials, beta, grad_potentials, p
                     grad_beta[c] += carried[c] * potentials[t, c]
                     carried[c] = grad
                 path[c] = beta[c] * grad
-        start += count
+        settle(shared, count)
+        start = claimed(shared, mine, block, columns)
+    return finished(shared, columns)

@@ -22,6 +22,7 @@ _LIMIT = 2**28
 """Bytes kept at most: enough for the output and the gradient of a layer with 32 million neurons times steps."""
 
 _free: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
+_lent: dict[int, tuple[weakref.ref[Any], NDArray[np.uint8]]] = {}
 _kept = 0
 _lock = threading.RLock()  # a collection that releases memory may begin while it is held
 
@@ -40,13 +41,14 @@ def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         memory = np.empty(size, np.uint8)
     # Over a memoryview and not a view of `memory`: so every view of the array keeps this array alive, not what is below it.
     array = np.frombuffer(memoryview(memory), dtype)  # pyright: ignore[reportArgumentType]
-    weakref.finalize(array, _release, memory).atexit = False
+    reference = weakref.ref(array, _release)
+    _lent[id(reference)] = reference, memory
     return array.reshape(shape)
 
 
-def _release(memory: NDArray[np.uint8]) -> None:
+def _release(reference: weakref.ref[Any]) -> None:
     global _kept
-    global _kept
+    _, memory = _lent.pop(id(reference))
     with _lock:
         if _kept + memory.nbytes <= _LIMIT:
             _kept += memory.nbytes

@@ -1,49 +1,39 @@
 """Fused CPU kernels: a layer over all time steps in one pass forward and one backward, on NumPy arrays.
 
 They reproduce `spikegrad.kernels.reference` bit for bit. Arrays have one column for each neuron of each sample: currents are ``(time,
-columns)``, states and parameters ``(columns,)``.
-
-Columns are independent, so they are split over a small pool of threads: Numba's own pools do not survive a fork, or abort when two threads
-use them. The kernels release the interpreter's lock, and the result does not depend on the number of threads.
+columns)``, states and parameters ``(columns,)``. Columns are independent, so that blocks of them are shared out over threads, which release
+the interpreter's lock; the result does not depend on their number.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spikegrad.kernels import memory
-from spikegrad.kernels.compiler import Variant, compiled
+from spikegrad.kernels import memory, threads
+from spikegrad.kernels.compiler import Kernel, Variant, compiled
 from spikegrad.kernels.reference import Options
 from spikegrad.surrogate import Surrogate
+from spikegrad.trace import Record
 
 Floats = NDArray[Any]
 """float32 or float64, C-contiguous."""
 
-_SCRATCH = 96 * 1024
-"""Elements of scratch that a block of columns may use: less than a core's second-level cache."""
-_SMALL = 32 * 1024
-"""Below this many elements a second thread costs more than it saves."""
-
-_pool: ThreadPoolExecutor | None = None
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = None
+_SCRATCH = 2 * 2**20
+"""Bytes of scratch that a block of columns may use, about a core's second-level cache. A narrower block costs more than what it spills: its
+rows are short stretches of memory, each on a page of its own."""
+_BLOCKS = 4
+"""Blocks that each thread should have at least, so that who is early can take over some of who is late."""
+_WIDEST = 2048
+"""Columns of a block at most: its rows of states and parameters should stay in a core's first-level cache."""
+_SMALL = 2**17
+"""Elements below which waking a second thread costs more than it saves."""
 
 
-os.register_at_fork(after_in_child=_forget_pool)  # threads do not survive a fork
-
-
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """What a pass needs to know of a layer besides its arrays.
 
     Attributes:
@@ -64,7 +54,7 @@ class Result(NamedTuple):
 
     spikes: Floats
     state: tuple[Floats, ...]
-    potentials: Floats
+    potentials: Floats | None
 
 
 class Gradients(NamedTuple):
@@ -86,10 +76,11 @@ class Incoming(NamedTuple):
     potentials: Floats | None
 
 
-def _switches(layer: Layer, kind: str, **given: bool) -> frozenset[str]:
-    """The options of `spikegrad.kernels.loops` that are on for a layer, and those given by name."""
-    o = layer.options
-    gated = kind == "synaptic" and o.reset == "zero" and o.reset_delay
+@functools.lru_cache(maxsize=1024)
+def _kernel(entry: str, dtype: np.dtype[Any], options: Options, formula: Record | None, **given: bool) -> tuple[Kernel, frozenset[str]]:
+    """The kernel of a layer with these options, and the switches of `spikegrad.kernels.loops` that are on; further ones by name."""
+    o = options
+    gated = entry.startswith("synaptic") and o.reset == "zero" and o.reset_delay
     on = {
         "ATTACHED": not o.detach_reset and o.reset != "none",
         "DELAYED": o.reset_delay,
@@ -99,23 +90,24 @@ def _switches(layer: Layer, kind: str, **given: bool) -> frozenset[str]:
         "ZERO": o.reset == "zero" and not gated,
         **given,
     }
-    return frozenset(name for name, value in on.items() if value)
+    switches = frozenset(name for name, value in on.items() if value)
+    return compiled(Variant(entry, dtype.name, formula, switches)), switches
 
 
-def _run(kernel: Callable[..., None], layer: Layer, shape: tuple[int, ...], rows: int, *arguments: Any) -> None:
-    """Call a kernel on all columns, a contiguous share of the blocks for each thread."""
-    global _pool
-    steps, columns = shape
-    block = layer.features or max(64, min(2048, _SCRATCH // max(1, rows * steps) // 64 * 64))
-    blocks = -(-columns // block)
-    threads = min(layer.threads, blocks) if steps * columns >= _SMALL else 1
-    edges = [min(columns, blocks * k // max(1, threads) * block) for k in range(threads)] + [columns]
-    if threads > 1 and (_pool is None or _pool._max_workers < threads - 1):  # pyright: ignore[reportPrivateUsage]
-        _pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="spikegrad")
-    futures = [_pool.submit(kernel, edges[k], edges[k + 1], block, *arguments) for k in range(1, threads)] if _pool else []
-    kernel(edges[0], edges[1], block, *arguments)
-    for future in futures:
-        future.result()
+def _run(kernel: Kernel, layer: Layer, steps: int, columns: int, given: dict[str, Any]) -> None:
+    """Call a kernel on all columns with those of the given arrays that it takes."""
+    names = kernel.names[3:]
+    small = layer.threads == 1 or steps * columns < _SMALL
+    rows = [name for name in ("scratch", "synapses") if name in names]
+    block = layer.features
+    if not block:
+        share = -(-columns // (1 if small else _BLOCKS * layer.threads))
+        fits = _SCRATCH // given["beta"].itemsize // (len(rows) * (steps + 1)) if rows else _WIDEST
+        block = max(64, min(_WIDEST, fits, share + 63) // 64 * 64)
+    workers = 1 if small else min(layer.threads, -(-columns // block))
+    for name in rows:
+        given[name] = memory.empty((workers, steps + 1, block), given["beta"].dtype)
+    threads.run(kernel.function, workers, columns, block, tuple([given[name] for name in names]))
 
 
 def _fired(x: Floats, layer: Layer) -> Floats:
@@ -123,34 +115,35 @@ def _fired(x: Floats, layer: Layer) -> Floats:
     return np.where(x == x, fires.astype(x.dtype), x)
 
 
-class _Start(NamedTuple):
-    """What the first step takes over: for Leaky w and lag, for Synaptic i, w, lag and gate; and the spikes before it."""
-
-    carries: tuple[Floats, ...]
-    spikes: Floats
-
-
-def _start(state: tuple[Floats, ...], synapses: int, threshold: Floats, layer: Layer, on: frozenset[str]) -> _Start:
-    v, unused = state[synapses], np.empty(0, threshold.dtype)
-    spikes = unused
+def _start(state: tuple[Floats, ...], synapses: int, threshold: Floats, layer: Layer, on: frozenset[str]) -> dict[str, Floats]:
+    """What the first step takes over: w and lag, for Synaptic also i and gate; and the `spikes` before it, if any matter."""
+    v = state[synapses]
+    given = {"i": state[0].copy()} if synapses else {}
     if len(state) > synapses + 1:
-        spikes = state[-1]
+        given["spikes"] = state[-1]
     elif "DELAYED" in on:
-        spikes = _fired(v - threshold, layer) if layer.started else np.zeros_like(v)
-    w = (1 - spikes) * v if {"ZERO", "DELAYED"} <= on else v.copy()
-    lag = threshold * spikes if {"SUBTRACT", "DELAYED"} <= on else unused
-    gate = 1 - spikes if "GATED" in on else unused
-    return _Start((state[0].copy(), w, lag, gate) if synapses else (w, lag), spikes)
+        given["spikes"] = _fired(v - threshold, layer) if layer.started else np.zeros_like(v)
+    delayed = "DELAYED" in on
+    given["w"] = (1 - given["spikes"]) * v if delayed and "ZERO" in on else v.copy()
+    if delayed and "SUBTRACT" in on:
+        given["lag"] = threshold * given["spikes"]
+    if "GATED" in on:
+        given["gate"] = 1 - given["spikes"]
+    return given
 
 
-def _weights(weights: Floats | None, dtype: Any) -> tuple[Floats, Floats]:
+def _parameters(parameters: tuple[Floats, ...]) -> dict[str, Floats]:
+    names = ("beta", "theta") if len(parameters) == 2 else ("alpha", "beta", "theta")
+    return dict(zip(names, parameters, strict=True))
+
+
+def _weights(weights: Floats | None) -> dict[str, Floats]:
     """Recurrent weights by sending and by receiving neuron, as the loops take them."""
     if weights is None:
-        none = np.empty((0, 0), dtype)
-        return none, none
+        return {}
     if weights.ndim == 1:
-        return weights[None], weights[None]
-    return np.ascontiguousarray(weights.T), np.ascontiguousarray(weights)
+        return {"weights": weights[None], "back_weights": weights[None]}
+    return {"weights": np.ascontiguousarray(weights.T), "back_weights": np.ascontiguousarray(weights)}
 
 
 def forward(
@@ -169,21 +162,25 @@ def forward(
     The state is ``(v,)`` or ``(i, v)``, with recurrent weights followed by the spikes of the step before. The spikes, and the potentials if
     they are recorded, are written into the arrays of `out` if given.
     """
-    dtype, synapses = currents.dtype, len(parameters) - 2
-    on = _switches(layer, kind, RECURRENT=weights is not None, RECORDED=record)
+    dtype, synapses, (steps, columns) = currents.dtype, len(parameters) - 2, currents.shape
+    recurrent = weights is not None
+    kernel, on = _kernel(f"{kind}_forward", dtype, layer.options, None, RECURRENT=recurrent, RECORDED=record)
     start = _start(state, synapses, parameters[-1], layer, on)
     spikes = out[0] if out else memory.empty(currents.shape, dtype)
-    potentials = out[1] if out and record else memory.empty((len(currents) if record else 1, currents.shape[1]), dtype)
-    _run(
-        compiled(Variant(f"{kind}_forward", dtype.name, None, on)), layer, currents.shape, 0,
-        currents, *start.carries, *parameters, _weights(weights, dtype)[0], start.spikes[None], spikes, potentials,
-    )  # fmt: skip
-    if not len(currents):
-        return Result(spikes, tuple(part.copy() for part in state), potentials)
+    given = {**start, **_parameters(parameters), **_weights(weights), "currents": currents}
+    if recurrent:
+        given["initial"] = start["spikes"][None]
+    given["spikes"] = spikes
+    if "potentials" in kernel.names:
+        given["potentials"] = out[1] if out and record else memory.empty((steps if record else 1, columns), dtype)
+    potentials = given.get("potentials")
+    _run(kernel, layer, steps, columns, given)
+    if not steps:
+        return Result(spikes, tuple(part.copy() for part in state), potentials if record else None)
     # A delayed reset to zero has not acted yet on the potential after the last step.
-    v = potentials[-1].copy() if {"ZERO", "DELAYED"} <= on else start.carries[synapses]
-    last = (*start.carries[:synapses], v)
-    return Result(spikes, last if weights is None else (*last, spikes[-1].copy()), potentials)
+    v = given["w"] if potentials is None or not {"ZERO", "DELAYED"} <= on else potentials[-1].copy()
+    last = (given["i"], v) if synapses else (v,)
+    return Result(spikes, (*last, spikes[-1].copy()) if recurrent else last, potentials if record else None)
 
 
 def backward(
@@ -205,64 +202,75 @@ def backward(
     `spikes` are those of the forward pass, needed for recurrent weights only. The parameters have gradients if `learned`. That of the
     currents is written into `out` if given.
     """
-    dtype, synapses, steps = currents.dtype, len(parameters) - 2, len(currents)
-    recorded = incoming.potentials is not None
-    on = _switches(layer, kind, RECURRENT=weights is not None, RECORDED=recorded, LEARNED=learned)
+    dtype, synapses, (steps, columns) = currents.dtype, len(parameters) - 2, currents.shape
+    recurrent = weights is not None
+    kernel, on = _kernel(
+        f"{kind}_backward", dtype, layer.options, surrogate.structure,
+        RECURRENT=recurrent, RECORDED=incoming.potentials is not None, LEARNED=learned,
+    )  # fmt: skip
     delayed = "DELAYED" in on
     start = _start(state, synapses, parameters[-1], layer, on)
     grad = memory.empty(currents.shape, dtype) if out is None else out
-    paths = tuple(part.copy() for part in incoming.state[: synapses + 1])
+    paths = tuple([part.copy() for part in incoming.state[: synapses + 1]])
     path = paths[-1]
-    unused = np.empty(0, dtype)
-    downstream = np.zeros_like(path) if delayed else path.copy()
-    dropped = np.zeros_like(path) if "GATED" in on else unused
-    grad_feedback = unused if weights is None else np.zeros_like(path)
-    carried = np.zeros_like(path) if learned else unused
-    grads: list[Floats] = [np.zeros_like(path) for _ in parameters] if learned else []
+    names = _parameters(parameters)
+    grads = {f"grad_{name}": np.zeros_like(path) for name in names} if learned else {}
     if not steps:  # the state passes through
-        return Gradients(grad, tuple(part.copy() for part in incoming.state), tuple(grads))
-    grad_spikes = incoming.spikes
-    if weights is not None:  # the last spikes are part of the state
-        grad_spikes = grad_spikes.copy()
-        grad_spikes[-1:] += incoming.state[-1]
-    _run(
-        compiled(Variant(f"{kind}_backward", dtype.name, surrogate.structure, on)), layer, currents.shape, 1 + synapses,
-        currents, *(carry.copy() for carry in start.carries), *parameters, *_weights(weights, dtype), start.spikes[None],
-        np.empty((0, 0), dtype) if spikes is None else spikes, grad_spikes,
-        incoming.potentials if recorded else np.empty((0, 0), dtype),
-        *paths, downstream, *(dropped,) * synapses, carried, grad, *(grads or [unused] * len(parameters)), grad_feedback[None],
-        tuple(map(dtype.type, surrogate.parameters.values())),
-    )  # fmt: skip
-    w, threshold = start.carries[synapses], parameters[-1]
+        return Gradients(grad, tuple(part.copy() for part in incoming.state), tuple(grads.values()))
+    given: dict[str, Any] = {**start, **names, **_weights(weights), **grads, "currents": currents, "path": path, "grad_currents": grad}
+    given["numbers"] = _numbers(surrogate, dtype)
+    given["grad_spikes"], given["grad_potentials"] = incoming.spikes, incoming.potentials
+    if synapses:
+        given["synapse_path"] = paths[0]
     if learned:
-        grads[-2][:] += carried * w
-    if not delayed or not (layer.started or weights is not None):
-        into = (*paths, grad_feedback)
-        return Gradients(grad, into if weights is not None else paths, tuple(grads))
+        given["w"], given["carried"] = start["w"].copy(), np.zeros_like(path)
+    if "downstream" in kernel.names:
+        given["downstream"] = np.zeros_like(path) if delayed else path.copy()
+    if "GATED" in on:
+        given["dropped"] = np.zeros_like(path)
+    if "initial" in kernel.names:
+        given["initial"] = start["spikes"][None]
+    grad_feedback = np.zeros_like(path)
+    if recurrent:  # the last spikes are part of the state
+        given["spikes"], given["grad_initial"] = spikes, grad_feedback[None]
+        given["grad_spikes"] = incoming.spikes.copy()
+        given["grad_spikes"][-1:] += incoming.state[-1]
+    _run(kernel, layer, steps, columns, given)
+    if learned:
+        grads["grad_beta"] += given["carried"] * start["w"]
+    if not delayed or not (layer.started or recurrent):
+        return Gradients(grad, (*paths, grad_feedback) if recurrent else paths, tuple(grads.values()))
     # The reset of the given state, which acts on the first step.
-    v, s = state[synapses], start.spikes
+    v, s, threshold = state[synapses], start["spikes"], parameters[-1]
     through, lost = np.zeros_like(v), np.zeros_like(v)
-    if "SUBTRACT" in on:
-        through, lost = threshold * downstream, s * downstream
+    if "SUBTRACT" in on and "downstream" in given:
+        through, lost = threshold * given["downstream"], s * given["downstream"]
     elif "ZERO" in on:
         through, path = v * path, (1 - s) * path
     elif "GATED" in on:
-        through = dropped
+        through = given["dropped"]
     through = -through if "ATTACHED" in on else np.zeros_like(v)
-    decided = np.zeros_like(v) if weights is not None else through * surrogate.derivative(v - threshold)
+    decided = np.zeros_like(v) if recurrent else through * surrogate.derivative(v - threshold)
     if learned:
-        grads[-1][:] -= lost + decided
+        grads["grad_theta"] -= lost + decided
     into = (*paths[:-1], path + decided)
-    return Gradients(grad, into if weights is None else (*into, grad_feedback + through), tuple(grads))
+    return Gradients(grad, (*into, grad_feedback + through) if recurrent else into, tuple(grads.values()))
+
+
+@functools.lru_cache(maxsize=1024)
+def _numbers(surrogate: Surrogate, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """The surrogate's numbers as the kernels take them."""
+    return tuple(map(dtype.type, surrogate.parameters.values()))
 
 
 def leaky_integrator(
-    currents: Floats, state: Floats, beta: Floats, threads: int = 1, *, out: Floats | None = None
+    currents: Floats, state: Floats, beta: Floats, workers: int = 1, *, out: Floats | None = None
 ) -> tuple[Floats, Floats]:
     """See `spikegrad.kernels.reference.leaky_integrator`; the potentials are written into `out` if given."""
     potentials, v = memory.empty(currents.shape, currents.dtype) if out is None else out, state.copy()
     kernel = compiled(Variant("integrator_forward", currents.dtype.name))
-    _run(kernel, Layer(Options(), threads=threads), currents.shape, 0, currents, v, beta, potentials)
+    given = {"currents": currents, "v": v, "beta": beta, "potentials": potentials}
+    _run(kernel, Layer(Options(), threads=workers), len(currents), len(v), given)
     return potentials, v
 
 
@@ -272,7 +280,7 @@ def leaky_integrator_backward(
     beta: Floats,
     grad_potentials: Floats,
     grad_state: Floats,
-    threads: int = 1,
+    workers: int = 1,
     *,
     out: Floats | None = None,
 ) -> tuple[Floats, Floats, Floats]:
@@ -280,6 +288,9 @@ def leaky_integrator_backward(
     grad, path = memory.empty(grad_potentials.shape, grad_potentials.dtype) if out is None else out, grad_state.copy()
     carried, grad_beta = np.zeros_like(path), np.zeros_like(path)
     kernel = compiled(Variant("integrator_backward", grad.dtype.name, None, frozenset({"LEARNED"} if potentials is not None else ())))
-    given = np.empty((0, 0), grad.dtype) if potentials is None else potentials
-    _run(kernel, Layer(Options(), threads=threads), grad.shape, 0, given, beta, grad_potentials, path, carried, grad, grad_beta)
+    given = {
+        "potentials": potentials, "beta": beta, "grad_potentials": grad_potentials, "path": path, "carried": carried,
+        "grad_currents": grad, "grad_beta": grad_beta,
+    }  # fmt: skip
+    _run(kernel, Layer(Options(), threads=workers), len(grad), len(path), given)
     return grad, path, grad_beta + carried * state

@@ -9,100 +9,137 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from spikegrad.kernels import memory, reference
 from spikegrad.kernels import numba as kernels
-from spikegrad.kernels import reference
 from spikegrad.kernels.call import Call, read
 from spikegrad.kernels.numba import Incoming, Layer
 
 State = tuple[Tensor, ...]
+"""Empty for a layer that starts from rest."""
 Parameters = tuple[Tensor | float, ...]
 """Decays and threshold: numbers, or tensors that broadcast over one step."""
 Gradients = tuple[Any, ...]
-"""Of spikes, of potentials (None unless recorded) and of each state."""
+"""Of spikes, of potentials if they are recorded, and of each part of the last state; None for zero."""
 
 
-def _flat(tensor: Tensor) -> Any:
-    """A sequence as a contiguous NumPy array ``(time, columns)``."""
-    return tensor.detach().contiguous().numpy().reshape(len(tensor), tensor.shape[1:].numel())
-
-
-def _row(tensor: Tensor) -> Any:
-    """One step as a contiguous NumPy array ``(columns,)``."""
-    return tensor.detach().contiguous().numpy().reshape(-1)
+def _array(tensor: Tensor) -> Any:
+    """The memory of a tensor as a C-contiguous NumPy array, without gradient."""
+    array = tensor.detach().numpy()
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 @functools.lru_cache(maxsize=64)
-def _filled(value: float, columns: int, dtype: str) -> Any:
+def _filled(value: float, columns: int, dtype: np.dtype[Any]) -> Any:
     """A number by column; kernels only read it."""
     return np.full(columns, value, dtype)
 
 
-def _columns(parameter: Tensor | float, shape: torch.Size, dtype: Any) -> Any:
+def _columns(parameter: Tensor | float, shape: tuple[int, ...], columns: int, dtype: np.dtype[Any]) -> Any:
     """A parameter by column."""
     if not isinstance(parameter, Tensor):
-        return _filled(parameter, shape.numel(), dtype.name)
-    columns = np.empty(shape, dtype)
-    torch.from_numpy(columns).copy_(parameter.detach())  # also from bfloat16, which NumPy does not have
-    return columns.reshape(-1)
+        return _filled(parameter, columns, dtype)
+    expanded = np.empty(shape, dtype)
+    torch.from_numpy(expanded).copy_(parameter.detach())  # also from bfloat16, which NumPy does not have
+    return expanded.reshape(columns)
 
 
-def _arrays(call: Call, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None) -> tuple[Any, ...]:
-    """The inputs as the kernels take them: layer, currents, state, parameters, weights."""
-    flat = _flat(currents)
-    layer = Layer(call.options, call.started, 0 if weights is None else currents.shape[-1], torch.get_num_threads())
-    columns = tuple(_columns(p, currents.shape[1:], flat.dtype) for p in parameters)
-    return layer, flat, tuple(map(_row, state)), columns, None if weights is None else weights.detach().contiguous().numpy()
+class _Given(NamedTuple):
+    """The inputs of a layer as the kernels take them."""
+
+    layer: Layer
+    shape: tuple[int, ...]
+    currents: Any
+    state: tuple[Any, ...]
+    parameters: tuple[Any, ...]
+    weights: Any
 
 
-def _forward(call: Call, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None) -> tuple[Tensor, Tensor, State]:
-    """Spikes, potentials (of the last step unless recorded) and the last state, in the dtype of the currents."""
-    shape = currents.shape[1:]
-    layer, flat, states, columns, connections = _arrays(call, currents, state, parameters, weights)
+def _given(call: Call, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None, shape: tuple[int, ...]) -> _Given:
+    """`shape` is that of one step; an integrator may have forgotten its currents."""
+    array = _array(currents)
+    columns, dtype = math.prod(shape), array.dtype
+    parts = [_array(part).reshape(columns) for part in state] if state else [np.zeros(columns, dtype)] * call.states(weights is not None)
+    return _Given(
+        Layer(call.options, call.started, 0 if weights is None else shape[-1], torch.get_num_threads()),
+        shape,
+        array.reshape(len(array), columns),
+        tuple(parts),
+        tuple([_columns(parameter, shape, columns, dtype) for parameter in parameters]),
+        None if weights is None else _array(weights),
+    )
+
+
+def _forward(call: Call, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None) -> list[Tensor]:
+    """Spikes, potentials if they are recorded, and the parts of the last state, in the dtype of the currents."""
+    shape = tuple(currents.shape)
+    given = _given(call, currents, state, parameters, weights, shape[1:])
+    spikes = memory.empty(shape, given.currents.dtype)
+    flat = spikes.reshape(given.currents.shape)
     if call.kind == "integrator":
-        potentials, v = kernels.leaky_integrator(flat, states[0], columns[0], layer.threads)
-        return torch.from_numpy(potentials).view(currents.shape), currents.new_zeros(1, *shape), (torch.from_numpy(v).view(shape),)
-    out = kernels.forward(call.kind, flat, states, columns, layer, connections, record=call.record)
-    potentials = torch.from_numpy(out.potentials).view(len(out.potentials), *shape)
-    return torch.from_numpy(out.spikes).view(currents.shape), potentials, tuple(torch.from_numpy(s).view(shape) for s in out.state)
+        last = (kernels.leaky_integrator(given.currents, given.state[0], given.parameters[0], given.layer.threads, out=flat)[1],)
+        sequences = [spikes]
+    else:
+        potentials = memory.empty(shape, spikes.dtype) if call.record else spikes[:0]
+        out = (flat, potentials.reshape(flat.shape)) if call.record else (flat,)
+        found = kernels.forward(
+            call.kind, given.currents, given.state, given.parameters, given.layer, given.weights, record=call.record, out=out
+        )
+        last, sequences = found.state, [spikes, potentials] if call.record else [spikes]
+    return [torch.from_numpy(array) for array in (*sequences, *[part.reshape(shape[1:]) for part in last])]
 
 
 def _backward(
-    call: Call, saved: Tensor, state: State, parameters: Parameters, weights: Tensor | None, gradients: Gradients, learned: bool
-) -> tuple[Tensor, Tensor | None, State, tuple[Tensor | None, ...]]:
-    """Gradients of currents, weights, state and parameters, from those of spikes, potentials and state."""
-    grad_spikes, grad_potentials, *grad_state = gradients
-    shape = grad_spikes.shape[1:]
-    layer, flat, states, columns, connections = _arrays(call, saved, state, parameters, weights)
-    arriving = _flat(grad_spikes), tuple(map(_row, grad_state)), _flat(grad_potentials) if call.record else None
+    call: Call,
+    saved: Tensor,
+    state: State,
+    parameters: Parameters,
+    weights: Tensor | None,
+    shape: tuple[int, ...],
+    gradients: Gradients,
+    learned: bool,
+) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor | None]]:
+    """Gradients of currents (of the given shape), weights, state and parameters."""
+    given = _given(call, saved, state, parameters, weights, shape[1:])
+    dtype, flat = given.parameters[0].dtype, (shape[0], len(given.parameters[0]))
+
+    def arriving(gradient: Tensor | None, wanted: tuple[int, ...]) -> Any:
+        return np.zeros(wanted, dtype) if gradient is None else _array(gradient).reshape(wanted)
+
+    grad_spikes, rest = arriving(gradients[0], flat), gradients[1 + call.record :]
+    grad_state = tuple([arriving(gradient, flat[1:]) for gradient in rest])
+    into = memory.empty(shape, dtype)
     grad_weights = None
     if call.kind == "integrator":
-        potentials = kernels.leaky_integrator(flat, states[0], columns[0], layer.threads)[0] if learned else None
-        grad, start, grad_beta = kernels.leaky_integrator_backward(
-            potentials, states[0], columns[0], arriving[0], arriving[1][0], layer.threads
+        decay, threads = given.parameters[0], given.layer.threads
+        potentials = kernels.leaky_integrator(given.currents, given.state[0], decay, threads)[0] if learned else None
+        _, start, grad_beta = kernels.leaky_integrator_backward(
+            potentials, given.state[0], decay, grad_spikes, grad_state[0], threads, out=into.reshape(flat)
         )
-        out = kernels.Gradients(grad, (start,), (grad_beta,))
+        out = kernels.Gradients(into, (start,), (grad_beta,))
     else:
         spikes = None
-        if connections is not None:  # spikes are not saved: they are the next layer's to keep
-            spikes = kernels.forward(call.kind, flat, states, columns, layer, connections).spikes
-        incoming = Incoming(*arriving)
-        out = kernels.backward(call.kind, flat, states, columns, layer, connections, spikes, call.surrogate, incoming, learned=learned)
+        same = call.kind, given.currents, given.state, given.parameters, given.layer, given.weights
+        if weights is not None:  # spikes are not saved: they are the next layer's to keep
+            spikes = kernels.forward(*same).spikes
+        incoming = Incoming(grad_spikes, grad_state, arriving(gradients[1], flat) if call.record else None)
+        out = kernels.backward(*same, spikes, call.surrogate, incoming, learned=learned, out=into.reshape(flat))
         if weights is not None and spikes is not None:
-            sent = torch.from_numpy(np.concatenate([states[-1][None], spikes])[:-1]).view(-1, layer.features)
-            received = torch.from_numpy(out.currents).view(-1, layer.features)
+            sent = torch.from_numpy(np.concatenate([given.state[-1][None], spikes])[:-1]).view(-1, given.layer.features)
+            received = torch.from_numpy(into).view(-1, given.layer.features)
             grad_weights = received.T @ sent if weights.ndim == 2 else (received * sent).sum(0)
     grads: list[Tensor | None] = [None] * len(parameters)
     if learned:
         for place, (g, p) in enumerate(zip(out.parameters, parameters, strict=True)):
-            grads[place] = torch.from_numpy(g).view(shape).sum_to_size(p.shape).to(p.dtype) if isinstance(p, Tensor) else None
-    grad = torch.from_numpy(out.currents).view(grad_spikes.shape)
-    return grad, grad_weights, tuple(torch.from_numpy(g).view(shape) for g in out.state), tuple(grads)
+            grads[place] = torch.from_numpy(g.reshape(shape[1:])).sum_to_size(p.shape).to(p.dtype) if isinstance(p, Tensor) else None
+    grad_start = [torch.from_numpy(g.reshape(shape[1:])) for g in out.state] if state else []
+    return torch.from_numpy(into), grad_weights, grad_start, grads
 
 
 def _saved(call: Call, currents: Tensor, learned: bool) -> Tensor:
@@ -110,15 +147,15 @@ def _saved(call: Call, currents: Tensor, learned: bool) -> Tensor:
     return currents if learned or call.kind != "integrator" else currents.new_empty(0, *currents.shape[1:])
 
 
-def _differentiable(call: Call, inputs: tuple[Any, ...], gradients: Gradients) -> tuple[Tensor | None, ...]:
+def _differentiable(call: Call, inputs: tuple[Any, ...], shape: tuple[int, ...], gradients: Gradients) -> tuple[Tensor | None, ...]:
     """The gradients of all inputs by way of the reference, themselves differentiable."""
     currents, weights, *rest = inputs
-    count = len(rest) - {"leaky": 2, "synaptic": 3, "integrator": 1}[call.kind]
-    state, parameters = tuple(rest[:count]), rest[count:]
+    count = call.states(weights is not None) if call.started else 0
+    state, parameters = tuple(rest[:count]) or None, rest[count:]
     with torch.enable_grad():
         if call.kind == "integrator":
-            if len(currents) != len(gradients[0]):  # not saved, for the gradient does not depend on them
-                currents = torch.zeros_like(gradients[0], requires_grad=True)
+            if len(currents) != shape[0]:  # not saved, for the gradient does not depend on them
+                currents = torch.zeros(shape, dtype=currents.dtype, requires_grad=True)
                 inputs = (currents, *inputs[1:])
             outputs = [*reference.leaky_integrator(currents, state, *parameters)]
         else:
@@ -127,12 +164,11 @@ def _differentiable(call: Call, inputs: tuple[Any, ...], gradients: Gradients) -
                 return call.surrogate(x, spike_at_threshold=call.options.spike_at_threshold)
 
             run: Any = reference.leaky if call.kind == "leaky" else reference.synaptic
-            start = state if call.started else None
-            spikes, last, potentials = run(currents, start, *parameters, fire, call.options, weights, record=True)
+            spikes, last, potentials = run(currents, state, *parameters, fire, call.options, weights, record=True)
             outputs = [spikes, *((potentials,) if call.record else ()), *(last if isinstance(last, tuple) else (last,))]
-        given = [gradients[0], *((gradients[1],) if call.record else ()), *gradients[2:]]
+        heads, given = zip(*[(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None], strict=True)
         wanted = [t for t in inputs if isinstance(t, Tensor) and t.requires_grad]
-        found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True))
+        found = iter(torch.autograd.grad(heads, wanted, given, create_graph=True, allow_unused=True))
     return tuple(next(found) if isinstance(t, Tensor) and t.requires_grad else None for t in inputs)
 
 
@@ -142,32 +178,22 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, states: int, currents: Tensor, weights: Tensor | None, *rest: Any) -> Any:  # pyright: ignore
         state, parameters = rest[:states], rest[states:]
-        spikes, potentials, last = _forward(call, currents, state, parameters, weights)
-        ctx.call, ctx.states, ctx.learned = call, states, any(ctx.needs_input_grad[4 + states :])
+        outputs = _forward(call, currents, state, parameters, weights)
+        ctx.call, ctx.shape, ctx.states, ctx.learned = call, tuple(currents.shape), states, any(ctx.needs_input_grad[4 + states :])
         ctx.plain = [None if isinstance(p, Tensor) else p for p in parameters]
         saved = _saved(call, currents, ctx.learned)
-        ctx.save_for_backward(saved, weights, *state, *(p for p in parameters if isinstance(p, Tensor)))
+        ctx.save_for_backward(saved, weights, *state, *[p for p in parameters if isinstance(p, Tensor)])
         ctx.set_materialize_grads(False)
-        if not call.record:
-            ctx.mark_non_differentiable(potentials)
-        return spikes, potentials, *last
+        return tuple(outputs)
 
     @staticmethod
-    def backward(ctx: Any, grad_spikes: Tensor | None, grad_potentials: Tensor | None, *grad_state: Tensor | None) -> Any:  # pyright: ignore
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:  # pyright: ignore
         saved, weights, *rest = ctx.saved_tensors
         state, tensors = tuple(rest[: ctx.states]), iter(rest[ctx.states :])
-        parameters = tuple(next(tensors) if p is None else p for p in ctx.plain)
-        shape = state[0].shape
-        steps = len(saved) if grad_spikes is None else len(grad_spikes)
-        zeros = torch.zeros(shape, dtype=saved.dtype)
-        gradients = (
-            torch.zeros(steps, *shape, dtype=saved.dtype) if grad_spikes is None else grad_spikes,
-            torch.zeros(steps, *shape, dtype=saved.dtype) if grad_potentials is None and ctx.call.record else grad_potentials,
-            *(zeros if g is None else g for g in grad_state),
-        )
+        parameters = tuple([next(tensors) if p is None else p for p in ctx.plain])
         if torch.is_grad_enabled():  # create_graph=True
-            return None, None, *_differentiable(ctx.call, (saved, weights, *state, *parameters), gradients)
-        grad, grad_weights, grad_start, grads = _backward(ctx.call, saved, state, parameters, weights, gradients, ctx.learned)
+            return None, None, *_differentiable(ctx.call, (saved, weights, *state, *parameters), ctx.shape, gradients)
+        grad, grad_weights, grad_start, grads = _backward(ctx.call, saved, state, parameters, weights, ctx.shape, gradients, ctx.learned)
         return None, None, grad, grad_weights, *grad_start, *grads
 
 
@@ -175,16 +201,16 @@ class _Fused(torch.autograd.Function):
 def _layer(
     currents: Tensor, weights: Tensor | None, state: list[Tensor], parameters: list[Tensor], text: str, numbers: list[float]
 ) -> list[Tensor]:
-    spikes, potentials, last = _forward(_numbered(text, numbers), currents, tuple(state), tuple(parameters), weights)
-    return [spikes, potentials, *last]
+    return _forward(_numbered(text, numbers), currents, tuple(state), tuple(parameters), weights)
 
 
 @_layer.register_fake
 def _(
     currents: Tensor, weights: Tensor | None, state: list[Tensor], parameters: list[Tensor], text: str, numbers: list[float]
 ) -> list[Tensor]:
-    potentials = torch.empty_like(currents) if read(text).record else currents.new_empty(1, *currents.shape[1:])
-    return [currents.new_empty(currents.shape), potentials.contiguous(), *(s.new_empty(s.shape) for s in state)]
+    call = read(text)
+    shapes = [currents.shape] * (1 + call.record) + [currents.shape[1:]] * call.states(weights is not None)
+    return [currents.new_empty(shape) for shape in shapes]
 
 
 @torch.library.custom_op("spikegrad::layer_backward", mutates_args=(), device_types="cpu")
@@ -199,7 +225,10 @@ def _layer_backward(
     learned: bool,
 ) -> list[Tensor]:
     call = _numbered(text, numbers)
-    grad, grad_weights, grad_state, grads = _backward(call, saved, tuple(state), tuple(parameters), weights, tuple(gradients), learned)
+    shape = tuple(gradients[0].shape)
+    grad, grad_weights, grad_state, grads = _backward(
+        call, saved, tuple(state), tuple(parameters), weights, shape, tuple(gradients), learned
+    )
     filled = (torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True))
     return [grad, saved.new_empty(0) if grad_weights is None else grad_weights, *grad_state, *filled]
 
@@ -245,15 +274,16 @@ _layer.register_autograd(_gradient, setup_context=_setup)
 
 def run(
     call: Call, text: str, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None
-) -> tuple[Tensor, State, Tensor]:
-    """Spikes, the last state and the potentials of a layer on the CPU; all tensors float32 or all float64.
+) -> tuple[Tensor, State, Tensor | None]:
+    """Spikes, the last state and the potentials (None unless recorded) of a layer on the CPU; all tensors float32 or all float64.
 
     `text` is ``call.text``, made beforehand so that a compiler sees a constant.
     """
     if torch.compiler.is_compiling():
         tensors = [torch.as_tensor(p, dtype=currents.dtype) for p in parameters]
         numbers = list(call.surrogate.parameters.values())
-        spikes, potentials, *last = torch.ops.spikegrad.layer(currents, weights, list(state), tensors, text, numbers)
+        outputs = torch.ops.spikegrad.layer(currents, weights, list(state), tensors, text, numbers)
     else:
-        spikes, potentials, *last = _Fused.apply(call, len(state), currents, weights, *state, *parameters)  # pyright: ignore
-    return spikes, tuple(last), potentials
+        outputs = _Fused.apply(call, len(state), currents, weights, *state, *parameters)  # pyright: ignore
+    spikes, *last = outputs
+    return spikes, tuple(last[call.record :]), last[0] if call.record else None

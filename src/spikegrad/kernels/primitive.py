@@ -45,7 +45,7 @@ class Static:
     @property
     def states(self) -> int:
         """Number of arrays in the state."""
-        return (2 if self.call.kind == "synaptic" else 1) + self.recurrent
+        return self.call.states(self.recurrent)
 
     @property
     def parameters(self) -> int:

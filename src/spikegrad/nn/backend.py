@@ -74,8 +74,8 @@ def run_fused(
     from spikegrad.kernels import operator
 
     wide = reference.checked(currents)
-    start = reference.given_state(state, wide, names)
+    start = reference.given_state(state, wide, names) if call.started else ()
     weights = None if weights is None else weights.to(wide.dtype)
     output, last, potentials = operator.run(call, text, wide, start, parameters, weights)
-    out = cast(output, currents), last if len(names) > 1 else last[-1]
+    out = output if wide is currents else cast(output, currents), last if len(names) > 1 else last[-1]
     return (*out, potentials) if call.record else out

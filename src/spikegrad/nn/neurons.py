@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spikegrad.formulas.rational import ATan
 from spikegrad.kernels import reference
+from spikegrad.kernels.call import INTEGRATOR, INTEGRATOR_STARTED, Call, called
 from spikegrad.kernels.reference import Options, Reset
 from spikegrad.nn.backend import check, fused, run_fused
 from spikegrad.nn.parameters import DECAY, POSITIVE, held, hold
@@ -86,10 +87,9 @@ class Neuron(Stateful):
         kind = "leaky" if len(decays) == 1 else "synaptic"
         parameters = (*decays, self.threshold)
         if fused(self.backend, currents, self.spike, self.options):
-            from spikegrad.kernels.call import Call
-
-            call = Call(kind, self.spike.surrogate, self.options, state is not None, record)
-            text = self._text(kind, state is not None, record) if torch.compiler.is_compiling() else ""
+            compiling = torch.compiler.is_compiling()  # compilers trace through a cache, and warn of it
+            call = (Call if compiling else called)(kind, self.spike.surrogate, self.options, state is not None, record)
+            text = self._text(kind, state is not None, record) if compiling else ""
             names = ("i", "v")[2 - len(decays) :] + (() if self.weight is None else ("s",))
             return run_fused(call, text, currents, state, names, parameters, self.weight)
         layer: Any = reference.leaky if kind == "leaky" else reference.synaptic
@@ -99,9 +99,7 @@ class Neuron(Stateful):
     @torch.compiler.assume_constant_result
     def _text(self, kind: str, started: bool, record: bool) -> str:
         """The static part of a call as text, which a compiler takes for a constant."""
-        from spikegrad.kernels.call import Call
-
-        return Call(kind, self.spike.surrogate, self.options, started, record).text
+        return called(kind, self.spike.surrogate, self.options, started, record).text
 
     def _check_features(self, currents: Tensor) -> None:
         if self.weight is not None and currents.shape[-1] != len(self.weight):
@@ -323,7 +321,6 @@ class LeakyIntegrator(Stateful):
     def forward(self, currents: Tensor, state: Tensor | None = None) -> tuple[Any, ...]:
         """Potentials of the shape and dtype of the currents, and the last of them as the state."""
         if fused(self.backend, currents, None, None):
-            from spikegrad.kernels.call import INTEGRATOR
-
-            return run_fused(INTEGRATOR, INTEGRATOR.text, currents, state, ("v",), (self.beta,))
+            call = INTEGRATOR if state is None else INTEGRATOR_STARTED
+            return run_fused(call, call.text, currents, state, ("v",), (self.beta,))
         return reference.leaky_integrator(currents, state, self.beta)

@@ -68,5 +68,6 @@ def hold(module: nn.Module, name: str, value: float | Tensor, within: Range, *, 
 
 def held(module: nn.Module, name: str, within: Range) -> Any:
     """The value of a parameter given to a module by `hold`: a number or a tensor, with gradient where it is learned."""
-    learned = getattr(module, f"{name}_{within.coordinate}", None)
+    # Looked up where it is: a getattr that a module fails costs as much as a small kernel.
+    learned = module._parameters.get(f"{name}_{within.coordinate}")  # pyright: ignore[reportPrivateUsage]
     return getattr(module, f"{name}_fixed") if learned is None else within.outward(learned)
