@@ -75,8 +75,8 @@ class NoAlias(CompilerBase):
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
 
 
-@functools.cache
 def _template() -> dict[str, ast.FunctionDef]:
+    """The functions of the template, to change: reading them anew is quicker than copying them."""
     tree = ast.parse(Path(__file__).with_name("loops.py").read_text())
     return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -147,9 +147,9 @@ class _WrittenOut(ast.NodeTransformer):
         """Replace the call by the function's expression, its arguments by those given."""
         self.generic_visit(node)
         function = self.functions.get(node.func.id) if isinstance(node.func, ast.Name) else None
-        result = function.body[-1] if function is not None else None
-        if function is None or not isinstance(result, ast.Return) or result.value is None:
+        if function is None:
             return node
+        result: Any = function.body[-1]
         given = dict(zip((argument.arg for argument in function.args.args), node.args, strict=True))
         return self.visit(_Replaced(given).visit(copy.deepcopy(result.value)))
 
@@ -162,15 +162,15 @@ class _Replaced(ast.NodeTransformer):
         return copy.deepcopy(self.given.get(node.id, node))
 
 
+@functools.cache
 def _parts(variant: Variant) -> tuple[dict[str, ast.FunctionDef], tuple[str, ...]]:
     """The template's functions that are compiled, with the options decided, and the names of the entry point's arguments."""
-    decide = _Decided(variant.switches)
-    decided = {name: decide.visit(copy.deepcopy(function)) for name, function in _template().items()}
     names = [variant.entry]
     if "RECURRENT" in variant.switches:
-        names = ["spread" if variant.entry.endswith("backward") else "collect", "collect", variant.entry]
-    write_out = _WrittenOut({name: function for name, function in decided.items() if name not in (*_HELPERS, variant.entry)})
-    parts = {name: write_out.visit(decided[name]) for name in names}
+        names = [*_HELPERS, variant.entry] if variant.entry.endswith("backward") else ["collect", variant.entry]
+    decide, template = _Decided(variant.switches), _template()
+    write_out = _WrittenOut({name: decide.visit(function) for name, function in template.items() if len(function.body) == 2})
+    parts = {name: write_out.visit(decide.visit(template[name])) for name in names}
     entry = parts[variant.entry]
     used = {"shared", "mine", "block"} | {node.id for statement in entry.body for node in ast.walk(statement) if isinstance(node, ast.Name)}
     entry.args.args = [argument for argument in entry.args.args if argument.arg in used]
