@@ -15,7 +15,7 @@ from spikegrad.nn.neurons import LeakyIntegrator, Neuron, Stateful
 
 Memory = Literal["save", "recompute"]
 
-_BLOCK = 2**22
+_BLOCK = 2**19
 """Currents that are held at once while they are computed anew, in elements."""
 
 
@@ -133,18 +133,17 @@ class _Recomputed(torch.autograd.Function):
     ) -> Any:  # pyright: ignore
         state = rest[:states]
         kept = spikes if mask is None else spikes * mask
-        outputs: list[Tensor] = []
+        output = spikes.new_empty(*spikes.shape[:2], len(weight))
         lasts: list[tuple[Tensor, ...]] = []
         for block in _blocks(spikes.shape, len(weight)):
             start = tuple(part[block] for part in state)
-            out, last = neuron(functional.linear(kept[:, block], weight, bias), start if states else None)
-            outputs.append(out)
+            output[:, block], last = neuron(functional.linear(kept[:, block], weight, bias), start if states else None)
             lasts.append(last if isinstance(last, tuple) else (last,))
         ctx.neuron, ctx.states, ctx.shape = neuron, states, spikes.shape
         ctx.parameters = rest[states:]
         ctx.save_for_backward(_packed(kept), None if mask is None else _packed(mask), weight, bias, *state)
         ctx.set_materialize_grads(False)
-        return torch.cat(outputs, 1), *(torch.cat(parts) for parts in zip(*lasts, strict=True))
+        return output, *(torch.cat(parts) for parts in zip(*lasts, strict=True))
 
     @staticmethod
     @once_differentiable
