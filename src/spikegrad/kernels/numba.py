@@ -214,7 +214,7 @@ def backward(
     paths = tuple([part.copy() for part in incoming.state[: synapses + 1]])
     path = paths[-1]
     names = _parameters(parameters)
-    grads = {f"grad_{name}": np.zeros_like(path) for name in names} if learned else {}
+    grads = {f"grad_{name}": np.zeros(columns, dtype) for name in names} if learned else {}
     if not steps:  # the state passes through
         return Gradients(grad, tuple(part.copy() for part in incoming.state), tuple(grads.values()))
     given: dict[str, Any] = {**start, **names, **_weights(weights), **grads, "currents": currents, "path": path, "grad_currents": grad}
@@ -223,14 +223,14 @@ def backward(
     if synapses:
         given["synapse_path"] = paths[0]
     if learned:
-        given["w"], given["carried"] = start["w"].copy(), np.zeros_like(path)
+        given["w"], given["carried"] = start["w"].copy(), np.zeros(columns, dtype)
     if "downstream" in kernel.names:
-        given["downstream"] = np.zeros_like(path) if delayed else path.copy()
+        given["downstream"] = np.zeros(columns, dtype) if delayed else path.copy()
     if "GATED" in on:
-        given["dropped"] = np.zeros_like(path)
+        given["dropped"] = np.zeros(columns, dtype)
     if "initial" in kernel.names:
         given["initial"] = start["spikes"][None]
-    grad_feedback = np.zeros_like(path)
+    grad_feedback = np.zeros(columns if recurrent else 0, dtype)
     if recurrent:  # the last spikes are part of the state
         given["spikes"], given["grad_initial"] = spikes, grad_feedback[None]
         given["grad_spikes"] = incoming.spikes.copy()
@@ -242,15 +242,15 @@ def backward(
         return Gradients(grad, (*paths, grad_feedback) if recurrent else paths, tuple(grads.values()))
     # The reset of the given state, which acts on the first step.
     v, s, threshold = state[synapses], start["spikes"], parameters[-1]
-    through, lost = np.zeros_like(v), np.zeros_like(v)
+    through, lost = np.zeros(columns, dtype), np.zeros(columns, dtype)
     if "SUBTRACT" in on and "downstream" in given:
         through, lost = threshold * given["downstream"], s * given["downstream"]
     elif "ZERO" in on:
         through, path = v * path, (1 - s) * path
     elif "GATED" in on:
         through = given["dropped"]
-    through = -through if "ATTACHED" in on else np.zeros_like(v)
-    decided = np.zeros_like(v) if recurrent else through * surrogate.derivative(v - threshold)
+    through = -through if "ATTACHED" in on else np.zeros(columns, dtype)
+    decided = np.zeros(columns, dtype) if recurrent else through * surrogate.derivative(v - threshold)
     if learned:
         grads["grad_theta"] -= lost + decided
     into = (*paths[:-1], path + decided)
