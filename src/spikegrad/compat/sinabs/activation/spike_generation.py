@@ -1,0 +1,131 @@
+"""Spike functions as sinabs's layers call them: ``spike_fn.apply(v_mem, spike_threshold, surrogate_grad_fn)``.
+
+The gradient with respect to the potential is what `surrogate_grad_fn` says, one of this package's, of sinabs's, any
+`spikegrad.Surrogate`, or a function of one's own. Unlike in sinabs, spikes have the dtype of the potential, second derivatives and every
+transform are right, and a threshold that requires a gradient gets the one that follows from what a spike function does not change under:
+
+- a single spike depends on the potential minus the threshold, so the gradient of the threshold is that of the potential with its sign
+  changed;
+- a number of spikes depends on the potential divided by the threshold, so the gradient of the threshold is that of the potential times
+  minus this ratio.
+
+sinabs's adaptive neurons (ALIF) compute their thresholds from their spikes; with these functions their adaptation is trained too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from spikegrad.compat.sinabs.activation.surrogate_gradient_fn import Threshold, checked
+from spikegrad.gradient.torch import transforming
+from spikegrad.vocabulary import inf, widen
+
+GradientFn = Callable[[Tensor, Any], Tensor]
+"""A gradient as a function of potential and threshold; a `spikegrad.Surrogate` is one."""
+
+
+def attach(spikes: Tensor, coordinate: Tensor, slope: Tensor | float) -> Tensor:
+    """`spikes` plus a term of value 0 whose derivative with respect to `coordinate` is `slope`, and whose second one is right as well.
+
+    See `spikegrad.gradient.torch`, whose construction it is. Where the coordinate is infinite there is no derivative.
+    """
+    infinite = coordinate.detach().abs() == inf
+    moved = torch.where(infinite, 0.0, coordinate)
+    average = (slope + slope.detach()) / 2 if isinstance(slope, Tensor) else slope
+    return spikes + torch.where(infinite, 0.0, average * (moved - moved.detach())).to(spikes.dtype)
+
+
+def differentiates(*tensors: Any) -> bool:
+    """Whether a derivative may be asked of these."""
+    return transforming() or (torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors))
+
+
+class SingleSpike:
+    """At most one spike per step: 1 where the potential reaches the threshold, else 0. Pass the class itself as `spike_fn`.
+
+    Example:
+        >>> from spikegrad import ATan
+        >>> SingleSpike.apply(torch.tensor([0.5, 1.0, 3.5]), 1.0, ATan())
+        tensor([0., 1., 1.])
+    """
+
+    required_states: ClassVar[list[str]] = ["v_mem"]
+
+    @staticmethod
+    def apply(v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
+        """Spikes of the shape and dtype of `v_mem`; NaN gives NaN."""
+        x = widen(v_mem) - spike_threshold
+        fired = (x.detach() >= 0).to(v_mem.dtype)
+        spikes = torch.where(v_mem == v_mem, fired, v_mem.detach())
+        if not differentiates(v_mem, spike_threshold):
+            return spikes
+        return attach(spikes, x, surrogate_grad_fn(v_mem, spike_threshold))
+
+
+class MultiSpike:
+    """As many spikes per step as thresholds fit into the potential, none for a negative one. Pass the class itself as `spike_fn`.
+
+    Example:
+        >>> from spikegrad.compat.sinabs.activation import PeriodicExponential
+        >>> MultiSpike.apply(torch.tensor([-2.0, 0.5, 1.0, 3.5]), 1.0, PeriodicExponential())
+        tensor([0., 0., 1., 3.])
+    """
+
+    required_states: ClassVar[list[str]] = ["v_mem"]
+
+    @staticmethod
+    def apply(v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
+        """Numbers of spikes, of the shape and dtype of `v_mem`; NaN gives NaN, an infinite potential an infinite number or none."""
+        return _count(v_mem, spike_threshold, surrogate_grad_fn, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaxSpike:
+    """`MultiSpike` with at most `max_num_spikes_per_bin` spikes per step. Pass an instance as `spike_fn`.
+
+    As in sinabs a neuron at its limit keeps its gradient, so that it can be told that it fires too much.
+
+    Args:
+        max_num_spikes_per_bin: the limit, or None for none.
+
+    Raises:
+        ValueError: the limit is less than 1.
+
+    Example:
+        >>> from spikegrad import ATan
+        >>> MaxSpike(2).apply(torch.tensor([0.5, 1.0, 3.5]), 1.0, ATan())
+        tensor([0., 1., 2.])
+    """
+
+    max_num_spikes_per_bin: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_num_spikes_per_bin is not None and self.max_num_spikes_per_bin < 1:
+            raise ValueError(f"`max_num_spikes_per_bin` must be at least 1 or None, got {self.max_num_spikes_per_bin}")
+
+    @property
+    def required_states(self) -> list[str]:
+        """Names of the states that `apply` takes."""
+        return ["v_mem"]
+
+    def apply(self, v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
+        """Numbers of spikes, of the shape and dtype of `v_mem`; NaN gives NaN."""
+        return _count(v_mem, spike_threshold, surrogate_grad_fn, self.max_num_spikes_per_bin)
+
+
+def _count(v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn, most: int | None) -> Tensor:
+    theta = checked(spike_threshold)
+    ratio = widen(v_mem) / theta
+    constant = ratio.detach()
+    spikes = torch.where(constant <= 0, 0.0, constant.trunc())  # written so that NaN stays NaN
+    if most is not None:
+        spikes = spikes.clamp(max=most)
+    spikes = spikes.to(v_mem.dtype)
+    if not differentiates(v_mem, spike_threshold):
+        return spikes
+    return attach(spikes, ratio, surrogate_grad_fn(v_mem, spike_threshold) * theta)
