@@ -148,7 +148,9 @@ class Surrogate:
             self.require_learnable(name)
             _require_fit(name, getattr(value, "shape", ()), getattr(x, "shape", ()))
         if threshold is not None:
-            return self.bind(parameters).derivative(x - threshold)
+            wide = widen(x)
+            value = self.bind(parameters).derivative(wide - threshold)
+            return value if wide is x else cast(value, x)
         owner = library(x)
         if owner == "torch":
             from spikegrad.gradient import torch as gradient

@@ -21,7 +21,7 @@ class Quantize:
     def apply(inp: Tensor) -> Tensor:
         """Whole numbers of the shape and dtype of `inp`."""
         rounded = widen(inp).detach().floor().to(inp.dtype)
-        return attach(rounded, inp, 1.0) if differentiates(inp) else rounded
+        return attach(rounded, inp, lambda x: (x, 1.0)) if differentiates(inp) else rounded
 
 
 class StochasticRounding:
@@ -39,4 +39,4 @@ class StochasticRounding:
         whole = wide.floor()
         drawn = torch.rand(wide.shape, generator=generator, dtype=wide.dtype, device=wide.device)
         rounded = (whole + (drawn < wide - whole)).to(inp.dtype)
-        return attach(rounded, inp, 1.0) if differentiates(inp) else rounded
+        return attach(rounded, inp, lambda x: (x, 1.0)) if differentiates(inp) else rounded

@@ -29,15 +29,15 @@ GradientFn = Callable[[Tensor, Any], Tensor]
 """A gradient as a function of potential and threshold; a `spikegrad.Surrogate` is one."""
 
 
-def attach(spikes: Tensor, coordinate: Tensor, slope: Tensor | float) -> Tensor:
-    """`spikes` plus a term of value 0 whose derivative with respect to `coordinate` is `slope`, and whose second one is right as well.
+def attach(spikes: Tensor, x: Tensor, term: Callable[[Tensor], tuple[Tensor, Tensor | float]]) -> Tensor:
+    """`spikes` plus a term of value 0 with a derivative: ``term(x)`` is a coordinate and the derivative with respect to it.
 
-    See `spikegrad.gradient.torch`, whose construction it is. Where the coordinate is infinite there is no derivative.
+    The second derivative is right as well; see `spikegrad.gradient.torch`, whose construction it is. An infinite `x` has none.
     """
-    infinite = coordinate.detach().abs() == inf
-    moved = torch.where(infinite, 0.0, coordinate)
+    infinite = x.detach().abs() == inf
+    coordinate, slope = term(torch.where(infinite, 0.0, x))
     average = (slope + slope.detach()) / 2 if isinstance(slope, Tensor) else slope
-    return spikes + torch.where(infinite, 0.0, average * (moved - moved.detach())).to(spikes.dtype)
+    return spikes + torch.where(infinite, 0.0, average * (coordinate - coordinate.detach())).to(spikes.dtype)
 
 
 def differentiates(*tensors: Any) -> bool:
@@ -59,12 +59,11 @@ class SingleSpike:
     @staticmethod
     def apply(v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
         """Spikes of the shape and dtype of `v_mem`; NaN gives NaN."""
-        x = widen(v_mem) - spike_threshold
-        fired = (x.detach() >= 0).to(v_mem.dtype)
-        spikes = torch.where(v_mem == v_mem, fired, v_mem.detach())
+        constant = v_mem.detach()
+        spikes = torch.where(constant == constant, (constant - spike_threshold >= 0).to(v_mem.dtype), constant)
         if not differentiates(v_mem, spike_threshold):
             return spikes
-        return attach(spikes, x, surrogate_grad_fn(v_mem, spike_threshold))
+        return attach(spikes, v_mem, lambda v: (widen(v) - spike_threshold, surrogate_grad_fn(v, spike_threshold)))
 
 
 class MultiSpike:
@@ -120,12 +119,11 @@ class MaxSpike:
 
 def _count(v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn, most: int | None) -> Tensor:
     theta = checked(spike_threshold)
-    ratio = widen(v_mem) / theta
-    constant = ratio.detach()
-    spikes = torch.where(constant <= 0, 0.0, constant.trunc())  # written so that NaN stays NaN
+    ratio = (widen(v_mem) / theta).detach()
+    spikes = torch.where(ratio <= 0, 0.0, ratio.trunc())  # written so that NaN stays NaN
     if most is not None:
         spikes = spikes.clamp(max=most)
     spikes = spikes.to(v_mem.dtype)
-    if not differentiates(v_mem, spike_threshold):
+    if not differentiates(v_mem, theta):
         return spikes
-    return attach(spikes, ratio, surrogate_grad_fn(v_mem, spike_threshold) * theta)
+    return attach(spikes, v_mem, lambda v: (widen(v) / theta, surrogate_grad_fn(v, theta) * theta))

@@ -24,6 +24,7 @@ from torch import Tensor
 import spikegrad
 from spikegrad import Surrogate
 from spikegrad.gradient.torch import transforming
+from spikegrad.vocabulary import widen
 
 Threshold = float | Tensor
 
@@ -78,7 +79,7 @@ class SurrogateGradientFn:
         cls, fields = self.fields_at(spike_threshold)
         arrays = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
         surrogate = cls(**{name: value for name, value in fields.items() if name not in arrays}).bind(arrays)
-        return surrogate.derivative(v_mem - spike_threshold).to(v_mem.dtype)
+        return surrogate.derivative(widen(v_mem) - spike_threshold).to(v_mem.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
