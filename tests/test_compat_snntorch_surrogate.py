@@ -174,6 +174,15 @@ def test_compiles_whole(name):
         torch.testing.assert_close(eager[1], compiled[1], rtol=1e-14, atol=0)
 
 
+def test_a_compiler_tells_surrogates_apart():
+    """All are called through the same code."""
+    torch._dynamo.reset()
+    x = points()
+    for mine in (ours.atan(2.0), ours.atan(0.3), ours.sigmoid(), ours.ATan.apply, ours.Sigmoid.apply, ours.LSO()):
+        compiled = run(torch.compile(mine, backend="aot_eager", fullgraph=True), x)
+        torch.testing.assert_close(compiled[1], run(mine, x)[1], rtol=1e-14, atol=0)
+
+
 # What differs on purpose: the number of the defect, what snnTorch does, what ours does.
 
 

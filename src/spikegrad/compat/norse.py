@@ -120,7 +120,9 @@ def _rebound(function: types.FunctionType, threshold: Callable[..., Tensor], mad
             replaced[name] = other
     if replaced:
         scope = {**function.__globals__, **replaced}
-        copy = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
+        scope.pop("__name__", None)  # by which torch.compile would look the globals up in Norse's module, and guard the wrong ones
+        # A code of its own: torch.compile keeps what it compiled by code, and does not see that two functions have other globals.
+        copy = types.FunctionType(function.__code__.replace(), scope, function.__name__, function.__defaults__, function.__closure__)
         copy.__kwdefaults__, copy.__module__, copy.__qualname__ = function.__kwdefaults__, function.__module__, function.__qualname__
         made[function] = copy
     return made[function]
