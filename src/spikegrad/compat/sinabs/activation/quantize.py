@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spikegrad.compat.sinabs.activation.spike_generation import attach, differentiates
+from spikegrad.compat.sinabs.activation.spike_generation import attach
 from spikegrad.vocabulary import widen
 
 
@@ -20,8 +20,7 @@ class Quantize:
     @staticmethod
     def apply(inp: Tensor) -> Tensor:
         """Whole numbers of the shape and dtype of `inp`."""
-        rounded = widen(inp).detach().floor().to(inp.dtype)
-        return attach(rounded, inp, lambda x: (x, 1.0)) if differentiates(inp) else rounded
+        return attach(widen(inp).detach().floor().to(inp.dtype), inp, lambda x: (x, 1.0))
 
 
 class StochasticRounding:
@@ -38,5 +37,4 @@ class StochasticRounding:
         wide = widen(inp).detach()  # a half type has too few numbers below 1 to draw from
         whole = wide.floor()
         drawn = torch.rand(wide.shape, generator=generator, dtype=wide.dtype, device=wide.device)
-        rounded = (whole + (drawn < wide - whole)).to(inp.dtype)
-        return attach(rounded, inp, lambda x: (x, 1.0)) if differentiates(inp) else rounded
+        return attach((whole + (drawn < wide - whole)).to(inp.dtype), inp, lambda x: (x, 1.0))

@@ -21,28 +21,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+import spikegrad
 from spikegrad.compat.sinabs.activation.surrogate_gradient_fn import Threshold, checked
 from spikegrad.gradient.torch import transforming
 from spikegrad.vocabulary import inf, widen
 
 GradientFn = Callable[[Tensor, Any], Tensor]
 """A gradient as a function of potential and threshold; a `spikegrad.Surrogate` is one."""
-
-
-def attach(spikes: Tensor, x: Tensor, term: Callable[[Tensor], tuple[Tensor, Tensor | float]]) -> Tensor:
-    """`spikes` plus a term of value 0 with a derivative: ``term(x)`` is a coordinate and the derivative with respect to it.
-
-    The second derivative is right as well; see `spikegrad.gradient.torch`, whose construction it is. An infinite `x` has none.
-    """
-    infinite = x.detach().abs() == inf
-    coordinate, slope = term(torch.where(infinite, 0.0, x))
-    average = (slope + slope.detach()) / 2 if isinstance(slope, Tensor) else slope
-    return spikes + torch.where(infinite, 0.0, average * (coordinate - coordinate.detach())).to(spikes.dtype)
-
-
-def differentiates(*tensors: Any) -> bool:
-    """Whether a derivative may be asked of these."""
-    return transforming() or (torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors))
 
 
 class SingleSpike:
@@ -59,11 +44,7 @@ class SingleSpike:
     @staticmethod
     def apply(v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
         """Spikes of the shape and dtype of `v_mem`; NaN gives NaN."""
-        constant = v_mem.detach()
-        spikes = torch.where(constant == constant, (constant - spike_threshold >= 0).to(v_mem.dtype), constant)
-        if not differentiates(v_mem, spike_threshold):
-            return spikes
-        return attach(spikes, v_mem, lambda v: (widen(v) - spike_threshold, surrogate_grad_fn(v, spike_threshold)))
+        return _fire(v_mem, spike_threshold, surrogate_grad_fn, _single)
 
 
 class MultiSpike:
@@ -79,8 +60,12 @@ class MultiSpike:
 
     @staticmethod
     def apply(v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
-        """Numbers of spikes, of the shape and dtype of `v_mem`; NaN gives NaN, an infinite potential an infinite number or none."""
-        return _count(v_mem, spike_threshold, surrogate_grad_fn, None)
+        """Numbers of spikes, of the shape and dtype of `v_mem`; NaN gives NaN, an infinite potential an infinite number or none.
+
+        Raises:
+            ValueError: the threshold is not positive.
+        """
+        return _fire(v_mem, checked(spike_threshold), surrogate_grad_fn, _multiple)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,17 +98,68 @@ class MaxSpike:
         return ["v_mem"]
 
     def apply(self, v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
-        """Numbers of spikes, of the shape and dtype of `v_mem`; NaN gives NaN."""
-        return _count(v_mem, spike_threshold, surrogate_grad_fn, self.max_num_spikes_per_bin)
+        """Numbers of spikes, of the shape and dtype of `v_mem`; NaN gives NaN.
+
+        Raises:
+            ValueError: the threshold is not positive.
+        """
+        return _fire(v_mem, checked(spike_threshold), surrogate_grad_fn, _multiple, self.max_num_spikes_per_bin)
 
 
-def _count(v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn, most: int | None) -> Tensor:
-    theta = checked(spike_threshold)
-    ratio = (widen(v_mem) / theta).detach()
-    spikes = torch.where(ratio <= 0, 0.0, ratio.trunc())  # written so that NaN stays NaN
-    if most is not None:
-        spikes = spikes.clamp(max=most)
-    spikes = spikes.to(v_mem.dtype)
-    if not differentiates(v_mem, theta):
-        return spikes
-    return attach(spikes, v_mem, lambda v: (widen(v) / theta, surrogate_grad_fn(v, theta) * theta))
+def _single(v_mem: Tensor, theta: Any, most: int | None) -> Tensor:
+    return spikegrad.StraightThrough()(v_mem - theta).to(v_mem.dtype)
+
+
+def _multiple(v_mem: Tensor, theta: Any, most: int | None) -> Tensor:
+    # Rounded down before it is cut off at 0, so that -0.0 and minus infinity give 0 and NaN stays NaN.
+    return (widen(v_mem) / theta).trunc().clamp(min=0, max=most).abs().to(v_mem.dtype)
+
+
+def _fire(v_mem: Tensor, theta: Any, gradient: GradientFn, spikes: Callable[..., Tensor], most: int | None = None) -> Tensor:
+    """Spikes with the gradient; what they depend on is the difference of potential and threshold, or the ratio."""
+    if transforming() or torch.compiler.is_compiling():
+        with_ratio = spikes is _multiple
+        constant = theta.detach() if isinstance(theta, Tensor) else theta
+
+        def term(v: Tensor) -> tuple[Tensor, Tensor]:
+            return (widen(v) / theta, gradient(v, theta) * theta) if with_ratio else (widen(v) - theta, gradient(v, theta))
+
+        return attach(spikes(v_mem.detach(), constant, most), v_mem, term)
+    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (v_mem, theta)):
+        fired: Any = _Fire.apply(v_mem, theta, gradient, spikes, most)
+        return fired
+    return spikes(v_mem, theta, most)
+
+
+class _Fire(torch.autograd.Function):
+    # A third of the operations of `attach`, and as right; but a compiler that traces a transform would drop its gradient.
+
+    @staticmethod
+    def forward(ctx: Any, v_mem: Tensor, theta: Any, gradient: GradientFn, spikes: Callable[..., Tensor], most: int | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(v_mem, *((theta,) if isinstance(theta, Tensor) else ()))  # not copies: these can be differentiated again
+        ctx.theta = None if isinstance(theta, Tensor) else theta
+        ctx.gradient, ctx.with_ratio = gradient, spikes is _multiple
+        return spikes(v_mem, theta, most)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        v_mem, *tensors = ctx.saved_tensors
+        theta = tensors[0] if tensors else ctx.theta
+        infinite = v_mem.abs() == inf
+        finite = torch.where(infinite, 0.0, v_mem)
+        by_v = torch.where(infinite, 0.0, grad_outputs[0] * ctx.gradient(finite, theta))
+        by_theta = None
+        if ctx.needs_input_grad[1]:
+            by_theta = (-by_v * (widen(finite) / theta) if ctx.with_ratio else -by_v).sum_to_size(theta.shape).to(theta.dtype)
+        return by_v.to(v_mem.dtype), by_theta, None, None, None
+
+
+def attach(spikes: Tensor, x: Tensor, term: Callable[[Tensor], tuple[Tensor, Tensor | float]]) -> Tensor:
+    """`spikes` plus a term of value 0 with a derivative: ``term(x)`` is a coordinate and the derivative with respect to it.
+
+    The second derivative is right as well; see `spikegrad.gradient.torch`, whose construction it is. An infinite `x` has none.
+    """
+    infinite = x.detach().abs() == inf
+    coordinate, slope = term(torch.where(infinite, 0.0, x))
+    average = (slope + slope.detach()) / 2 if isinstance(slope, Tensor) else slope
+    return spikes + torch.where(infinite, 0.0, average * (coordinate - coordinate.detach())).to(spikes.dtype)
