@@ -137,6 +137,7 @@ JELLY_ARGUMENTS = {
     "MPBNLIFNode": ("m", {"out_features": 8, "step_mode": "m"}),
     "SimpleLIFNode": ("sm", {"tau": 2.0, "decay_input": True}),
     "SLTTLIFNode": ("s", {}),
+    "OTTTLIFNode": ("s", {}),
     "CUBALIFNode": ("s", {}),
     "ILCIFNode": ("s", {"act_dim": 2, "dec_pop_dim": 4}),
     "ILCLIFNode": ("s", {"act_dim": 2, "dec_pop_dim": 4}),
@@ -148,7 +149,6 @@ JELLY_EXCLUDED = {
     *("NoisyCUBALIFNode", "NoisyILCCUBALIFNode"),  # CUBALIFNode and ILCCUBALIFNode with random input
     *("FewSpikeNode", "HGNode", "OutlierAwareThresholdNode"),  # for converted networks: they are given tables
     *("ILIFNode",),  # accepts nothing but its own count of several spikes
-    *("OTTTLIFNode",),  # trained without backpropagation through time
 }
 JELLY_NEURONS = sorted(
     name
@@ -159,7 +159,11 @@ JELLY_NEURONS = sorted(
 
 def in_spikingjelly(layer, mode):
     x = drive()
-    spikes = torch.stack([layer(x[t].clone()) for t in range(len(x))]) if mode == "s" else layer(x)  # some change theirs in place
+    if mode == "m":
+        spikes = layer(x)
+    else:  # some change their input in place; OTTTLIFNode returns a trace beside its spikes
+        steps = [layer(x[t].clone()) for t in range(len(x))]
+        spikes = torch.stack([step[0] if isinstance(step, list) else step for step in steps])
     return spikes.detach(), gradients(spikes, x, layer)
 
 
@@ -394,6 +398,11 @@ def test_norse_refusals():
     adjoint = norse.LIFCell(norse.LIFParameters(method="adjoint"))
     with pytest.raises(ValueError, match=r"does not decide spikes by norse.torch.functional.threshold.threshold.*not 'adjoint'"):
         with_surrogate(torch.nn.Sequential(norse.LIFCell(), adjoint), ATan())
+    for own in (norse.LIFMCRecurrentCell(4, 4), norse.LIFMCRefracRecurrentCell(4, 4), norse.LIFCorrelation(4, 4), norse.CobaLIFCell(4, 4)):
+        network = torch.nn.Sequential(norse.LIFCell(), own)
+        with pytest.raises(ValueError, match=f"{type(own).__name__} decides its spikes in its own `forward`.*one at a time"):
+            with_surrogate(network, ATan())
+        assert network[0].activation is norse.LIFCell().activation  # all or nothing
     for nothing in (torch.nn.Linear(2, 2), norse.LICell()):
         with pytest.raises(ValueError, match="there is no spiking neuron of Norse in"):
             with_surrogate(nothing, ATan())

@@ -37,7 +37,8 @@ def with_surrogate(target: Any, surrogate: Surrogate) -> Any:
 
     Raises:
         TypeError: the target is neither, or `surrogate` is no surrogate.
-        ValueError: nothing in it decides spikes by Norse's `threshold`; so it is for ``method="adjoint"``.
+        ValueError: nothing in it decides spikes by Norse's `threshold`, which is so for ``method="adjoint"``; or something does it where
+            nothing can be replaced, as in `LIFMCRecurrentCell`, `LIFCorrelation` and `CobaLIFCell`.
 
     Example:
         >>> from spikegrad import ATan
@@ -54,6 +55,12 @@ def with_surrogate(target: Any, surrogate: Surrogate) -> Any:
         return _Step(target, surrogate)
     if not isinstance(target, torch.nn.Module):
         raise TypeError(f"expected a function or a module of Norse, got {type(target).__name__}")
+    for module in target.modules():
+        if _spikes(getattr(type(module), "forward", None)):
+            raise ValueError(
+                f"{type(module).__name__} decides its spikes in its own `forward`, where its surrogate cannot be replaced; leave it out, "
+                "by giving the other neurons one at a time"
+            )
     steps = [(m, name, getattr(m, name, None)) for m in target.modules() for name in ("activation", "activation_sparse")]
     made = [(m, name, with_surrogate(step, surrogate)) for m, name, step in steps if _spikes(step)]
     if not made:
@@ -66,7 +73,7 @@ def with_surrogate(target: Any, surrogate: Surrogate) -> Any:
 
 
 def _spikes(step: Any) -> bool:
-    """Whether a module's activation is Norse's and spikes; leaky integrators do not. The adjoint ones do, and are refused later on."""
+    """Whether this is a function of Norse and spikes; leaky integrators do not. The adjoint ones do, and are refused later on."""
     if isinstance(step, types.FunctionType) and step.__module__.startswith("norse."):
         return "adjoint" in step.__module__ or _rebound(step, _unused, {}) is not step
     return isinstance(step, _Step)
