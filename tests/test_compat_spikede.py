@@ -119,8 +119,6 @@ def test_noisy_threshold_equals_spikede(how, scale, dtype):
         return run_seeded
 
     x = points(dtype)
-    if "sample" in how:
-        x = x[x != 0]  # see test_the_mean_field_has_a_gradient_at_threshold
     theirs = seeded(their_noisy)(x.clone().requires_grad_())
     if "training" in how:
         assert torch.equal(seeded(ours.noisy_threshold_spike)(x), theirs.to(dtype))
@@ -131,7 +129,6 @@ def test_noisy_threshold_equals_spikede(how, scale, dtype):
     torch.testing.assert_close(gradient, their_gradient, rtol=tolerance, atol=1e-15 if dtype == torch.float64 else 1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="NoisyThreshold.primitive takes abs() of the potential, whose derivative PyTorch says is 0 at 0")
 def test_the_mean_field_has_a_gradient_at_threshold():
     x = torch.zeros(1, requires_grad=True)
     assert torch.autograd.grad(ours.noisy_threshold_spike(x, sample=False).sum(), x)[0].item() == 5 / 4

@@ -50,7 +50,7 @@ class NoisyThreshold(Surrogate):
 
     def primitive(self, x: Array, noise: Array = 0.5) -> Array:
         z = self._noisy(x, noise)
-        e = exp(-abs(z))
+        e = exp(where(z >= 0, -z, z))  # not -abs(z), whose derivative at 0 is 0 to PyTorch
         return where(z >= 0, 1 / (1 + e), e / (1 + e))
 
     def _noisy(self, x: Array, noise: Array) -> Array:

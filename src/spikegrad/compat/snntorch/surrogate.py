@@ -143,19 +143,20 @@ def straight_through_estimator() -> SpikeGradient:
 
 
 def triangular(threshold: float = 1) -> SpikeGradient:
-    """Gradient `threshold` below threshold and minus `threshold` at it and above: `spikegrad.LeakyStep`.
+    """Gradient threshold max(0, 1 - |x|): `spikegrad.Triangle`.
 
-    This is what snnTorch computes and documents, although it is no triangle and trains every neuron that fires backwards. For a triangle
-    take ``SpikeGradient(spikegrad.Triangle())``.
+    snnTorch's function of this name returns the *slope* of this triangle, plus `threshold` on its rising side and minus `threshold` on its
+    falling one and for ever after, which trains every neuron that fires backwards. To go on with a network that was trained so, take
+    ``SpikeGradient(spikegrad.LeakyStep(leak=threshold, height=-threshold))``.
 
     Args:
-        threshold: the size of the gradient; it has nothing to do with the neuron's threshold.
+        threshold: height of the triangle, positive; it has nothing to do with the neuron's threshold.
 
     Example:
         >>> triangular()
-        SpikeGradient(LeakyStep(leak=1.0, height=-1.0, closed=True))
+        SpikeGradient(Triangle(width=1.0, height=1.0))
     """
-    return _gradient(spikegrad.LeakyStep, leak=threshold, height=-threshold)
+    return _gradient(spikegrad.Triangle, height=threshold)
 
 
 def fast_sigmoid(slope: float = 25) -> SpikeGradient:
