@@ -25,6 +25,7 @@ from typing import Any
 
 import numba
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.runtime import rtsys
 
 from spikegrad import trace
 from spikegrad.kernels import elementary
@@ -47,7 +48,7 @@ _HEADER = """
 import math
 import numpy as np
 import numba
-from spikegrad.kernels.compiler import NoAlias
+from spikegrad.kernels.compiler import entry
 from spikegrad.kernels.threads import claimed, finished, settle  # as of {threads}
 
 U = np.uint64
@@ -59,10 +60,6 @@ scalar, uint64, counters = numba.{dtype}, numba.uint64, numba.uint64[::1]
 # A call left in a loop would keep it from being vectorised. Formulas may fuse a product and a sum; where spikes are decided nothing may.
 helper = numba.njit(error_model="numpy", forceinline=True)
 formulas = numba.njit(error_model="numpy", forceinline=True, fastmath={{"contract"}})
-
-
-def entry(*signature):
-    return numba.njit(signature, error_model="numpy", nogil=True, cache=True, pipeline_class=NoAlias)
 """
 
 
@@ -73,6 +70,23 @@ class NoAlias(CompilerBase):
         """The passes of Numba's own pipeline."""
         self.state.flags.noalias = True
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
+
+def entry(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator that compiles a function of a generated module for a signature, or takes it from the disk cache."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        kernel: Any = numba.njit(error_model="numpy", nogil=True, cache=True, pipeline_class=NoAlias)(function)
+        cache = kernel._cache
+        # Numba first learns all the types it knows, a quarter of a second, though only compiling needs them; running needs its allocator.
+        if hasattr(cache, "_load_overload"):
+            rtsys.initialize(kernel.targetctx)
+            cache.load_overload = cache._load_overload
+        kernel.compile(signature)
+        kernel.disable_compile()
+        return kernel
+
+    return decorate
 
 
 def _template() -> dict[str, ast.FunctionDef]:
