@@ -25,7 +25,7 @@ from typing import Any
 
 import numba
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.runtime import rtsys
+from numba.core.runtime.nrt import rtsys
 
 from spikegrad import trace
 from spikegrad.kernels import elementary

@@ -274,7 +274,9 @@ def run(
         tensors = [torch.as_tensor(p, dtype=currents.dtype) for p in parameters]
         numbers = list(call.surrogate.parameters.values())
         outputs = torch.ops.spikegrad.layer(currents, weights, list(state), tensors, text, numbers)
-    else:
+    elif torch.is_grad_enabled():
         outputs = _Fused.apply(call, len(state), currents, weights, *state, *parameters)  # pyright: ignore
+    else:
+        outputs = _forward(call, currents, state, parameters, weights)
     spikes, *last = outputs
     return spikes, tuple(last[call.record :]), last[0] if call.record else None
