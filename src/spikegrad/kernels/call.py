@@ -59,8 +59,7 @@ def called(kind: str, surrogate: Surrogate, options: Options, started: bool, rec
 _WRITTEN: dict[str, Call] = {}
 
 INTEGRATOR = Call("integrator", StraightThrough(), Options())
-"""The call of a layer that does not spike, from rest."""
-INTEGRATOR_STARTED = dataclasses.replace(INTEGRATOR, started=True)
+"""The call of a layer that does not spike."""
 
 
 def read(text: str) -> Call:

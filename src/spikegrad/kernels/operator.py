@@ -147,11 +147,12 @@ def _saved(call: Call, currents: Tensor, learned: bool) -> Tensor:
     return currents if learned or call.kind != "integrator" else currents.new_empty(0, *currents.shape[1:])
 
 
-def _differentiable(call: Call, inputs: tuple[Any, ...], shape: tuple[int, ...], gradients: Gradients) -> tuple[Tensor | None, ...]:
+def _differentiable(
+    call: Call, states: int, inputs: tuple[Any, ...], shape: tuple[int, ...], gradients: Gradients
+) -> tuple[Tensor | None, ...]:
     """The gradients of all inputs by way of the reference, themselves differentiable."""
     currents, weights, *rest = inputs
-    count = call.states(weights is not None) if call.started else 0
-    state, parameters = tuple(rest[:count]) or None, rest[count:]
+    state, parameters = tuple(rest[:states]) or None, rest[states:]
     with torch.enable_grad():
         if call.kind == "integrator":
             if len(currents) != shape[0]:  # not saved, for the gradient does not depend on them
@@ -192,7 +193,7 @@ class _Fused(torch.autograd.Function):
         state, tensors = tuple(rest[: ctx.states]), iter(rest[ctx.states :])
         parameters = tuple([next(tensors) if p is None else p for p in ctx.plain])
         if torch.is_grad_enabled():  # create_graph=True
-            return None, None, *_differentiable(ctx.call, (saved, weights, *state, *parameters), ctx.shape, gradients)
+            return None, None, *_differentiable(ctx.call, ctx.states, (saved, weights, *state, *parameters), ctx.shape, gradients)
         grad, grad_weights, grad_start, grads = _backward(ctx.call, saved, state, parameters, weights, ctx.shape, gradients, ctx.learned)
         return None, None, grad, grad_weights, *grad_start, *grads
 

@@ -74,7 +74,7 @@ def run_fused(
     from spikegrad.kernels import operator
 
     wide = reference.checked(currents)
-    start = reference.given_state(state, wide, names) if call.started else ()
+    start = () if state is None else reference.given_state(state, wide, names)
     weights = None if weights is None else weights.to(wide.dtype)
     output, last, potentials = operator.run(call, text, wide, start, parameters, weights)
     out = output if wide is currents else cast(output, currents), last if len(names) > 1 else last[-1]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spikegrad.formulas.rational import ATan
 from spikegrad.kernels import reference
-from spikegrad.kernels.call import INTEGRATOR, INTEGRATOR_STARTED, Call, called
+from spikegrad.kernels.call import INTEGRATOR, Call, called
 from spikegrad.kernels.reference import Options, Reset
 from spikegrad.nn.backend import check, fused, run_fused
 from spikegrad.nn.parameters import DECAY, POSITIVE, held, hold
@@ -321,6 +321,5 @@ class LeakyIntegrator(Stateful):
     def forward(self, currents: Tensor, state: Tensor | None = None) -> tuple[Any, ...]:
         """Potentials of the shape and dtype of the currents, and the last of them as the state."""
         if fused(self.backend, currents, None, None):
-            call = INTEGRATOR if state is None else INTEGRATOR_STARTED
-            return run_fused(call, call.text, currents, state, ("v",), (self.beta,))
+            return run_fused(INTEGRATOR, INTEGRATOR.text, currents, state, ("v",), (self.beta,))
         return reference.leaky_integrator(currents, state, self.beta)
