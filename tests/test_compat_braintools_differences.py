@@ -35,6 +35,12 @@ def gradient(f, x):
     return jax.grad(lambda x: f(x).sum())(x)
 
 
+def once(f, *arguments):
+    """Compiled in one go, and not made fast: what runs once takes longer to compile than to run."""
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(f, compiler_options=options)(*arguments)
+
+
 def second(f, x):
     return jax.vmap(jax.grad(jax.grad(f)))(x)
 
@@ -43,13 +49,18 @@ def second(f, x):
 def test_b1_second_derivatives(name):
     """Theirs are 0; ours are those of the bump, also of a function of the spikes: (s^2)'' = 2 g^2 + 2 s g'."""
     mine, peer = getattr(ours, name)(), getattr(theirs, name)()
-    g, curved = mine.surrogate_grad(POINTS), jax.vmap(jax.grad(peer.surrogate_grad))(POINTS)
+
+    def compute(x):
+        curved = jax.vmap(jax.grad(peer.surrogate_grad))(x)
+        lost = second(peer, x), second(lambda x: peer(x) ** 2, x)
+        return mine.surrogate_grad(x), curved, lost, second(mine, x), second(lambda x: mine(x) ** 2, x)
+
+    g, curved, (nothing, too_little), got, of_square = once(compute, POINTS)
     square = 2 * g**2 + 2 * (POINTS >= 0) * curved
-    assert np.array_equal(second(peer, POINTS), np.zeros(8))
-    np.testing.assert_allclose(second(mine, POINTS), curved, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(second(lambda x: mine(x) ** 2, POINTS), square, rtol=1e-9, atol=1e-12)
-    lost = second(lambda x: peer(x) ** 2, POINTS)
-    assert np.abs(lost - square).max() > 1e-3
+    assert np.array_equal(nothing, np.zeros(8))
+    assert np.abs(too_little - square).max() > 1e-3
+    np.testing.assert_allclose(got, curved, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(of_square, square, rtol=1e-9, atol=1e-12)
 
 
 def constant(module, values):
@@ -159,16 +170,21 @@ def test_b5_every_parameter_learns(name):
         def call(x, p, method="__call__", parameter=parameter):
             return getattr(getattr(ours, name)(**{parameter: p}), method)(x)
 
-        def derivative(order, method="__call__", call=call, p=p):
+        def derivative(order, x, p, method="__call__", call=call):
             f = functools.partial(call, method=method)
             for argument in order:
                 f = jax.grad(f, argument)
-            return jax.vmap(f)(POINTS, p)
+            return jax.vmap(f)(x, p)
 
-        np.testing.assert_allclose(derivative([1]), derivative([1], "surrogate_fun"), rtol=1e-9, atol=1e-12)
-        wanted = derivative([1], "surrogate_grad")
-        np.testing.assert_allclose(derivative([0, 1]), wanted, rtol=1e-8, atol=1e-11)
-        np.testing.assert_allclose(derivative([1, 0]), wanted, rtol=1e-8, atol=1e-11)
+        def compute(x, p, derivative=derivative):
+            first = derivative([1], x, p), derivative([1], x, p, "surrogate_fun")
+            mixed = derivative([0, 1], x, p), derivative([1, 0], x, p)
+            return first, mixed, derivative([1], x, p, "surrogate_grad")
+
+        (first, of_function), mixed, of_bump = once(compute, POINTS, p)
+        np.testing.assert_allclose(first, of_function, rtol=1e-9, atol=1e-12)
+        for got in mixed:
+            np.testing.assert_allclose(got, of_bump, rtol=1e-8, atol=1e-11)
 
 
 def own(module):
@@ -323,12 +339,16 @@ def test_t12_nan_is_not_hidden():
     """Theirs never shows it in the spikes, nor in the gradients of those that compare; ours always does, a user's own surrogate too."""
     nan = jnp.asarray([float("nan")])
     masked = {"LeakyRelu": 1.0, "LogTailedRelu": 0.0, "PiecewiseLeakyRelu": 0.5}
-    for name in CLASSES:
-        peer, mine = getattr(theirs, name)(), getattr(ours, name)()
-        assert peer(nan).tolist() == [0.0]
-        assert np.isnan(mine(nan)).all()
-        assert gradient(peer, nan).tolist() == [masked[name]] if name in masked else np.isnan(gradient(peer, nan)).all()
-        assert np.isnan(gradient(mine, nan)).all()
+
+    def compute(x):
+        pairs = {name: (getattr(theirs, name)(), getattr(ours, name)()) for name in CLASSES}
+        return {name: (peer(x), gradient(peer, x), mine(x), gradient(mine, x)) for name, (peer, mine) in pairs.items()}
+
+    for name, (hidden, peer, spikes, slope) in once(compute, nan).items():
+        assert hidden.tolist() == [0.0]
+        assert peer.tolist() == [masked[name]] if name in masked else np.isnan(peer).all()
+        assert np.isnan(spikes).all()
+        assert np.isnan(slope).all()
     assert (constant(theirs, 1.0)(nan).tolist(), gradient(constant(ours, 1.0), nan).tolist()[0]) == (
         [0.0],
         pytest.approx(np.nan, nan_ok=True),
@@ -339,10 +359,11 @@ def test_t12_nan_is_not_hidden():
 def test_t13_infinite_potentials():
     infinite = jnp.asarray([float("inf"), -float("inf")])
     assert np.isnan(gradient(theirs.SquarewaveFourierSeries(), infinite)).all()
-    for spike in (*(getattr(ours, name)() for name in CLASSES), constant(ours, 1.0)):
-        assert spike(infinite).tolist() == [1.0, 0.0]
-        assert gradient(spike, infinite).tolist() == [0.0, 0.0]
-        assert np.isfinite(second(spike, infinite)).all()
+    spikes = [*(getattr(ours, name)() for name in CLASSES), constant(ours, 1.0)]
+    for fired, slope, curved in once(lambda x: [(spike(x), gradient(spike, x), second(spike, x)) for spike in spikes], infinite):
+        assert fired.tolist() == [1.0, 0.0]
+        assert slope.tolist() == [0.0, 0.0]
+        assert np.isfinite(curved).all()
 
 
 def test_s2nn_epsilon():
