@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import spikegrad
-from spikegrad.compat.braintools.step import Array, Surrogate, is_array, potential
+from spikegrad.compat.braintools.step import Array, Surrogate, fits, is_array, potential
 from spikegrad.vocabulary import widen
 
 Curve = tuple[spikegrad.Surrogate, dict[str, Any]]
@@ -68,6 +68,12 @@ class Named(Surrogate):
         # A subclass, or an instance, that has a gradient of its own gets it.
         if getattr(self.surrogate_grad, "__func__", None) is not Named.surrogate_grad:
             return super()._spikes(x)
+        for name, value in vars(self).items():
+            if is_array(value) and not fits(value, x):
+                raise ValueError(
+                    f"`{name}` of {type(self).__name__} must broadcast to the shape of `x`, {x.shape}, got shape {value.shape}; "
+                    "give it one value for each neuron, or a number"
+                )
         curve, arrays = self._bound(widen(x).dtype)
         return curve(x, **arrays)
 

@@ -81,12 +81,13 @@ class Surrogate:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        mine, theirs = vars(self), vars(other)
-        return mine.keys() == theirs.keys() and all(_equal(mine[name], theirs[name]) for name in mine)
+        mine, structure = jax.tree.flatten(vars(self))
+        theirs, like = jax.tree.flatten(vars(other))
+        return structure == like and all(map(_equal, mine, theirs))
 
     def __hash__(self) -> int:
-        # In any order of assignment, since equality does not see it either.
-        return hash((type(self), frozenset((name, _hash(value)) for name, value in vars(self).items())))
+        leaves, structure = jax.tree.flatten(vars(self))
+        return hash((type(self), structure, *map(_hash, leaves)))
 
 
 @jax.custom_jvp
@@ -125,12 +126,18 @@ def potential(x: Any) -> jax.Array:
 
 def _fitted(owner: Surrogate, slope: Any, x: jax.Array) -> jax.Array:
     slope = jnp.asarray(slope, x.dtype)
-    if slope.ndim > x.ndim or any(size not in (1, wanted) for size, wanted in zip(slope.shape[::-1], x.shape[::-1], strict=False)):
+    if not fits(slope, x):
         raise ValueError(
             f"`surrogate_grad` of {type(owner).__name__} must return an array that broadcasts to the shape of `x`, {x.shape}, "
             f"got shape {slope.shape}"
         )
     return jnp.broadcast_to(slope, x.shape)
+
+
+def fits(value: Any, x: jax.Array) -> bool:
+    """Whether an array broadcasts to the shape of `x`, and not the other way."""
+    pairs = zip(value.shape[::-1], x.shape[::-1], strict=False)
+    return value.ndim <= x.ndim and all(size in (1, wanted) for size, wanted in pairs)
 
 
 def is_array(value: Any) -> bool:
