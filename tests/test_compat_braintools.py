@@ -258,6 +258,15 @@ def test_transforms_without_jit(name, points, transforms, expected):
         expected(spikegrad.ATan(2.0), points)[order].check(array(run(jax, spike, jnp.asarray(points))), "float64", name)
 
 
+def test_mapped_over_a_parameter():
+    """The potential stays, the slope varies: as when one looks for the best."""
+    x, slopes = jnp.asarray(points({})[:20]), jnp.asarray([0.5, 2.0, 8.0])
+    for mine, peer in ((ours.Arctan, theirs.Arctan), (Mine, Theirs)):
+        got, wanted = (jax.vmap(lambda a, made=made: gradient(made(a), x))(slopes) for made in (mine, peer))
+        np.testing.assert_allclose(got, wanted, rtol=1e-12)
+        assert np.array_equal(jax.vmap(lambda a, made=mine: made(a)(x))(slopes), np.tile(x >= 0, (3, 1)))
+
+
 def test_first_derivatives_are_those_of_braintools(points):
     x = jnp.asarray(points)
     for mine, peer in [(Mine(), Theirs()), (ours.Sigmoid(), theirs.Sigmoid()), (ours.S2NN(beta=2.0), theirs.S2NN(beta=2.0))]:
@@ -417,7 +426,15 @@ class Neurons(brainstate.nn.Module):
         return spikes
 
 
-@pytest.mark.parametrize("make", [lambda m: m.Sigmoid(), lambda m: m.MultiGaussianGrad(), lambda m: (Mine if m is ours else Theirs)(1.0)])
+MADE = {
+    "named": lambda module: module.Sigmoid(),
+    "negative lobes": lambda module: module.MultiGaussianGrad(),
+    "own": lambda module: Mine(1.0) if module is ours else Theirs(1.0),
+    "spikegrad itself": lambda module: spikegrad.Sigmoid(4.0) if module is ours else theirs.Sigmoid(4.0),
+}
+
+
+@pytest.mark.parametrize("make", MADE.values(), ids=MADE)
 def test_inside_brainstate(make):
     """The same network with our surrogate and with theirs: potentials in units, for_loop, jit, grad and vmap of brainstate."""
     x = jnp.asarray(np.random.default_rng(0).random((30, 4)))

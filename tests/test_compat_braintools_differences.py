@@ -246,7 +246,8 @@ REFUSED = {"PiecewiseLeakyRelu(c=0.01, alpha=1.0)": "'alpha'", "gamma=0.5": "'ga
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_b6_documented_code_runs(monkeypatch):
     """Every example in braintools' docstrings, theirs by an import of theirs and ours by one of ours; and the two that theirs refuses."""
-    pyplot = pytest.importorskip("matplotlib").use("Agg") or pytest.importorskip("matplotlib.pyplot")
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("Agg")
     monkeypatch.setattr(pyplot, "show", lambda: None)
     monkeypatch.setattr("builtins.print", lambda *_: None)
     assert len(DOCUMENTED) >= 45
