@@ -258,6 +258,20 @@ def test_transforms_without_jit(name, points, transforms, expected):
         expected(spikegrad.ATan(2.0), points)[order].check(array(run(jax, spike, jnp.asarray(points))), "float64", name)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int32"])
+def test_own_class_spikes_like_theirs(dtype):
+    """At threshold too, in the dtype given; its gradient is what the class says, computed in that dtype as there."""
+    x = jnp.asarray(np.append(points({}), [1.0, 0.0, -1.0]).astype(jnp.dtype(dtype)))
+    mine, peer = Mine()(x), Theirs()(x)
+    assert mine.dtype == peer.dtype == x.dtype
+    assert np.array_equal(array(mine), array(peer))
+    assert mine[-2] == 1
+    if dtype != "int32":
+        got = gradient(Mine(), x)
+        assert got.dtype == x.dtype
+        close(got, gradient(Theirs(), x), eps=float(ml_dtypes.finfo(dtype).eps))
+
+
 def test_mapped_over_a_parameter():
     """The potential stays, the slope varies: as when one looks for the best."""
     x, slopes = jnp.asarray(points({})[:20]), jnp.asarray([0.5, 2.0, 8.0])
@@ -301,17 +315,21 @@ def test_parameters_may_be_arrays(name):
         }
         peer = getattr(theirs, name)(**fixed, **arrays)
         of_numpy = getattr(ours, name)(**fixed, **together)
-        half = gradient(mine, x.astype(jnp.bfloat16))
-        return (mine(x), peer(x)), got, wanted, gradient(peer, x), gradient(of_numpy, x), half
+        narrow = (
+            gradient(mine, x.astype(jnp.bfloat16)),
+            mine.surrogate_grad(x.astype(jnp.float32)),
+            mine.surrogate_fun(x.astype(jnp.float16)),
+        )
+        return (mine(x), peer(x)), got, wanted, gradient(peer, x), gradient(of_numpy, x), narrow
 
-    spikes, got, wanted, peer, of_numpy, half = once(compute, x, together)
+    spikes, got, wanted, peer, of_numpy, narrow = once(compute, x, together)
     assert np.array_equal(*spikes)
     for what, columns in wanted.items():
         for column, alone in enumerate(columns):
             close(got[what][:, column], alone)
     close(got["grad"], peer)
     close(got["grad"], of_numpy)
-    assert half.dtype == jnp.bfloat16
+    assert [value.dtype for value in narrow] == [jnp.bfloat16, jnp.float32, jnp.float16]
     mine = getattr(ours, name)(**fixed, **together)
     with pytest.raises(ValueError, match=f"{name}.* holds an array"):
         _ = mine.spikegrad

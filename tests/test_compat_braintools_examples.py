@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,10 @@ theirs = pytest.importorskip("braintools.surrogate")
 brainstate = pytest.importorskip("brainstate")
 jax.config.update("jax_enable_x64", _x64)  # which brainstate switches off
 
-PATH = Path(__file__).parents[1] / "examples" / "braintools_networks.py"
+from spikegrad.compat.braintools import surrogate as ours  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+PATH, GUIDE = ROOT / "examples" / "braintools_networks.py", ROOT / "docs" / "migrating.md"
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +64,25 @@ def test_same_losses_and_gradients_as_with_braintools(example, name, monkeypatch
         return jax.tree.leaves((gradients, value, spikes))
 
     with jax.enable_x64(True):
-        from spikegrad.compat.braintools import surrogate as ours
-
         mine, peer = run(ours), run(theirs)
     assert all(np.abs(leaf).max() > 0 for leaf in mine[:-1])
     for got, wanted in zip(mine, peer, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-10)
+
+
+def test_code_of_the_migration_guide_runs(capsys):
+    """And prints what the comments beside it say."""
+    section = re.split(r"^## ", GUIDE.read_text(encoding="utf-8"), flags=re.M)
+    (text,) = [part for part in section if part.startswith("braintools\n")]
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) >= 4
+    with jax.enable_x64(False):
+        for block in blocks:
+            exec(block, {})
+            printed = capsys.readouterr().out.splitlines()
+            for told, line in zip(re.findall(r"^print.*  # (.*)$", block, re.M), printed, strict=False):
+                assert told == line
+    assert re.search(r"GaussianGrad\(sigma=0.5, alpha=0.5\).spikegrad  # (.*)", text).group(1) == repr(ours.GaussianGrad().spikegrad)
 
 
 def test_adex_neurons_fire_and_tire(example):
