@@ -261,38 +261,46 @@ def test_transforms_without_jit(name, points, transforms, expected):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int32"])
 def test_own_class_spikes_like_theirs(dtype):
     """At threshold too, in the dtype given; its gradient is what the class says, computed in that dtype as there."""
-    x = jnp.asarray(np.append(points({}), [1.0, 0.0, -1.0]).astype(jnp.dtype(dtype)))
-    mine, peer = Mine()(x), Theirs()(x)
+    x = np.append(points({}), [1.0, 0.0, -1.0]).astype(jnp.dtype(dtype))
+    whole = dtype == "int32"
+    mine, peer, *slopes = once(lambda x: [f(x) for f in (Mine(), Theirs())] + [gradient(f, x) for f in (Mine(), Theirs()) if not whole], x)
     assert mine.dtype == peer.dtype == x.dtype
     assert np.array_equal(array(mine), array(peer))
     assert mine[-2] == 1
-    if dtype != "int32":
-        got = gradient(Mine(), x)
-        assert got.dtype == x.dtype
-        close(got, gradient(Theirs(), x), eps=float(ml_dtypes.finfo(dtype).eps))
+    if not whole:
+        assert slopes[0].dtype == x.dtype
+        close(*slopes, eps=float(ml_dtypes.finfo(dtype).eps))
 
 
 def test_mapped_over_a_parameter():
     """The potential stays, the slope varies: as when one looks for the best."""
-    x, slopes = jnp.asarray(points({})[:20]), jnp.asarray([0.5, 2.0, 8.0])
+    x, slopes = points({})[:20], np.array([0.5, 2.0, 8.0])
+
+    def compute(made, x, slopes):
+        return jax.vmap(lambda a: gradient(made(a), x))(slopes), jax.vmap(lambda a: made(a)(x))(slopes)
+
     for mine, peer in ((ours.Arctan, theirs.Arctan), (Mine, Theirs)):
-        got, wanted = (jax.vmap(lambda a, made=made: gradient(made(a), x))(slopes) for made in (mine, peer))
-        np.testing.assert_allclose(got, wanted, rtol=1e-12)
-        assert np.array_equal(jax.vmap(lambda a, made=mine: made(a)(x))(slopes), np.tile(x >= 0, (3, 1)))
+        (slope, spikes), (wanted, peers) = once(lambda x, a, m=mine, p=peer: (compute(m, x, a), compute(p, x, a)), x, slopes)
+        np.testing.assert_allclose(slope, wanted, rtol=1e-12)
+        assert spikes.shape == (3, 20)
+        assert np.array_equal(spikes, peers)
 
 
 def test_first_derivatives_are_those_of_braintools(points):
-    x = jnp.asarray(points)
-    for mine, peer in [(Mine(), Theirs()), (ours.Sigmoid(), theirs.Sigmoid()), (ours.S2NN(beta=2.0), theirs.S2NN(beta=2.0))]:
-        for f in (
-            jax.grad(lambda x, f: f(x).sum()),
-            lambda x, f: jax.jvp(f, (x,), (x,))[1],
-            lambda x, f: jax.vmap(jax.vmap(jax.grad(f)), 1, 1)(x.reshape(2, 4)),
-            lambda x, f: jax.jacfwd(f)(x),
-            lambda x, f: scanned(f, x),
-            lambda x, f: gradient(jax.checkpoint(f), x),
-        ):
-            np.testing.assert_allclose(f(x, mine), f(x, peer), rtol=1e-12)
+    def compute(x, f):
+        return [
+            gradient(f, x),
+            jax.jvp(f, (x,), (x,))[1],
+            jax.vmap(jax.vmap(jax.grad(f)), 1, 1)(x.reshape(2, 4)),
+            jax.jacfwd(f)(x),
+            scanned(f, x),
+            gradient(jax.checkpoint(f), x),
+        ]
+
+    pairs = [(Mine(), Theirs()), (ours.Sigmoid(), theirs.Sigmoid()), (ours.S2NN(beta=2.0), theirs.S2NN(beta=2.0))]
+    for mine, peer in pairs:
+        for got, wanted in zip(*once(lambda x, m=mine, p=peer: (compute(x, m), compute(x, p)), points), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", CLASSES)
