@@ -1,0 +1,362 @@
+"""snnTorch-style networks as whole-sequence calls.
+
+A network written for snnTorch computes one time step after the other, and no kernel can span steps that Python's loop drives. `fuse`
+records what the loop does, checks that steps depend on each other through the states of spiking layers alone, and runs the layers one
+after the other instead, each over all steps. It says why where it cannot.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from spikegrad.compat.snntorch.neuron import SpikingNeuron
+from spikegrad.compat.snntorch.recording import FusionError, Out, Recorder, Recording, Tree, leaves, over, refused
+from spikegrad.compat.snntorch.schedule import Program, frozen
+from spikegrad.compat.snntorch.sequence import obstacle, own_state
+
+KEPT_PROGRAMS = 16
+"""Recordings that a fused network keeps, one for each combination of shapes it was called with lately."""
+
+
+class FusionWarning(UserWarning):
+    """A network was fused, but none of its spiking layers is any faster for it."""
+
+
+def fuse(module: nn.Module, example: Any = None, *, step: bool | None = None) -> Fused:
+    """Turn a network written in snnTorch's style into one that computes whole sequences, with the same parameters.
+
+    Three kinds of networks are understood:
+
+    - `torch.nn.Sequential` with spiking layers that keep their state (``init_hidden=True``);
+    - a module whose `forward` is one time step, its states kept by the layers or passed in and out;
+    - a module whose `forward` loops over the steps itself, as snnTorch's tutorials do.
+
+    The first two become a function of the whole sequence ``(time, batch, ...)``, and of states to start from, which may be left out;
+    it returns what the loop around them would have stacked. The third is called as before. Every call starts from rest, or from the states
+    given or made in `forward`, and stores nothing.
+
+    Layers between the spiking ones are applied to all steps at once, exactly (`torch.vmap`), except those whose result depends on how often
+    they run, as batch normalisation in training. Spiking layers run in the fused kernels where these compute exactly what snnTorch computes:
+    `Leaky`, `Synaptic`, `RLeaky` and `RSynaptic` with the delayed reset and a surrogate that has a formula. Others run step by step within.
+    `Fused.report` says which is which. Random numbers, as of dropout, are drawn in another order than step by step.
+
+    `forward` is recorded for each combination of shapes, training mode and numbers among the modules' attributes; other attributes and
+    globals that it reads are those of the first call.
+
+    Args:
+        module: the network. It stays usable, and shares its parameters with what is returned.
+        example: what ``module(example)`` or ``module(*example)`` takes: a tensor, or a tuple of arguments. The result is compared with
+            `module` on it. Needed unless `module` is a `torch.nn.Sequential` or `step` says what `forward` is.
+        step: whether ``module(...)`` is one time step; found out from the example if None: it is if each spiking layer runs once.
+
+    Returns:
+        The fused network.
+
+    Raises:
+        FusionError: the structure does not allow it; the message names the layer and the line.
+
+    Example:
+        >>> import torch
+        >>> from spikegrad.compat import snntorch as snn
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), snn.Leaky(beta=0.9, init_hidden=True))
+        >>> fused = snn.fuse(net)
+        >>> fused(torch.rand(100, 16, 4)).shape
+        torch.Size([100, 16, 8])
+        >>> fused.report()
+        {'1': 'fused', '0': 'whole sequence'}
+    """
+    neurons = [m for m in module.modules() if isinstance(m, SpikingNeuron)]
+    _check_neurons(module, neurons)
+    given = () if example is None else example if isinstance(example, tuple) else (example,)
+    if type(module).forward is nn.Sequential.forward or isinstance(module, SpikingNeuron):
+        step = True if step is None else step
+        _check_chain(module)
+    if step is None:
+        if example is None:
+            raise refused(module, "its forward may be one time step or a whole loop", None, "give an `example` of its arguments, or `step=`")
+        calls = [node.target for node in _recorded(module, module, given, {}).nodes if isinstance(node.target, SpikingNeuron)]
+        step = len(calls) == len(set(calls))
+    fused = Fused(module, step)
+    if example is not None:
+        fused.verify(*given)
+    slow = {path: why for path, m in module.named_modules() if isinstance(m, SpikingNeuron) and (why := obstacle(m)) is not None}
+    if len(slow) == len(neurons):
+        reasons = "; ".join(f"`{path}`: {why}" for path, why in slow.items())
+        warnings.warn(f"none of the spiking layers of {type(module).__name__} can run in the fused kernels: {reasons}", FusionWarning, stacklevel=2)
+    return fused
+
+
+@dataclass
+class Steps:
+    """How a one-step module is called again and again.
+
+    Attributes:
+        filled: parameters of `forward` that are states, and are empty tensors where they are left out.
+        feeds: of the tensors among the arguments, which is given which of the returned tensors at the next step.
+    """
+
+    filled: tuple[str, ...] = ()
+    feeds: dict[int, int] = field(default_factory=dict[int, int])
+
+
+class Fused(nn.Module):
+    """A network as whole-sequence calls; see `fuse`, which makes it.
+
+    Its parameters, buffers and submodules are those of the original, under the same names. It copies, pickles and moves like any module.
+    """
+
+    def __init__(self, module: nn.Module, step: bool) -> None:
+        super().__init__()
+        self.__dict__["original"] = module
+        self._parameters, self._buffers, self._modules = module._parameters, module._buffers, module._modules
+        self._non_persistent_buffers_set = module._non_persistent_buffers_set
+        self.training = module.training
+        self._step = step
+        self._steps: Steps | None = None
+        self._programs: OrderedDict[Any, Program] = OrderedDict()
+        self._how: dict[str, str] = {}
+        self._as_written = False
+
+    original: nn.Module
+    """The network as it was written."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """All steps of the network.
+
+        Args:
+            *args: if the original is one step: the sequence ``(time, batch, ...)``, then states to start from, if any; else what the original
+                takes.
+            **kwargs: likewise, by name.
+
+        Returns:
+            If the original is one step: each of its outputs, stacked over time; else what the original returns.
+
+        Raises:
+            FusionError: with arguments of these shapes the structure does not allow it.
+        """
+        function, args, kwargs = self._called(args, kwargs)
+        if self._as_written:
+            with own_state(*(m for m in self.original.modules() if isinstance(m, SpikingNeuron)), rest=True):
+                return function(*args, **kwargs)
+        key = self._key(args, kwargs)
+        program = self._programs.get(key)
+        if program is None:
+            program = self._programs[key] = Program(_recorded(self.original, function, args, kwargs), self.original)
+            while len(self._programs) > KEPT_PROGRAMS:
+                self._programs.popitem(last=False)
+        else:
+            self._programs.move_to_end(key)
+        result = program.run(leaves((args, kwargs)))
+        self._how = program.how
+        return result
+
+    def report(self) -> dict[str, str]:
+        """How each layer ran in the last call: ``"fused"``, ``"whole sequence"``, or ``"step loop, because …"``."""
+        named = {path: m for path, m in self.original.named_modules() if isinstance(m, SpikingNeuron)}
+        reasons = {path: obstacle(m) for path, m in named.items()}
+        expected = {path: "fused" if why is None else f"step loop, because {why}" for path, why in reasons.items()}
+        return expected | self._how
+
+    def verify(self, *args: Any, **kwargs: Any) -> None:
+        """Compare with the original on arguments as the original takes them: one step of the input, if it is one step.
+
+        Both compute in float64, so that rounding decides no spike, and without dropout. Outputs that come of other random numbers are not
+        compared.
+
+        Raises:
+            FusionError: they differ.
+        """
+        if self._step:
+            args = (torch.stack([args[0] * scale for scale in (1.0, 0.5, 1.5, 1.0)]) if args else None, *args[1:])
+        dropout = [m for m in self.original.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
+        for module in dropout:
+            module.training = False
+        before = self._programs.copy()
+        try:
+            self._compare(args, kwargs)
+        finally:
+            self._programs = before
+            for module in dropout:
+                module.training = True
+
+    def _compare(self, args: Any, kwargs: Any) -> None:
+        def wide(tensor: Tensor) -> Tensor:
+            return tensor.detach().double() if tensor.is_floating_point() else tensor.detach().clone()
+
+        def run(as_written: bool) -> list[Tensor]:
+            self._as_written = as_written
+            state = {name: wide(t).clone() for name, t in (*self.named_parameters(), *self.named_buffers())}
+            try:
+                with torch.no_grad(), torch.random.fork_rng(()):
+                    return leaves(torch.func.functional_call(self, state, over(args, wide), over(kwargs, wide)))
+            finally:
+                self._as_written = False
+
+        fused = run(False)
+        if next(reversed(self._programs.values())).random:
+            return
+        for place, (ours, theirs) in enumerate(zip(fused, run(True), strict=True)):
+            size = float(theirs.abs().max()) if theirs.numel() else 0.0
+            if ours.shape != theirs.shape or not torch.allclose(ours.double(), theirs.double(), rtol=1e-6, atol=1e-9 * size, equal_nan=True):
+                raise refused(self.original, f"the fused network's output {place} is not the original's; this is a defect of `fuse`", None)
+
+    def _called(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
+        """What is to be recorded, and its arguments."""
+        if not self._step:
+            return self.original, args, kwargs
+        bound = inspect.signature(self.original.forward).bind_partial(*args, **kwargs).arguments
+        sequence = next(iter(bound.values()), None)
+        if not isinstance(sequence, Tensor) or sequence.ndim < 2 or not len(sequence):
+            shape = f"shape {tuple(sequence.shape)}" if isinstance(sequence, Tensor) else type(sequence).__name__
+            raise ValueError(f"a fused one-step network takes a sequence (time, batch, ...) with at least one step, got {shape}")
+        if self._steps is None:
+            self._steps = _steps(self.original, dict(bound))
+        for name in self._steps.filled:
+            bound.setdefault(name, sequence.new_zeros(0))
+        return self._unrolled, (dict(bound),), {}
+
+    def _unrolled(self, arguments: dict[str, Any]) -> Tree:
+        """The loop over time that the user of a one-step module would write."""
+        steps, outputs = self._steps, list[list[Tensor]]()
+        assert steps is not None
+        current, result = leaves(arguments), None
+        for x in current[0].unbind(0):
+            filled = iter([x, *current[1:]])
+            result = self.original(**over(arguments, lambda _, filled=filled: next(filled)))
+            outputs.append(leaves(result))
+            for place, output in steps.feeds.items():
+                current[place] = outputs[-1][output]
+        stacked = iter([torch.stack(column) for column in zip(*outputs, strict=True)])
+        return over(result, lambda _: next(stacked))
+
+    def _key(self, args: Any, kwargs: Any) -> Any:
+        """What a recording depends on."""
+        shapes = over((args, kwargs), lambda t: (tuple(t.shape), str(t.dtype), str(t.device)))
+        return frozen(shapes), torch.is_autocast_enabled(), tuple(_attributes(self.original))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of the original, too."""
+        self.original.train(mode)
+        self.training = mode
+        return self
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self.original._apply(fn, recurse)
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The original's."""
+        return self.original.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Into the original."""
+        return self.original.load_state_dict(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """How each layer runs."""
+        return "\n".join(f"# {path or type(self.original).__name__}: {how}" for path, how in self.report().items())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_programs": OrderedDict()}
+
+
+def _recorded(module: nn.Module, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Recording:
+    neurons = {m: m.STATES for m in module.modules() if isinstance(m, SpikingNeuron)}
+    return Recorder(module, neurons).record(function, args, kwargs)
+
+
+def _steps(module: nn.Module, arguments: dict[str, Any]) -> Steps:
+    """Find out from one step which arguments are states, and which outputs they become."""
+    name, *_ = arguments
+    arguments[name] = arguments[name][0]
+    parameters = inspect.signature(module.forward).parameters.values()
+    plain = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in arguments]
+    required = [p.name for p in plain if p.default is p.empty]
+    optional = [p.name for p in plain if p.default is None]
+
+    def record(filled: list[str]) -> Steps:
+        empty = {name: arguments[next(iter(arguments))].new_zeros(0) for name in filled}
+        given = arguments | empty
+        recording = _recorded(module, lambda given: module(**given), (given,), {})
+        owners = [key for key, value in given.items() for _ in leaves(value)]
+        returned = leaves(recording.result)
+        used = {ref.node for node in recording.nodes for ref in leaves((node.args, node.kwargs)) if isinstance(ref, Out)}
+        steps = Steps()
+        for place, node in enumerate(recording.inputs):
+            states = [(n, state) for n in recording.nodes for state, ref in (n.start or {}).items() if ref == Out(node)]
+            for spiking, state in states:
+                after = Out(spiking, ("spk", *(s for s in spiking.target.STATES if s != "spk")).index(state))
+                if after not in returned:
+                    raise refused(module, f"argument `{owners[place]}` is a state, and the one after it is not returned", spiking)
+                steps.feeds[place] = returned.index(after)
+            if place and not states and node in used:
+                raise refused(
+                    module,
+                    f"argument `{owners[place]}` of its step is neither the input nor the state of a spiking layer",
+                    None,
+                    "write the loop over the steps in its forward",
+                )
+        fed = {owners[place] for place in steps.feeds}
+        steps.filled = tuple(name for name in filled if name in fed or name in required)
+        return steps
+
+    if optional:
+        try:
+            return record([*required, *optional])
+        except (FusionError, TypeError, RuntimeError, ValueError, IndexError):
+            pass  # what is optional need not be a state
+    return record(required)
+
+
+def _check_neurons(module: nn.Module, neurons: list[SpikingNeuron]) -> None:
+    if not neurons:
+        theirs = any(type(m).__module__.split(".")[0] == "snntorch" for m in module.modules())
+        why = "its spiking layers are snnTorch's own" if theirs else "it has no spiking layers"
+        raise refused(module, why, None, "import them from spikegrad.compat.snntorch")
+    package = SpikingNeuron.__module__.rpartition(".")[0]
+    for path, m in module.named_modules():
+        if isinstance(m, SpikingNeuron) and not type(m).__module__.startswith(package):
+            raise refused(module, f"what a step of `{path}` computes is not known, since {type(m).__name__} is a subclass", None)
+
+
+def _check_chain(module: nn.Module) -> None:
+    """That the layers of a Sequential keep their state, and only the last returns it."""
+    if isinstance(module, SpikingNeuron):
+        return
+    chain = list(_chained(module, ""))
+    for place, (path, layer) in enumerate(chain):
+        if not isinstance(layer, SpikingNeuron):
+            continue
+        if not layer.init_hidden:
+            raise refused(module, f"`{path}` would have to be given its state in a Sequential", None, "make it with init_hidden=True")
+        if layer.output and place < len(chain) - 1:
+            raise refused(module, f"`{path}` returns its state to the next layer", None, "only the last may have output=True")
+
+
+def _chained(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        if type(child).forward is nn.Sequential.forward:
+            yield from _chained(child, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", child
+
+
+def _attributes(module: nn.Module) -> Iterator[Any]:
+    """What the modules' `forward` may read besides tensors: numbers, strings, modes."""
+    for place, m in enumerate(module.modules()):
+        if isinstance(m, SpikingNeuron):
+            yield place, m.init_hidden, m.output
+            continue
+        for name, value in vars(m).items():
+            if isinstance(value, bool | int | float | str | None) and not name.startswith("_"):
+                yield place, name, value
+            elif isinstance(value, Tensor):
+                yield place, name, id(value)

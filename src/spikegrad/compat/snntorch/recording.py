@@ -1,0 +1,428 @@
+"""What a network's `forward` does over all of its time steps, recorded as a flat list of operations.
+
+The network runs once on example values while a `TorchFunctionMode` sees every operation. Spiking layers do not run: they hand out
+placeholders, and what is recorded of them is which of their states came from where. Layers of `torch.nn` are one operation each.
+Python's own control flow may look at shapes, but not at values: one recording stands for all inputs of the same shapes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+import spikegrad
+
+Tree = Any
+"""Tensors, or what stands for them, nested in tuples, lists, dicts and slices among anything else."""
+
+_LIBRARIES = tuple(os.path.dirname(str(package.__file__)) + os.sep for package in (torch, spikegrad))
+
+METADATA = frozenset(
+    "size dim ndimension numel nelement stride storage_offset element_size is_contiguous is_floating_point is_complex is_tensor get_device "
+    "__len__ __repr__ __format__ __hash__ type is_signed is_inference is_same_size is_shared is_pinned data_ptr result_type".split()
+)
+"""Functions of a tensor that return no tensor and do not look at its values."""
+
+SIZED_BY_VALUES = frozenset("nonzero argwhere masked_select unique unique_consecutive bincount".split())
+"""Functions whose result has a shape that depends on values."""
+
+
+class FusionError(ValueError):
+    """A network cannot be turned into whole-sequence calls; the message says where and why."""
+
+
+class Out(NamedTuple):
+    """A tensor that a recording knows: one output of one of its nodes."""
+
+    node: Node
+    index: int = 0
+
+
+class Named(NamedTuple):
+    """A parameter or buffer, by where it is kept: what is kept there may be replaced."""
+
+    owner: nn.Module
+    name: str
+
+
+class Constant(NamedTuple):
+    """Any other tensor that was there before."""
+
+    value: Tensor
+
+
+@dataclass(eq=False)
+class Node:
+    """One recorded operation.
+
+    Attributes:
+        target: a function, a module, or the name of an input.
+        args: its arguments, with `Out`, `Named` and `Constant` in place of tensors.
+        kwargs: likewise.
+        where: file and line of the user's code.
+        grad: whether gradients were being recorded.
+        random: whether it drew random numbers.
+        start: of a spiking layer: its states before this call by name, or None where they are those after the call before.
+    """
+
+    target: Any
+    args: Tree = ()
+    kwargs: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
+    where: tuple[str, int] | None = None
+    grad: bool = True
+    random: bool = False
+    start: Mapping[str, Out | Named | Constant] | None = None
+
+    def place(self) -> str:
+        """Where in the user's code this is, for a message."""
+        if self.where is None:
+            return ""
+        name, line = self.where
+        text = linecache.getline(name, line).strip()
+        return f" ({os.path.basename(name)}:{line}{f': `{text}`' if text else ''})"
+
+
+def over(tree: Tree, leaf: Callable[[Any], Any]) -> Tree:
+    """The same tree with each tensor, or what stands for one, replaced."""
+    if isinstance(tree, Tensor | Out | Named | Constant):
+        return leaf(tree)
+    if isinstance(tree, tuple | list):
+        parts = [over(part, leaf) for part in tree]  # pyright: ignore[reportUnknownVariableType]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)  # pyright: ignore
+    if isinstance(tree, dict):
+        return {key: over(part, leaf) for key, part in tree.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(tree, slice):
+        return slice(over(tree.start, leaf), over(tree.stop, leaf), over(tree.step, leaf))
+    return tree
+
+
+def leaves(tree: Tree) -> list[Any]:
+    """All tensors of a tree, or what stands for them."""
+    found: list[Any] = []
+    over(tree, found.append)
+    return found
+
+
+@dataclass(eq=False)
+class Recording:
+    """All operations of a run, and what it returned."""
+
+    inputs: list[Node]
+    nodes: list[Node]
+    result: Tree
+
+
+class Recorder(TorchFunctionMode):
+    """Records what is called while it is entered.
+
+    Args:
+        root: the network.
+        neurons: its spiking layers with the names of their states.
+    """
+
+    def __init__(self, root: nn.Module, neurons: Mapping[nn.Module, tuple[str, ...]]) -> None:
+        super().__init__()
+        self.root, self.neurons = root, neurons
+        self.paths = {module: path for path, module in root.named_modules()}
+        self.nodes: list[Node] = []
+        self.known: dict[int, Out] = {}
+        self.kept: list[Tensor] = []  # an id is good for as long as its object lives
+        self.attached: dict[int, bool] = {}
+        self.named = {id(t): Named(m, n) for m in root.modules() for n, t in (*m._parameters.items(), *m._buffers.items())}
+        self.writes: dict[int, tuple[int, dict[int, Out]]] = {}
+        self.last: dict[nn.Module, Node] = {}
+        self.paused = False
+
+    def record(self, function: Callable[..., Any], args: tuple[Tree, ...], kwargs: Mapping[str, Tree]) -> Recording:
+        """Call a function and record it. Its tensor arguments become the inputs."""
+        inputs: list[Node] = []
+
+        def take(given: Tensor) -> Tensor:
+            fresh = given.detach()
+            if fresh.is_floating_point():
+                fresh.requires_grad_()  # what is computed out of sight of the recorder shows by its gradient
+            inputs.append(Node(f"input {len(inputs)}"))
+            self.keep(fresh, Out(inputs[-1]))
+            return fresh
+
+        args, kwargs = over(args, take), over(dict(kwargs), take)
+        self.inputs = set(inputs)
+        with self._quiet(), torch.enable_grad(), self:
+            result = function(*args, **kwargs)
+        return Recording(inputs, self.nodes, over(result, self.refer))
+
+    def keep(self, tensor: Tensor, out: Out) -> None:
+        """Know a tensor from now on."""
+        self.known[id(tensor)] = out
+        self.attached[id(tensor)] = tensor.requires_grad
+        self.kept.append(tensor)
+
+    def refer(self, tensor: Tensor) -> Out | Named | Constant:
+        """What stands for a tensor.
+
+        Raises:
+            FusionError: it was computed from the inputs by something that the recorder does not see.
+        """
+        if id(tensor) in self.writes:
+            raise self.refuse("a tensor is read before all of its steps have been written", "collect the steps in a list and stack it")
+        known = self.known.get(id(tensor)) or self.named.get(id(tensor))
+        was = self.attached.get(id(tensor), isinstance(known, Named) or not tensor.requires_grad or tensor.is_leaf)
+        if (tensor.requires_grad and not was) or (known is None and tensor.grad_fn is not None):
+            raise self.refuse(
+                "a tensor was computed out of sight, as by a torch.autograd.Function or compiled code", "run that part outside of the network"
+            )
+        self.kept.append(tensor)
+        return Constant(tensor) if known is None else known
+
+    def refuse(self, why: str, instead: str = "") -> FusionError:
+        """An error that tells the line."""
+        return refused(self.root, why, Node(None, where=_where()), instead)
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if self.paused or name in METADATA:
+            return func(*args, **kwargs)
+        if name == "__set__" or "out" in kwargs:
+            raise self.refuse(f"`{'out=' if 'out' in kwargs else 'an attribute of a tensor'}` is written to")
+        if name == "__setitem__":
+            return self._write(*args)
+        plain = _IN_PLACE.get(name) or (name[:-1] if name.endswith("_") and not name.startswith("_") else None)
+        if plain is not None:
+            return self._in_place(name, plain, args, kwargs)
+        if name in SIZED_BY_VALUES or (name == "__getitem__" and any(t.dtype in (torch.bool, torch.uint8) for t in leaves(args[1]))):
+            raise self.refuse(f"the shape of `{name}`'s result depends on values")
+        if name in _FILLED:
+            return self._filled(func, name, args, kwargs)
+        if name in ("__getitem__", "unbind") and not kwargs:
+            chosen = self._select(name, args)
+            if chosen is not None:
+                return chosen
+        return self.call(func, args, kwargs)
+
+    def call(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], function: Callable[..., Any] | None = None) -> Any:
+        """Run an operation and record it, if it returns tensors."""
+        before = _random_state()
+        self.paused = True
+        try:
+            result = (function or target)(*args, **kwargs)
+        finally:
+            self.paused = False
+        tensors = leaves(result)
+        if not tensors:
+            if getattr(target, "__name__", "") in ("__get__", "__eq__", "__ne__") or not any(id(t) in self.known for t in leaves((args, kwargs))):
+                return result
+            raise self.refuse(f"`{getattr(target, '__name__', target)}` reads values, on which the next steps may depend")
+        if all(id(t) in self.known for t in tensors):
+            return result  # as x.contiguous() returns x itself
+        moved = not torch.equal(before, _random_state())
+        node = Node(target, over(args, self.refer), over(dict(kwargs), self.refer), _where(), torch.is_grad_enabled(), moved)
+        self.nodes.append(node)
+        for index, tensor in enumerate(tensors):
+            self.keep(tensor, Out(node, index))
+        return result
+
+    def _select(self, name: str, args: tuple[Any, ...]) -> Any:
+        """One step of a sequence, however it is written: so that all of them are seen to be alike."""
+        source, *rest = args
+        if name == "unbind":
+            dim = rest[0] if rest else 0
+            return tuple(self.call(torch.select, (source, dim, place), {}) for place in range(source.shape[dim]))
+        index = rest[0] if isinstance(rest[0], tuple) else (rest[0],)
+        if not all(isinstance(i, int) or i == slice(None) or i is Ellipsis for i in index) or any(isinstance(i, bool) for i in index):
+            return None
+        whole = [i for i in index if i is not Ellipsis]
+        places = [place for place, i in enumerate(whole) if isinstance(i, int)]
+        before = Ellipsis not in index or index.index(Ellipsis) > index.index(whole[places[0]]) if places else False
+        if len(places) != 1 or len(whole) > source.ndim or not before:
+            return None
+        dim = places[0]
+        size = source.shape[dim]
+        if not -size <= whole[dim] < size:
+            return None  # PyTorch's own error
+        return self.call(torch.select, (source, dim, whole[dim] % size), {})
+
+    def _filled(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """A constant of the shape of another tensor, on which it does not depend."""
+        like = func(*args, **kwargs)
+        value = _FILLED[name]
+        value = (kwargs["fill_value"] if "fill_value" in kwargs else args[-1]) if value is None else value
+        given = {"dtype": like.dtype, "device": like.device, "requires_grad": like.requires_grad}
+        return self.call(torch.full, (tuple(like.shape), value), given)
+
+    def _in_place(self, name: str, plain: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """An operation in place as the operation that returns a new value, which the old object stands for from then on."""
+        target = args[0] if args and isinstance(args[0], Tensor) else None
+        out = None if target is None else self.known.get(id(target))
+        function = getattr(Tensor, plain, None)
+        if target is None or out is None or not callable(function):
+            raise self.refuse(f"`{name}` writes in place to a tensor that was there before")
+        if out.node in self.inputs:
+            raise self.refuse(f"`{name}` writes in place to an input", f"make a new tensor with `{plain}`")
+        if target._is_view() or any(other._base is target for other in self.kept):
+            raise self.refuse(f"`{name}` writes in place to a tensor that shares its memory with another", f"make a new tensor with `{plain}`")
+        result = self.call(function, args, kwargs)
+        if result is not target:
+            if result.shape != target.shape or result.dtype != target.dtype:
+                raise self.refuse(f"`{name}` writes in place what has another shape or type")
+            self.known[id(target)] = self.known[id(result)]
+            self.attached[id(target)] = target.requires_grad
+        return target
+
+    def _write(self, target: Tensor, index: Any, value: Any) -> None:
+        """One step written into a tensor for all of them; when each has been written once, they are a stack."""
+        out = self.known.get(id(target))
+        lead = index[0] if isinstance(index, tuple) and index else index
+        rest = index[1:] if isinstance(index, tuple) else ()
+        dim = 0
+        if isinstance(index, tuple) and len(index) > 1 and index[0] == slice(None) and isinstance(index[1], int):
+            dim, lead, rest = 1, index[1], index[2:]
+        simple = isinstance(lead, int) and not isinstance(lead, bool) and all(i == slice(None) or i is Ellipsis for i in rest)
+        if out is None or not simple or out.node in self.inputs or target._is_view() or not isinstance(value, Tensor):
+            raise self.refuse("a tensor is written to in place", "collect the steps in a list and stack it")
+        shape = target.shape[:dim] + target.shape[dim + 1 :]
+        if value.shape != shape or value.dtype != target.dtype:
+            raise self.refuse(f"a step of shape {tuple(value.shape)}, {value.dtype}, is written where {tuple(shape)}, {target.dtype}, belongs")
+        found, steps = self.writes.setdefault(id(target), (dim, {}))
+        referred = self.refer(value)
+        if found != dim or lead % target.shape[dim] in steps or not isinstance(referred, Out):
+            raise self.refuse("a tensor is written to in place more than once", "collect the steps in a list and stack it")
+        steps[lead % target.shape[dim]] = referred
+        if len(steps) == target.shape[dim]:
+            del self.writes[id(target)]
+            node = Node(torch.stack, ([steps[place] for place in range(len(steps))], dim), {}, _where(), torch.is_grad_enabled())
+            self.nodes.append(node)
+            self.known[id(target)] = Out(node)
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Leave the network as it was: states, statistics, random numbers; and see its layers called."""
+        hidden = {(m, name): getattr(m, name) for m, names in self.neurons.items() for name in names}
+        buffers = [(b, b.clone()) for m in self.root.modules() if m.training and m not in self.neurons for b in m._buffers.values() if b is not None]
+        stored = _attributes(self.root, self.neurons)
+        layers = [m for m in self.paths if m not in self.neurons and is_layer(m) and not _inside(self.paths, m, self.neurons)]
+        for module in (*self.neurons, *layers):
+            module.__dict__["forward"] = self._layer(module)
+        for (module, name), state in hidden.items():
+            setattr(module, name, torch.zeros(0, dtype=state.dtype, device=state.device))
+        try:
+            with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()):
+                yield
+            changed = [key for key, was in _attributes(self.root, self.neurons).items() if stored.get(key) != was]
+            if changed:
+                names = ", ".join(sorted({".".join(filter(None, (path, name))) for path, name in changed}))
+                raise refused(self.root, f"its forward stores {names} on the module", None, "return it instead")
+        finally:
+            for module in (*self.neurons, *layers):
+                module.__dict__.pop("forward", None)
+            for (module, name), state in hidden.items():
+                setattr(module, name, state)
+            with torch.no_grad():
+                for buffer, was in buffers:
+                    buffer.copy_(was)
+
+    def _layer(self, module: nn.Module) -> Callable[..., Any]:
+        if module in self.neurons:
+            return lambda *args, **kwargs: self._neuron(module, *args, **kwargs)
+        forward = module.forward
+        return lambda *args, **kwargs: self.call(module, args, kwargs, forward)
+
+    def _neuron(self, module: Any, input_: Tensor, *given: Tensor | None, **named: Tensor | None) -> Any:
+        """A call of a spiking layer, of which only the flow of its states is recorded."""
+        names, path = self.neurons[module], self.paths[module]
+        states = {name: state for name, state in (*zip(names, given, strict=False), *named.items()) if state is not None}
+        if len(given) > len(names) or set(states) - set(names):
+            raise self.refuse(f"`{path}` is given more than its input and {', '.join(names)}")
+        if states and module.init_hidden:
+            raise self.refuse(f"`{path}` keeps its state itself (init_hidden=True), and is given {', '.join(states)}")
+        last, start = self.last.get(module), dict[str, Any]()
+        for name in names:
+            state: Tensor = states[name] if name in states else getattr(module, name)
+            referred = self.refer(state)
+            if last is not None and referred == Out(last, self.outputs(module).index(name)):
+                continue
+            if state.numel() and not _fits(state, input_):
+                raise self.refuse(f"state {name} of `{path}` has shape {tuple(state.shape)}, and its input {tuple(input_.shape)}")
+            start[name] = referred
+        if last is not None and 0 < len(start) < len(names):
+            raise self.refuse(f"only {', '.join(start)} of the states of `{path}` {'is' if len(start) == 1 else 'are'} changed between two steps")
+        node = Node(module, (self.refer(input_),), {}, _where(), torch.is_grad_enabled(), False, start or None)
+        self.nodes.append(node)
+        self.last[module] = node
+        self.paused = True
+        wide = input_.dtype if input_.is_floating_point() else torch.get_default_dtype()
+        outputs = {name: torch.zeros_like(input_, dtype=wide).requires_grad_() for name in self.outputs(module)}
+        self.paused = False
+        for index, tensor in enumerate(outputs.values()):
+            self.keep(tensor, Out(node, index))
+        for name in names:
+            setattr(module, name, outputs[name])
+        return outputs["spk"] if module.init_hidden and not module.output else tuple(outputs.values())
+
+    def outputs(self, module: nn.Module) -> tuple[str, ...]:
+        """Names of what a spiking layer returns, in order."""
+        return ("spk", *(name for name in self.neurons[module] if name != "spk"))
+
+
+_FILLED: dict[str, float | None] = {"zeros_like": 0, "ones_like": 1, "full_like": None, "new_zeros": 0, "new_ones": 1, "new_full": None}
+
+_IN_PLACE = {f"__i{name}__": f"__{name}__" for name in "add sub mul truediv floordiv pow mod and or xor".split()}
+
+
+def refused(root: nn.Module, why: str, node: Node | None, instead: str = "") -> FusionError:
+    """The error that says why a network cannot be fused, where, and what to do."""
+    return FusionError(f"cannot fuse {type(root).__name__}: {why}{node.place() if node else ''}{f'; {instead}' if instead else ''}")
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module is a layer of PyTorch, which is one operation, rather than a network of them."""
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+    return type(module).__module__.startswith("torch.nn.modules") and not isinstance(module, containers)
+
+
+def _fits(state: Tensor, input_: Tensor) -> bool:
+    if state.numel() == 1:
+        return True
+    return state.ndim <= input_.ndim and all(a in (1, b) for a, b in zip(state.shape[::-1], input_.shape[::-1], strict=False))
+
+
+def _inside(paths: Mapping[nn.Module, str], module: nn.Module, owners: Mapping[nn.Module, Any]) -> bool:
+    return any(paths[module].startswith(f"{paths[owner]}.") for owner in owners)
+
+
+def _attributes(root: nn.Module, neurons: Mapping[nn.Module, Any]) -> dict[tuple[str, str], tuple[int, int]]:
+    """What modules keep outside of their parameters: identity, and length of lists, so that a change shows."""
+    skipped = ("training", "forward")
+    return {
+        (path, name): (id(value), len(value) if isinstance(value, list | dict) else 0)  # pyright: ignore[reportUnknownArgumentType]
+        for path, module in root.named_modules()
+        if module not in neurons
+        for kept in (vars(module), module._buffers)
+        for name, value in kept.items()
+        if name not in skipped and (kept is module._buffers or not name.startswith("_"))
+    }
+
+
+def _random_state() -> Tensor:
+    if torch.cuda.is_initialized():
+        return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state()])
+    return torch.get_rng_state()
+
+
+def _where() -> tuple[str, int] | None:
+    """The innermost line of code that is neither PyTorch's nor ours."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        if frame.f_code is Recorder.record.__code__:
+            return None
+        frame = frame.f_back
+    return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)

@@ -1,0 +1,176 @@
+"""A spiking layer of snnTorch over a whole sequence: one call of the fused kernels where they compute exactly that, else its own steps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikegrad.compat.snntorch.leaky import Leaky
+from spikegrad.compat.snntorch.neuron import SpikingNeuron
+from spikegrad.compat.snntorch.surrogate import SpikeGradient
+from spikegrad.compat.snntorch.synaptic import Synaptic
+from spikegrad.gradient.torch import transforming
+from spikegrad.kernels.call import INTEGRATOR, Call
+from spikegrad.kernels.reference import Options
+from spikegrad.nn.backend import INSTALLED, run_fused
+
+KINDS: dict[type[SpikingNeuron], str] = {Leaky: "leaky", Synaptic: "synaptic"}
+"""The neurons that the kernels know, and what they call them."""
+
+
+def obstacle(neuron: SpikingNeuron) -> str | None:
+    """Why the kernels cannot compute what this layer computes, whatever its input; None if they can."""
+    if type(neuron) not in KINDS:
+        return f"there is no kernel for {type(neuron).__name__}"
+    if not isinstance(neuron.spike_grad, SpikeGradient):
+        return "surrogate_disable leaves no gradient" if neuron.surrogate_disable else "its spike_grad is a function of its own, not a formula"
+    if neuron.spike_grad.surrogate.stochastic:
+        return f"{type(neuron.spike_grad.surrogate).__name__} draws noise"
+    if not neuron.reset_delay:
+        return "with reset_delay=False the gradient of its spikes flows through the reset"
+    if neuron.inhibition:
+        return "it has inhibition"
+    if neuron.state_quant:
+        return "its state is quantised"
+    if neuron._forward_hooks or neuron._forward_pre_hooks or neuron._backward_hooks or neuron._backward_pre_hooks:
+        return "it has hooks, which are called at each step"
+    if not INSTALLED:
+        return "Numba is not installed"
+    return _recurrent_obstacle(neuron)
+
+
+def _recurrent_obstacle(neuron: SpikingNeuron) -> str | None:
+    recurrent: Any = getattr(neuron, "recurrent", None)
+    if recurrent is None:
+        return None
+    if KINDS[type(neuron)] == "leaky" and neuron.reset_mechanism == "zero":
+        return "the reset to zero of a recurrent layer comes after its input, and the kernel's before it"
+    if "weight" not in dict(recurrent.named_parameters(recurse=False)) and not hasattr(recurrent, "V"):
+        return f"its recurrent connection is a {type(recurrent).__name__}"
+    if isinstance(recurrent, nn.Module) and not hasattr(recurrent, "V") and type(recurrent) is not nn.Linear:
+        return f"its recurrent connection is a {type(recurrent).__name__}"
+    if recurrent._forward_hooks or recurrent._forward_pre_hooks:
+        return "its recurrent connection has hooks"
+    if not bool((neuron.graded_spikes_factor == 1).all()):
+        return "its graded spikes feed back"
+    return None
+
+
+def run(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor], wanted: frozenset[str]) -> tuple[dict[str, Tensor], str | None]:
+    """A layer over a sequence.
+
+    Args:
+        neuron: the layer; its own state is neither used nor changed.
+        currents: ``(time, *step)``.
+        start: states before the first step, each of the shape of one step or empty; rest if left out.
+        wanted: which outputs are needed: ``"spk"`` and names of states.
+
+    Returns:
+        The wanted outputs after each step, ``(time, *step)``, and why it was not the kernels that computed them, or None.
+    """
+    start = {name: _fitted(state, currents) for name, state in start.items() if state.numel()}
+    reason = obstacle(neuron) or _obstacle_here(neuron, currents, start)
+    return (_kernels(neuron, currents, start, wanted) if reason is None else _steps(neuron, currents, start, wanted)), reason
+
+
+def _fitted(state: Tensor, currents: Tensor) -> Tensor:
+    shape = currents.shape[1:]
+    return state if state.shape == shape else (state.reshape(()) if state.numel() == 1 else state).expand(shape)
+
+
+def _obstacle_here(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor]) -> str | None:
+    """What of this input, or of the values of parameters, the kernels cannot run."""
+    if currents.device.type != "cpu":
+        return f"its input is on {currents.device}"
+    if currents.dtype not in (torch.float32, torch.float64):
+        return f"its input is {currents.dtype}"
+    if currents.ndim < 2 or not len(currents) or transforming():
+        return "it runs inside a torch.func transform" if transforming() else f"its input has shape {tuple(currents.shape)}"
+    parameters = [getattr(neuron, name) for name in ("alpha", "beta", "threshold") if hasattr(neuron, name)]
+    if any(p.ndim >= currents.ndim for p in parameters):
+        return "a parameter has more dimensions than a step"
+    if not hasattr(neuron, "recurrent"):
+        return None
+    if _weights(neuron, currents) is None:
+        return "its recurrent weights do not fit the features"
+    # The kernels take the reset from the spikes of the step before, snnTorch from its potential.
+    mem, spk = (start.get(name, currents.new_zeros(currents.shape[1:])) for name in ("mem", "spk"))
+    if not torch.equal((mem - neuron.threshold > 0).to(spk.dtype), spk):
+        return "it starts from spikes that are not those of its potential"
+    return None
+
+
+def _weights(neuron: Any, currents: Tensor) -> Tensor | None:
+    """Recurrent weights as the kernels take them, or None if they do not fit."""
+    features = currents.shape[-1]
+    if not hasattr(neuron.recurrent, "V"):
+        weight: Tensor = neuron.recurrent.weight
+        return weight if weight.shape == (features, features) else None
+    one_to_one: Tensor = neuron.recurrent.V
+    if one_to_one.numel() == 1:
+        return one_to_one.reshape(1).expand(features)
+    return one_to_one if one_to_one.shape == (features,) else None
+
+
+def _kernels(neuron: Any, currents: Tensor, start: Mapping[str, Tensor], wanted: frozenset[str]) -> dict[str, Tensor]:
+    options = Options(neuron.reset_mechanism, reset_delay=True, detach_reset=True, spike_at_threshold=False)
+    kind = KINDS[type(neuron)]
+    decays = {name: getattr(neuron, name).clamp(0, 1) for name in ("alpha", "beta")[kind == "leaky" :]}
+    recurrent: Any = getattr(neuron, "recurrent", None)
+    weights = None if recurrent is None else _weights(neuron, currents)
+    driven = currents
+    if isinstance(recurrent, nn.Linear) and recurrent.bias is not None:
+        driven = currents + recurrent.bias
+    names = (*(name for name in neuron.STATES if name != "spk"), *(("spk",) if recurrent is not None else ()))
+    state = None
+    if start or bool((neuron.threshold < 0).any()):  # at rest a negative threshold resets the first step
+        parts = tuple(start.get(name, currents.new_zeros(currents.shape[1:])) for name in names)
+        state = parts if len(parts) > 1 else parts[0]
+    call = Call(kind, neuron.spike_grad.surrogate, options, state is not None, "mem" in wanted)
+    out = run_fused(call, "", driven, state, names, (*decays.values(), neuron.threshold), weights)
+    spikes, found = out[0], {"mem": out[-1]} if call.record else {}
+    factor = neuron.graded_spikes_factor
+    found["spk"] = spikes * factor if factor.requires_grad or bool((factor != 1).any()) else spikes
+    if "syn" in wanted:
+        received = driven if weights is None else driven + _received(weights, spikes, start.get("spk"))
+        syn = start.get("syn", currents.new_zeros(currents.shape[1:]))
+        found["syn"] = run_fused(INTEGRATOR, "", received, syn, ("v",), (decays["alpha"],))[0]
+    return found
+
+
+def _received(weights: Tensor, spikes: Tensor, before: Tensor | None) -> Tensor:
+    """What a recurrent layer sends itself at each step."""
+    first = torch.zeros_like(spikes[:1]) if before is None else before[None]
+    sent = torch.cat([first, spikes[:-1]])
+    return sent @ weights.T if weights.ndim == 2 else sent * weights
+
+
+def _steps(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor], wanted: frozenset[str]) -> dict[str, Tensor]:
+    """The layer's own steps, one after the other."""
+    found: dict[str, list[Tensor]] = {name: [] for name in wanted}
+    with own_state(neuron):
+        for name in neuron.STATES:
+            setattr(neuron, name, start.get(name, currents.new_zeros(0)))
+        for current in currents.unbind(0):
+            out: Any = neuron(current)
+            outputs = {name: getattr(neuron, name) for name in neuron.STATES} | {"spk": out if isinstance(out, Tensor) else out[0]}
+            for name, kept in found.items():
+                kept.append(outputs[name])
+    return {name: torch.stack(kept) for name, kept in found.items()}
+
+
+@contextlib.contextmanager
+def own_state(*neurons: SpikingNeuron, rest: bool = False) -> Iterator[None]:
+    """Give layers their own state back afterwards; begin at rest, if told."""
+    kept = [(neuron, name, getattr(neuron, name)) for neuron in neurons for name in neuron.STATES]
+    try:
+        for neuron, name, state in kept if rest else ():
+            setattr(neuron, name, state.new_zeros(0))
+        yield
+    finally:
+        for neuron, name, state in kept:
+            setattr(neuron, name, state)
