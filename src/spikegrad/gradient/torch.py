@@ -15,6 +15,7 @@ returns zeros without a word.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ def spike(
     if not x.dtype.is_floating_point:
         widen(x)  # refuses it in words
     soft = training and surrogate.soft
-    if not parameters and not training and not _traced():
+    if not parameters and not training and not traced():
         if x.requires_grad and torch.is_grad_enabled():
             stepped: Any = _Step.apply(x, surrogate, spike_at_threshold)
             return stepped
@@ -67,8 +68,10 @@ def spike(
 
 def _step(x: Tensor, spike_at_threshold: bool) -> Tensor:
     """1 where x reaches 0, else 0, and NaN where it is NaN; without a gradient."""
-    fired = x >= 0 if spike_at_threshold else x > 0
-    return torch.where(x == x, fired.to(x.dtype), x)
+    # Comparing and choosing cost ten times what rounding does on the CPU: PyTorch does not vectorise between floats and booleans.
+    if spike_at_threshold:
+        return x.clamp(-1, 0).floor_().add_(1)
+    return x.clamp(0, 1).ceil_().abs_()  # -0.0 stays -0.0 until then
 
 
 class _Step(torch.autograd.Function):
@@ -87,11 +90,19 @@ class _Step(torch.autograd.Function):
             infinite = wide.abs() == inf
             slope = torch.where(infinite, 0.0, ctx.surrogate.derivative(torch.where(infinite, 0.0, wide)))
         else:
-            slope = ctx.surrogate.derivative(wide)
+            slope = _slope(ctx.surrogate, wide)
         return (grad_outputs[0].to(wide.dtype) * slope).to(x.dtype), None, None
 
 
-def _traced() -> bool:
+def _slope(surrogate: Surrogate, x: Tensor) -> Tensor:
+    """The derivative, at a fifth of the cost where every x is finite, so that the formula as it was written needs no completion."""
+    if surrogate.scale == 1.0 and x.is_cpu and not traced() and math.isfinite(x.sum().item()):
+        formula: Any = type(surrogate).derivative
+        return formula.__wrapped__(surrogate, x)
+    return surrogate.derivative(x)
+
+
+def traced() -> bool:
     """Whether this runs inside a transform or for a compiler, where the step must be made of operations that they know."""
     return torch.compiler.is_compiling() or transforming() or torch.jit.is_tracing()
 
