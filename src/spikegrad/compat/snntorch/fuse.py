@@ -305,7 +305,7 @@ def _steps(module: nn.Module, arguments: dict[str, Any]) -> Steps:
                     "write the loop over the steps in its forward",
                 )
         fed = {owners[place] for place in steps.feeds}
-        steps.filled = tuple(name for name in filled if name in fed or name in required)
+        steps.filled = tuple(key for key in owners[1:] if isinstance(given[key], Tensor) and (key in fed or key not in optional))
         return steps
 
     if optional:

@@ -272,8 +272,8 @@ class Recorder(TorchFunctionMode):
             raise self.refuse(f"`{name}` writes in place to a tensor that shares its memory with another", f"make a new tensor with `{plain}`")
         result = self.call(function, args, kwargs)
         if result is not target:
-            if result.shape != target.shape or result.dtype != target.dtype:
-                raise self.refuse(f"`{name}` writes in place what has another shape or type")
+            if result.dtype != target.dtype:
+                result = self.call(Tensor.to, (result, target.dtype), {})
             self.known[id(target)] = self.known[id(result)]
             self.attached[id(target)] = target.requires_grad
         return target
@@ -290,8 +290,10 @@ class Recorder(TorchFunctionMode):
         if out is None or not simple or out.node in self.inputs or target._is_view() or not isinstance(value, Tensor):
             raise self.refuse("a tensor is written to in place", "collect the steps in a list and stack it")
         shape = target.shape[:dim] + target.shape[dim + 1 :]
-        if value.shape != shape or value.dtype != target.dtype:
-            raise self.refuse(f"a step of shape {tuple(value.shape)}, {value.dtype}, is written where {tuple(shape)}, {target.dtype}, belongs")
+        if value.dtype != target.dtype:
+            value = self.call(Tensor.to, (value, target.dtype), {})
+        if value.shape != shape:
+            value = self.call(Tensor.expand, (value, shape), {})
         found, steps = self.writes.setdefault(id(target), (dim, {}))
         referred = self.refer(value)
         if found != dim or lead % target.shape[dim] in steps or not isinstance(referred, Out):
