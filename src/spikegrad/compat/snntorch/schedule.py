@@ -307,7 +307,7 @@ class Program:
         sequence, dim = values.one(unit.nodes[0].args[0]), unit.nodes[0].args[1]
         indices = [node.args[2] for node in unit.nodes]
         first, last = indices[0], indices[-1] + 1
-        moved = sequence.movedim(dim, 0)
+        moved = sequence.movedim(dim, 0) if dim else sequence
         if indices == list(range(first, last)):
             return moved if last - first == len(moved) else moved[first:last]
         return moved.index_select(0, torch.tensor(indices, device=moved.device))
