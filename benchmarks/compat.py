@@ -138,7 +138,12 @@ class Training:
 
         self.step()
         neuron_layers = through(neurons, between, given[1:])
-        return {"neurons": neuron_layers, "linear layers": through(linear, given[:-1], between), "loss": loss, "optimiser": self.optimiser.step}
+        return {
+            "neurons": neuron_layers,
+            "linear layers": through(linear, given[:-1], between),
+            "loss": loss,
+            "optimiser": self.optimiser.step,
+        }
 
 
 def prove(task: Task) -> list[str]:

@@ -60,7 +60,9 @@ def same(expected, network, got, other, x, y):
         if a is None:
             assert second[name] is None or not second[name].any(), name
         else:
-            torch.testing.assert_close(second[name], a, rtol=1e-4, atol=2e-6 * max(1.0, float(a.abs().max())), msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                second[name], a, rtol=1e-4, atol=2e-6 * max(1.0, float(a.abs().max())), msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 # Structures. Each builds the same network from the names of either library; a one-step network has a loop around it.
@@ -104,7 +106,9 @@ def sequential(snn, neuron, last):
 
 
 def sequential_with_output(snn, neuron, last):
-    return nn.Sequential(nn.Linear(INPUTS, HIDDEN), neuron(init_hidden=True), nn.Linear(HIDDEN, OUTPUTS), last(init_hidden=True, output=True))
+    return nn.Sequential(
+        nn.Linear(INPUTS, HIDDEN), neuron(init_hidden=True), nn.Linear(HIDDEN, OUTPUTS), last(init_hidden=True, output=True)
+    )
 
 
 def nested(snn, neuron, last):
@@ -456,6 +460,461 @@ def test_what_the_kernels_cannot_runs_step_by_step_within(why, options):
 
 def test_a_network_that_gains_nothing_says_so():
     net = nn.Sequential(nn.Linear(INPUTS, HIDDEN), ours.Leaky(0.9, init_hidden=True, reset_delay=False))
-    with pytest.warns(FusionWarning, match="none of the spiking layers of Sequential can run in the fused kernels: `1`: with reset_delay=False"):
+    with pytest.warns(
+        FusionWarning, match="none of the spiking layers of Sequential can run in the fused kernels: `1`: with reset_delay=False"
+    ):
         fused = fuse(net)
     assert torch.equal(fused(inputs()), loop(ours, net, inputs()))
+
+
+# Layers between the spiking ones.
+
+
+class Convolutional(nn.Module):
+    """Convolution, pooling, normalisation and dropout between layers that keep their states."""
+
+    def __init__(self, snn, norm=True, dropout=0.0):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1, bias=not norm)
+        self.norm = nn.BatchNorm2d(4) if norm else nn.Identity()
+        self.lif1 = snn.Leaky(0.875, init_hidden=True, spike_grad=snn.surrogate.fast_sigmoid(slope=25))
+        self.pool = nn.MaxPool2d(2)
+        self.drop = nn.Dropout(dropout)
+        self.fc = nn.Linear(64, 5)
+        self.lif2 = snn.Leaky(0.875, init_hidden=True, output=True)
+
+    def forward(self, x):
+        x = self.pool(self.lif1(self.norm(self.conv(x))))
+        return self.lif2(self.fc(self.drop(x).view(x.size(0), -1)))
+
+
+IMAGES = (1, 8, 8)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_a_convolutional_network(training):
+    real, written = (dyadic(Convolutional(snn)).train(training) for snn in (theirs, ours))
+    fused = fuse(copy.deepcopy(written), inputs(shape=IMAGES)[0])
+    assert fused.norm.num_batches_tracked == 0  # neither recording nor comparing counts
+    x, z = (inputs(shape=IMAGES).requires_grad_() for _ in range(2))
+    same(loop(theirs, real, x), real, fused(z), fused, x, z)
+    torch.testing.assert_close(fused.norm.running_mean, real.norm.running_mean)
+    assert fused.norm.num_batches_tracked == real.norm.num_batches_tracked == (STEPS if training else 0)
+    how = fused.report()
+    assert how["conv"] == how["pool"] == how["fc"] == "whole sequence"
+    assert how["norm"] == ("step loop, because in training its statistics are those of each step" if training else "whole sequence")
+
+
+def test_dropout_is_drawn_for_each_step_and_follows_the_mode():
+    fused = fuse(dyadic(Convolutional(ours, norm=False, dropout=0.5)), inputs(shape=IMAGES)[0])
+    x = torch.ones(STEPS, BATCH, *IMAGES)
+    kept = []
+    fused.fc.register_forward_pre_hook(lambda module, args: kept.append(args[0].detach().clone()))
+    fused(x)
+    assert fused.report()["drop"].startswith("whole sequence; its random numbers are drawn in another order")
+    assert fused.report()["fc"] == "step loop, because it has hooks, which are called at each step"
+    assert len(kept) == STEPS
+    silent = torch.stack(kept) == 0
+    assert not torch.equal(silent[4], silent[5])
+    assert 0.3 < float((silent[2:].float().mean())) < 1
+    torch.manual_seed(0)
+    first = fused(x)[1]
+    assert not torch.equal(first, fused(x)[1])
+    fused.eval()
+    assert not fused.original.drop.training
+    assert torch.equal(fused(x)[1], fused(x)[1])
+    assert torch.equal(fused(x)[1], loop(ours, fused.original, x)[1])
+
+
+class Functional(Layers):
+    """Functions that read the mode, and a layer that mixes the batch."""
+
+    def forward(self, x):
+        mem1, mem2 = self.rest()
+        potentials = []
+        for step in range(x.size(0)):
+            current = F.dropout(self.fc1(x[step]), 0.5, self.training)
+            spk1, mem1 = self.lif1(current - current.mean(0, keepdim=True), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            potentials.append(mem2)
+        return torch.stack(potentials)
+
+
+def test_functions_that_read_the_mode_or_mix_the_batch():
+    real, written = dyadic(Functional(leaky(theirs), leaky(theirs))).eval(), dyadic(Functional(leaky(ours), leaky(ours)))
+    fused = fuse(written, inputs())
+    assert not torch.equal(fused(inputs()), fused(inputs()))
+    fused.eval()
+    x, z = (inputs().requires_grad_() for _ in range(2))
+    same(real(x), real, fused(z), fused, x, z)
+
+
+def test_no_grad_within_forward_is_kept():
+    class Frozen(Layers):
+        def forward(self, x):
+            mem1, mem2 = self.rest()
+            spikes = []
+            for step in range(x.size(0)):
+                with torch.no_grad():
+                    current = self.fc1(x[step])
+                spk1, mem1 = self.lif1(current, mem1)
+                spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+                spikes.append(spk2)
+            return torch.stack(spikes)
+
+    real, written = dyadic(Frozen(leaky(theirs), leaky(theirs))), dyadic(Frozen(leaky(ours), leaky(ours)))
+    fused = fuse(written, inputs())
+    x, z = (inputs().requires_grad_() for _ in range(2))
+    same(real(x), real, fused(z), fused, x, z)
+
+
+# One network, used on.
+
+
+def tutorial(snn, seed=0):
+    return dyadic(Tutorial(leaky(snn), leaky(snn)), seed)
+
+
+def test_other_steps_and_batches_than_the_example():
+    real, fused = tutorial(theirs), fuse(tutorial(ours), inputs())
+    for steps, batch in ((1, 1), (5, BATCH), (STEPS, 9), (40, 2)):
+        x, z = (inputs(steps, batch).requires_grad_() for _ in range(2))
+        expected, got = real(x), fused(z)
+        for a, b in zip(expected, got, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_numbers_among_the_attributes_are_read_anew():
+    real, written = (dyadic(Static(leaky(snn), leaky(snn))) for snn in (theirs, ours))
+    fused = fuse(written, inputs())
+    for steps in (9, 4):
+        real.num_steps = written.num_steps = steps
+        assert torch.equal(real(inputs())[0], fused(inputs())[0])
+        assert len(fused(inputs())[0]) == steps
+
+
+@pytest.mark.parametrize("made", ["before", "after"])
+def test_training_with_an_optimiser_made_before_or_after(made):
+    real, written = tutorial(theirs), tutorial(ours)
+    optimisers = [torch.optim.SGD(real.parameters(), 0.125)]
+    if made == "before":
+        optimisers.append(torch.optim.SGD(written.parameters(), 0.125))
+    fused = fuse(written, inputs())
+    if made == "after":
+        optimisers.append(torch.optim.SGD(fused.parameters(), 0.125))
+    start = copy.deepcopy(written.state_dict())
+    labels = torch.arange(BATCH) % OUTPUTS
+    for seed in range(3):
+        for network, optimiser in zip((real, fused), optimisers, strict=True):
+            optimiser.zero_grad()
+            F.cross_entropy(network(inputs(seed=seed))[1].mean(0), labels).backward()
+            optimiser.step()
+    for name, value in real.named_parameters():
+        assert not torch.equal(value, start[name])
+        torch.testing.assert_close(dict(fused.named_parameters())[name], value, rtol=1e-5, atol=1e-6)
+    assert torch.equal(written(inputs())[1], fused(inputs())[1]) or torch.allclose(written(inputs())[1], fused(inputs())[1], atol=1e-5)
+
+
+def test_parameters_and_state_dict_are_the_originals():
+    written = tutorial(ours)
+    fused = fuse(written, inputs())
+    assert list(fused.state_dict()) == list(written.state_dict()) == list(tutorial(theirs).state_dict())
+    assert all(a is b for a, b in zip(fused.parameters(), written.parameters(), strict=True))
+    fused.load_state_dict(tutorial(theirs, seed=5).state_dict())
+    other = tutorial(ours, seed=5)
+    assert torch.equal(written(inputs())[1], other(inputs())[1])
+    assert torch.equal(fused(inputs())[1], other(inputs())[1])
+    outer = nn.ModuleDict({"net": fused})
+    assert list(outer.state_dict()) == [f"net.{name}" for name in written.state_dict()]
+    outer.load_state_dict({f"net.{name}": value for name, value in tutorial(ours).state_dict().items()})
+    assert torch.equal(written(inputs())[1], tutorial(ours)(inputs())[1])
+
+
+def test_moving_is_moving_the_original():
+    written = tutorial(ours)
+    fused = fuse(written, inputs()).double()
+    assert written.fc1.weight.dtype == torch.float64
+    assert fused(inputs().double())[1].dtype == torch.float64
+    assert torch.equal(fused(inputs().double())[1], written(inputs().double())[1])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["deepcopy", "pickle"])
+def test_copies_stand_alone(copied):
+    fused = fuse(tutorial(ours), inputs())
+    before = fused(inputs())[1]
+    other = copied(fused)
+    assert torch.equal(other(inputs())[1], before)
+    with torch.no_grad():
+        other.fc1.weight.zero_()
+    assert torch.equal(fused(inputs())[1], before)
+    assert not torch.equal(other(inputs())[1], before)
+    assert other.original.fc1 is other.fc1
+    before.sum().backward()  # a graph in progress is no obstacle either
+    copied(fused)
+
+
+def test_nothing_is_stored():
+    written = dyadic(HiddenStep(leaky(ours), leaky(ours)))
+    state = torch.full((BATCH, HIDDEN), 0.25)
+    written.lif1.mem = state
+    fused = fuse(written, inputs()[0])
+    first, second = fused(inputs()), fused(inputs())
+    assert torch.equal(first, second)
+    (first.sum() + second.sum()).backward()
+    assert written.lif1.mem is state
+
+
+def test_two_networks_do_not_know_each_other():
+    one, other = fuse(tutorial(ours), inputs()), fuse(tutorial(ours, seed=3), inputs())
+    first = one(inputs())[1]
+    other(inputs())
+    assert torch.equal(one(inputs())[1], first)
+
+
+def test_without_an_example():
+    assert torch.equal(fuse(tutorial(ours), step=False)(inputs())[1], tutorial(ours)(inputs())[1])
+    stepwise = dyadic(HiddenStep(leaky(ours), leaky(ours)))
+    assert torch.equal(fuse(stepwise, step=True)(inputs()), loop(ours, stepwise, inputs()))
+    documented = dyadic(DocumentedStep(ours))
+    for a, b in zip(fuse(documented, step=True)(inputs()), loop(ours, documented, inputs(), *states(), feeds=FEEDS), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_half_precision_runs_step_by_step():
+    written = tutorial(ours).to(torch.bfloat16)
+    fused = fuse(written, step=False)
+    x = inputs().to(torch.bfloat16)
+    assert torch.equal(fused(x)[1], written(x)[1])
+    assert fused.report()["lif1"] == "step loop, because its input is torch.bfloat16"
+
+
+def test_single_neurons_and_subnetworks():
+    fused = fuse(ours.Synaptic(alpha=0.75, beta=0.875, init_hidden=True))
+    x = inputs()
+    assert torch.equal(fused(x), loop(ours, ours.Synaptic(alpha=0.75, beta=0.875, init_hidden=True), x))
+
+
+# What is refused, and in which words.
+
+
+def looped(body, **extra):
+    """A network whose loop does something of its own with each step."""
+
+    class Net(Layers):
+        def forward(self, x):
+            mem1, mem2 = self.rest()
+            self_ = self
+            spk2 = torch.zeros(x.size(1), OUTPUTS)
+            spikes = []
+            for step in range(x.size(0)):
+                spk2, mem1, mem2 = body(self_, x[step], mem1, mem2, spk2, step)
+                spikes.append(spk2)
+            return torch.stack(spikes)
+
+    net = Net(leaky(ours), leaky(ours))
+    for name, value in extra.items():
+        setattr(net, name, value)
+    return net
+
+
+def plain(net, x, mem1, mem2, spk2, step):
+    spk1, mem1 = net.lif1(net.fc1(x), mem1)
+    spk2, mem2 = net.lif2(net.fc2(spk1), mem2)
+    return spk2, mem1, mem2
+
+
+def feedback(net, x, mem1, mem2, spk2, step):
+    return plain(net, x + net.back(spk2), mem1, mem2, spk2, step)
+
+
+def scaled_state(net, x, mem1, mem2, spk2, step):
+    return plain(net, x, mem1 * 0.5, mem2, spk2, step)
+
+
+def detached_state(net, x, mem1, mem2, spk2, step):
+    return plain(net, x, mem1.detach(), mem2, spk2, step)
+
+
+def swapped_state(net, x, mem1, mem2, spk2, step):
+    spk1, mem1 = net.lif1(net.fc1(x), mem1)
+    _, mem1 = net.lif1(net.fc1(x), mem1 + spk1)
+    return spk2, mem1, mem2
+
+
+def branch(net, x, mem1, mem2, spk2, step):
+    return plain(net, x if spk2.sum() < 100 else x * 0, mem1, mem2, spk2, step)
+
+
+def item(net, x, mem1, mem2, spk2, step):
+    return plain(net, x * (1 + spk2.max().item()), mem1, mem2, spk2, step)
+
+
+def through_numpy(net, x, mem1, mem2, spk2, step):
+    return plain(net, torch.from_numpy(x.detach().numpy() * 2), mem1, mem2, spk2, step)
+
+
+def stored(net, x, mem1, mem2, spk2, step):
+    out = plain(net, x, mem1, mem2, spk2, step)
+    net.history.append(out[0])
+    return out
+
+
+def stored_attribute(net, x, mem1, mem2, spk2, step):
+    net.latest = x
+    return plain(net, x, mem1, mem2, spk2, step)
+
+
+def masked(net, x, mem1, mem2, spk2, step):
+    return plain(net, x * x[x > 0].mean(), mem1, mem2, spk2, step)
+
+
+def overwritten(net, x, mem1, mem2, spk2, step):
+    x[:, 0] = 0.0
+    return plain(net, x, mem1, mem2, spk2, step)
+
+
+def written_input(net, x, mem1, mem2, spk2, step):
+    net.scale.mul_(2)
+    return plain(net, x * net.scale, mem1, mem2, spk2, step)
+
+
+class Doubling(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+def out_of_sight(net, x, mem1, mem2, spk2, step):
+    return plain(net, Doubling.apply(x), mem1, mem2, spk2, step)
+
+
+def broadcast(net, x, mem1, mem2, spk2, step):
+    return plain(net, x, torch.zeros(BATCH, HIDDEN + 1) + 1 if step == 0 else mem1, mem2, spk2, step)
+
+
+REFUSED = {
+    "feedback": (
+        feedback,
+        r"the input of `lif1` depends on its own output of an earlier step, `lif1` -> `fc2` -> `lif2` -> `back` -> `add` -> `fc1` -> `lif1`.*"
+        r"only the states of spiking layers may pass from step to step, or use RLeaky",
+    ),
+    "scaled state": (
+        scaled_state,
+        r"state mem of `lif1` is changed by `mul` between two steps \(.*py:\d+: .*mem1 \* 0.5.*a state may only be passed on",
+    ),
+    "detached state": (detached_state, r"state mem of `lif1` is changed by `detach` between two steps"),
+    "swapped state": (swapped_state, r"state mem of `lif1` is changed by `add` between two steps"),
+    "branch": (
+        branch,
+        r"`__bool__` reads values, on which the next steps may depend \(.*py:\d+: `return plain\(net, x if spk2.sum\(\) < 100",
+    ),
+    "item": (item, r"`item` reads values"),
+    "numpy": (through_numpy, r"`numpy` reads values"),
+    "list on the module": (stored, r"its forward stores history on the module; return it instead"),
+    "attribute": (stored_attribute, r"its forward stores latest on the module; return it instead"),
+    "shape by value": (masked, r"the shape of `__getitem__`'s result depends on values"),
+    "in place into a step": (
+        overwritten,
+        r"a tensor is written to in place \(.*x\[:, 0\] = 0.0.*; collect the steps in a list and stack it",
+    ),
+    "in place into an attribute": (written_input, r"`mul_` writes in place to a tensor that was there before \(.*net.scale.mul_\(2\)"),
+    "autograd.Function": (out_of_sight, r"a tensor was computed out of sight, as by a torch.autograd.Function.*\(.*py:\d+"),
+    "state of a wrong shape": (broadcast, r"state mem of `lif1` has shape \(4, 9\), and its input \(4, 8\)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_names_the_layer_and_the_line(case):
+    body, message = REFUSED[case]
+    net = looped(body, back=nn.Linear(OUTPUTS, INPUTS), history=[], scale=torch.ones(()))
+    mems = {name: layer.mem for name, layer in (("lif1", net.lif1), ("lif2", net.lif2))}
+    with pytest.raises(FusionError, match="^cannot fuse Net: " + message):
+        fuse(net, inputs())
+    assert "forward" not in vars(net.fc1)  # the network is left as it was
+    assert net.lif1.mem is mems["lif1"]
+    assert net.scale == 1
+
+
+def test_networks_that_are_no_networks_of_ours():
+    with pytest.raises(FusionError, match=r"cannot fuse Linear: it has no spiking layers; import them from spikegrad.compat.snntorch"):
+        fuse(nn.Linear(2, 2))
+    with pytest.raises(FusionError, match="its spiking layers are snnTorch's own; import them from spikegrad.compat.snntorch"):
+        fuse(nn.Sequential(nn.Linear(2, 2), theirs.Leaky(0.9, init_hidden=True)))
+    with pytest.raises(FusionError, match="`0` would have to be given its state in a Sequential; make it with init_hidden=True"):
+        fuse(nn.Sequential(ours.Leaky(0.9)))
+    with pytest.raises(FusionError, match="`0` returns its state to the next layer; only the last may have output=True"):
+        fuse(nn.Sequential(ours.Leaky(0.9, init_hidden=True, output=True), nn.Linear(2, 2)))
+    with pytest.raises(
+        FusionError, match="its forward may be one time step or a whole loop; give an `example` of its arguments, or `step=`"
+    ):
+        fuse(tutorial(ours))
+
+    class Own(ours.Leaky):
+        pass
+
+    block = nn.Sequential(nn.Linear(2, 2), ours.Leaky(0.9, init_hidden=True))
+    block.register_forward_hook(lambda *_: None)
+    with pytest.raises(FusionError, match="`0` has hooks, which would not be called; register them on layers"):
+        fuse(nn.Sequential(block))
+
+    with pytest.raises(FusionError, match="what a step of `0` computes is not known, since Own is a subclass"):
+        fuse(nn.Sequential(Own(0.9, init_hidden=True)))
+
+
+def test_one_step_networks_that_cannot_be_looped():
+    class Lost(Layers):
+        def forward(self, x, mem1, mem2):
+            spk1, mem1 = self.lif1(self.fc1(x), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            return spk2, mem2
+
+    rest = states()
+    with pytest.raises(FusionError, match="argument `mem1` is a state, and the one after it is not returned"):
+        fuse(Lost(leaky(ours), leaky(ours)), (inputs()[0], rest[0], rest[3]))
+
+    class Extra(Layers):
+        def forward(self, x, scale, mem1, mem2):
+            spk1, mem1 = self.lif1(self.fc1(x) * scale, mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            return spk2, mem1, mem2
+
+    with pytest.raises(FusionError, match="argument `scale` of its step is neither the input nor the state of a spiking layer"):
+        fuse(Extra(leaky(ours), leaky(ours)), (inputs()[0], torch.ones(()), rest[0], rest[3]))
+
+
+def test_optional_states():
+    class Optional(Layers):
+        def forward(self, x, mem1=None, mem2=None):
+            spk1, mem1 = self.lif1(self.fc1(x), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            return spk2, mem1, mem2
+
+    net = dyadic(Optional(leaky(ours), leaky(ours)))
+    expected = loop(ours, net, inputs(), None, None, feeds=(1, 2))
+    for a, b in zip(expected, fuse(net, inputs()[0])(inputs()), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_bad_sequences():
+    fused = fuse(dyadic(HiddenStep(leaky(ours), leaky(ours))), inputs()[0])
+    with pytest.raises(ValueError, match=r"takes a sequence \(time, batch, ...\) with at least one step, got shape \(6,\)"):
+        fused(torch.zeros(INPUTS))
+    with pytest.raises(ValueError, match=r"at least one step, got shape \(0, 4, 6\)"):
+        fused(torch.zeros(0, BATCH, INPUTS))
+
+
+def test_a_difference_is_found(monkeypatch):
+    """The comparison on the example is not for show."""
+    from spikegrad.compat.snntorch import schedule, sequence
+
+    def wrong(*args):
+        found, why = sequence.run(*args)
+        return {name: value * 0.5 if name == "spk" else value for name, value in found.items()}, why
+
+    monkeypatch.setattr(schedule, "run_neuron", wrong)
+    with pytest.raises(FusionError, match="the fused network's output 0 is not the original's"):
+        fuse(tutorial(ours), inputs())

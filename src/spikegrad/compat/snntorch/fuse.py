@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
-from spikegrad.compat.snntorch.recording import FusionError, Out, Recorder, Recording, Tree, leaves, over, refused
+from spikegrad.compat.snntorch.recording import FusionError, Out, Recorder, Recording, Tree, has_hooks, is_layer, leaves, over, refused
 from spikegrad.compat.snntorch.schedule import Program, frozen
 from spikegrad.compat.snntorch.sequence import obstacle, own_state
 
@@ -74,14 +74,16 @@ def fuse(module: nn.Module, example: Any = None, *, step: bool | None = None) ->
         {'1': 'fused', '0': 'whole sequence'}
     """
     neurons = [m for m in module.modules() if isinstance(m, SpikingNeuron)]
-    _check_neurons(module, neurons)
+    _check_modules(module, neurons)
     given = () if example is None else example if isinstance(example, tuple) else (example,)
     if type(module).forward is nn.Sequential.forward or isinstance(module, SpikingNeuron):
         step = True if step is None else step
         _check_chain(module)
     if step is None:
         if example is None:
-            raise refused(module, "its forward may be one time step or a whole loop", None, "give an `example` of its arguments, or `step=`")
+            raise refused(
+                module, "its forward may be one time step or a whole loop", None, "give an `example` of its arguments, or `step=`"
+            )
         calls = [node.target for node in _recorded(module, module, given, {}).nodes if isinstance(node.target, SpikingNeuron)]
         step = len(calls) == len(set(calls))
     fused = Fused(module, step)
@@ -90,7 +92,9 @@ def fuse(module: nn.Module, example: Any = None, *, step: bool | None = None) ->
     slow = {path: why for path, m in module.named_modules() if isinstance(m, SpikingNeuron) and (why := obstacle(m)) is not None}
     if len(slow) == len(neurons):
         reasons = "; ".join(f"`{path}`: {why}" for path, why in slow.items())
-        warnings.warn(f"none of the spiking layers of {type(module).__name__} can run in the fused kernels: {reasons}", FusionWarning, stacklevel=2)
+        warnings.warn(
+            f"none of the spiking layers of {type(module).__name__} can run in the fused kernels: {reasons}", FusionWarning, stacklevel=2
+        )
     return fused
 
 
@@ -146,17 +150,19 @@ class Fused(nn.Module):
         if self._as_written:
             with own_state(*(m for m in self.original.modules() if isinstance(m, SpikingNeuron)), rest=True):
                 return function(*args, **kwargs)
-        key = self._key(args, kwargs)
-        program = self._programs.get(key)
-        if program is None:
-            program = self._programs[key] = Program(_recorded(self.original, function, args, kwargs), self.original)
-            while len(self._programs) > KEPT_PROGRAMS:
-                self._programs.popitem(last=False)
-        else:
-            self._programs.move_to_end(key)
+        program = self._program(function, args, kwargs)
         result = program.run(leaves((args, kwargs)))
         self._how = program.how
         return result
+
+    def _program(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Program:
+        key = self._key(args, kwargs)
+        if key not in self._programs:
+            self._programs[key] = Program(_recorded(self.original, function, args, kwargs), self.original)
+            while len(self._programs) > KEPT_PROGRAMS:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(key)
+        return self._programs[key]
 
     def report(self) -> dict[str, str]:
         """How each layer ran in the last call: ``"fused"``, ``"whole sequence"``, or ``"step loop, because …"``."""
@@ -176,6 +182,7 @@ class Fused(nn.Module):
         """
         if self._step:
             args = (torch.stack([args[0] * scale for scale in (1.0, 0.5, 1.5, 1.0)]) if args else None, *args[1:])
+        self._program(*self._called(args, kwargs))  # what is refused is refused in the user's own dtype
         dropout = [m for m in self.original.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
         for module in dropout:
             module.training = False
@@ -188,24 +195,29 @@ class Fused(nn.Module):
                 module.training = True
 
     def _compare(self, args: Any, kwargs: Any) -> None:
-        def wide(tensor: Tensor) -> Tensor:
-            return tensor.detach().double() if tensor.is_floating_point() else tensor.detach().clone()
+        def run(as_written: bool, dtype: torch.dtype | None) -> list[Tensor]:
+            def copied(tensor: Tensor) -> Tensor:
+                return tensor.detach().to(dtype if tensor.is_floating_point() else None, copy=True)
 
-        def run(as_written: bool) -> list[Tensor]:
             self._as_written = as_written
-            state = {name: wide(t).clone() for name, t in (*self.named_parameters(), *self.named_buffers())}
+            state = {name: copied(t) for name, t in (*self.named_parameters(), *self.named_buffers())}
             try:
                 with torch.no_grad(), torch.random.fork_rng(()):
-                    return leaves(torch.func.functional_call(self, state, over(args, wide), over(kwargs, wide)))
+                    return leaves(torch.func.functional_call(self, state, over(args, copied), over(kwargs, copied)))
             finally:
                 self._as_written = False
 
-        fused = run(False)
+        dtype, stray = torch.float64, 0.0
+        try:
+            run(True, dtype)
+        except RuntimeError:  # forward names a dtype; in that one rounding may decide a spike
+            dtype, stray = None, 0.02
+        fused = run(False, dtype)
         if next(reversed(self._programs.values())).random:
             return
-        for place, (ours, theirs) in enumerate(zip(fused, run(True), strict=True)):
-            size = float(theirs.abs().max()) if theirs.numel() else 0.0
-            if ours.shape != theirs.shape or not torch.allclose(ours.double(), theirs.double(), rtol=1e-6, atol=1e-9 * size, equal_nan=True):
+        for place, (ours, theirs) in enumerate(zip(fused, run(True, dtype), strict=True)):
+            alike = ours.shape == theirs.shape and torch.isclose(ours.double(), theirs.double(), rtol=1e-6, atol=1e-6, equal_nan=True)
+            if isinstance(alike, bool) or float((~alike).double().mean()) > stray:
                 raise refused(self.original, f"the fused network's output {place} is not the original's; this is a defect of `fuse`", None)
 
     def _called(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
@@ -316,7 +328,7 @@ def _steps(module: nn.Module, arguments: dict[str, Any]) -> Steps:
     return record(required)
 
 
-def _check_neurons(module: nn.Module, neurons: list[SpikingNeuron]) -> None:
+def _check_modules(module: nn.Module, neurons: list[SpikingNeuron]) -> None:
     if not neurons:
         theirs = any(type(m).__module__.split(".")[0] == "snntorch" for m in module.modules())
         why = "its spiking layers are snnTorch's own" if theirs else "it has no spiking layers"
@@ -325,6 +337,8 @@ def _check_neurons(module: nn.Module, neurons: list[SpikingNeuron]) -> None:
     for path, m in module.named_modules():
         if isinstance(m, SpikingNeuron) and not type(m).__module__.startswith(package):
             raise refused(module, f"what a step of `{path}` computes is not known, since {type(m).__name__} is a subclass", None)
+        if not is_layer(m) and not isinstance(m, SpikingNeuron) and has_hooks(m):
+            raise refused(module, f"{f'`{path}`' if path else 'it'} has hooks, which would not be called", None, "register them on layers")
 
 
 def _check_chain(module: nn.Module) -> None:

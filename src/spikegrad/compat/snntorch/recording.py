@@ -11,6 +11,7 @@ import contextlib
 import linecache
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -178,7 +179,8 @@ class Recorder(TorchFunctionMode):
         was = self.attached.get(id(tensor), isinstance(known, Named) or not tensor.requires_grad or tensor.is_leaf)
         if (tensor.requires_grad and not was) or (known is None and tensor.grad_fn is not None):
             raise self.refuse(
-                "a tensor was computed out of sight, as by a torch.autograd.Function or compiled code", "run that part outside of the network"
+                "a tensor was computed out of sight, as by a torch.autograd.Function or compiled code",
+                "run that part outside of the network",
             )
         self.kept.append(tensor)
         return Constant(tensor) if known is None else known
@@ -219,7 +221,9 @@ class Recorder(TorchFunctionMode):
             self.paused = False
         tensors = leaves(result)
         if not tensors:
-            if getattr(target, "__name__", "") in ("__get__", "__eq__", "__ne__") or not any(id(t) in self.known for t in leaves((args, kwargs))):
+            if getattr(target, "__name__", "") in ("__get__", "__eq__", "__ne__") or not any(
+                id(t) in self.known for t in leaves((args, kwargs))
+            ):
                 return result
             raise self.refuse(f"`{getattr(target, '__name__', target)}` reads values, on which the next steps may depend")
         if all(id(t) in self.known for t in tensors):
@@ -269,8 +273,12 @@ class Recorder(TorchFunctionMode):
         if out.node in self.inputs:
             raise self.refuse(f"`{name}` writes in place to an input", f"make a new tensor with `{plain}`")
         if target._is_view() or any(other._base is target for other in self.kept):
-            raise self.refuse(f"`{name}` writes in place to a tensor that shares its memory with another", f"make a new tensor with `{plain}`")
+            raise self.refuse(
+                f"`{name}` writes in place to a tensor that shares its memory with another", f"make a new tensor with `{plain}`"
+            )
         result = self.call(function, args, kwargs)
+        if result.shape != target.shape:
+            raise self.refuse(f"`{name}` writes a result of shape {tuple(result.shape)} in place to one of shape {tuple(target.shape)}")
         if result is not target:
             if result.dtype != target.dtype:
                 result = self.call(Tensor.to, (result, target.dtype), {})
@@ -309,10 +317,20 @@ class Recorder(TorchFunctionMode):
     def _quiet(self) -> Iterator[None]:
         """Leave the network as it was: states, statistics, random numbers; and see its layers called."""
         hidden = {(m, name): getattr(m, name) for m, names in self.neurons.items() for name in names}
-        buffers = [(b, b.clone()) for m in self.root.modules() if m.training and m not in self.neurons for b in m._buffers.values() if b is not None]
+        buffers = [
+            (b, b.clone())
+            for m in self.root.modules()
+            if m.training and m not in self.neurons
+            for b in m._buffers.values()
+            if b is not None
+        ]
         stored = _attributes(self.root, self.neurons)
         layers = [m for m in self.paths if m not in self.neurons and is_layer(m) and not _inside(self.paths, m, self.neurons)]
-        for module in (*self.neurons, *layers):
+        hooks = [(m, kind, getattr(m, kind)) for m in (*self.neurons, *layers) for kind in _HOOKS]
+        for module, kind, _ in hooks:
+            setattr(module, kind, OrderedDict[int, Any]())
+        own = {m: m.__dict__.get("forward") for m in (*self.neurons, *layers)}
+        for module in own:
             module.__dict__["forward"] = self._layer(module)
         for (module, name), state in hidden.items():
             setattr(module, name, torch.zeros(0, dtype=state.dtype, device=state.device))
@@ -324,8 +342,12 @@ class Recorder(TorchFunctionMode):
                 names = ", ".join(sorted({".".join(filter(None, (path, name))) for path, name in changed}))
                 raise refused(self.root, f"its forward stores {names} on the module", None, "return it instead")
         finally:
-            for module in (*self.neurons, *layers):
-                module.__dict__.pop("forward", None)
+            for module, forward in own.items():
+                module.__dict__.pop("forward")
+                if forward is not None:
+                    module.__dict__["forward"] = forward
+            for module, kind, kept in hooks:
+                setattr(module, kind, kept)
             for (module, name), state in hidden.items():
                 setattr(module, name, state)
             with torch.no_grad():
@@ -356,7 +378,9 @@ class Recorder(TorchFunctionMode):
                 raise self.refuse(f"state {name} of `{path}` has shape {tuple(state.shape)}, and its input {tuple(input_.shape)}")
             start[name] = referred
         if last is not None and 0 < len(start) < len(names):
-            raise self.refuse(f"only {', '.join(start)} of the states of `{path}` {'is' if len(start) == 1 else 'are'} changed between two steps")
+            raise self.refuse(
+                f"only {', '.join(start)} of the states of `{path}` {'is' if len(start) == 1 else 'are'} changed between two steps"
+            )
         node = Node(module, (self.refer(input_),), {}, _where(), torch.is_grad_enabled(), False, start or None)
         self.nodes.append(node)
         self.last[module] = node
@@ -395,6 +419,14 @@ def _fits(state: Tensor, input_: Tensor) -> bool:
     if state.numel() == 1:
         return True
     return state.ndim <= input_.ndim and all(a in (1, b) for a, b in zip(state.shape[::-1], input_.shape[::-1], strict=False))
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called along with a module."""
+    return any(getattr(module, kind) for kind in _HOOKS)
 
 
 def _inside(paths: Mapping[nn.Module, str], module: nn.Module, owners: Mapping[nn.Module, Any]) -> bool:

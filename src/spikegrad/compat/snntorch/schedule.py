@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
-from spikegrad.compat.snntorch.recording import Constant, FusionError, Named, Node, Out, Recording, Tree, leaves, over, refused
+from spikegrad.compat.snntorch.recording import Constant, FusionError, Named, Node, Out, Recording, Tree, has_hooks, leaves, over, refused
 from spikegrad.compat.snntorch.sequence import run as run_neuron
 
 
@@ -269,7 +269,9 @@ class Program:
         back = turned[1] if len(turned) > 1 else turned[0]
         way = " -> ".join([layer, *around[:-1], layer])
         why = f"the input of {layer} depends on its own output of an earlier step, {way}"
-        return refused(self.root, why, back.nodes[-1], "only the states of spiking layers may pass from step to step, or use RLeaky or RSynaptic")
+        return refused(
+            self.root, why, back.nodes[-1], "only the states of spiking layers may pass from step to step, or use RLeaky or RSynaptic"
+        )
 
     def _label(self, unit: Unit) -> str:
         target = unit.nodes[0].target
@@ -328,7 +330,10 @@ class Program:
         fixed = [pick.fixed is not None for pick in unit.slots]
         if all(fixed):
             fixed[0] = False  # draws numbers of its own at each step
-        given = [values.one(pick.fixed) if same and pick.fixed is not None else values.all(pick) for pick, same in zip(unit.slots, fixed, strict=True)]
+        given = [
+            values.one(pick.fixed) if same and pick.fixed is not None else values.all(pick)
+            for pick, same in zip(unit.slots, fixed, strict=True)
+        ]
 
         def step(*tensors: Tensor) -> tuple[Tensor, ...]:
             filled = iter(tensors)
@@ -382,7 +387,7 @@ def _counts(node: Node) -> bool:
 def _one_by_one(node: Node) -> str | None:
     """Why alike operations must run one after the other."""
     target = node.target
-    if isinstance(target, nn.Module) and (target._forward_hooks or target._forward_pre_hooks or target._backward_hooks):
+    if isinstance(target, nn.Module) and has_hooks(target):
         return "it has hooks, which are called at each step"
     if _counts(node):
         return "in training its statistics are those of each step"

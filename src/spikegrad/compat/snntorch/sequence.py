@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spikegrad.compat.snntorch.leaky import Leaky
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
+from spikegrad.compat.snntorch.recording import has_hooks
 from spikegrad.compat.snntorch.surrogate import SpikeGradient
 from spikegrad.compat.snntorch.synaptic import Synaptic
 from spikegrad.gradient.torch import transforming
@@ -27,7 +28,9 @@ def obstacle(neuron: SpikingNeuron) -> str | None:
     if type(neuron) not in KINDS:
         return f"there is no kernel for {type(neuron).__name__}"
     if not isinstance(neuron.spike_grad, SpikeGradient):
-        return "surrogate_disable leaves no gradient" if neuron.surrogate_disable else "its spike_grad is a function of its own, not a formula"
+        return (
+            "surrogate_disable leaves no gradient" if neuron.surrogate_disable else "its spike_grad is a function of its own, not a formula"
+        )
     if neuron.spike_grad.surrogate.stochastic:
         return f"{type(neuron.spike_grad.surrogate).__name__} draws noise"
     if not neuron.reset_delay:
@@ -36,7 +39,7 @@ def obstacle(neuron: SpikingNeuron) -> str | None:
         return "it has inhibition"
     if neuron.state_quant:
         return "its state is quantised"
-    if neuron._forward_hooks or neuron._forward_pre_hooks or neuron._backward_hooks or neuron._backward_pre_hooks:
+    if has_hooks(neuron):
         return "it has hooks, which are called at each step"
     if not INSTALLED:
         return "Numba is not installed"
@@ -53,14 +56,16 @@ def _recurrent_obstacle(neuron: SpikingNeuron) -> str | None:
         return f"its recurrent connection is a {type(recurrent).__name__}"
     if isinstance(recurrent, nn.Module) and not hasattr(recurrent, "V") and type(recurrent) is not nn.Linear:
         return f"its recurrent connection is a {type(recurrent).__name__}"
-    if recurrent._forward_hooks or recurrent._forward_pre_hooks:
+    if has_hooks(recurrent):
         return "its recurrent connection has hooks"
     if not bool((neuron.graded_spikes_factor == 1).all()):
         return "its graded spikes feed back"
     return None
 
 
-def run(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor], wanted: frozenset[str]) -> tuple[dict[str, Tensor], str | None]:
+def run(
+    neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor], wanted: frozenset[str]
+) -> tuple[dict[str, Tensor], str | None]:
     """A layer over a sequence.
 
     Args:
