@@ -18,12 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
-from spikegrad.compat.snntorch.recording import FusionError, Out, Recorder, Recording, Tree, has_hooks, is_layer, leaves, over, refused
+from spikegrad.compat.snntorch.operations import FusionError, Out, Recording, Tree, leaves, over, refused
+from spikegrad.compat.snntorch.recording import Recorder, has_hooks, is_layer
 from spikegrad.compat.snntorch.schedule import Program, frozen
 from spikegrad.compat.snntorch.sequence import obstacle, own_state
 
 KEPT_PROGRAMS = 16
 """Recordings that a fused network keeps, one for each combination of shapes it was called with lately."""
+
+
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU)
 
 
 class FusionWarning(UserWarning):
@@ -44,7 +48,7 @@ def fuse(module: nn.Module, example: Any = None, *, step: bool | None = None) ->
     given or made in `forward`, and stores nothing.
 
     Layers between the spiking ones are applied to all steps at once, exactly (`torch.vmap`), except those whose result depends on how often
-    they run, as batch normalisation in training. Spiking layers run in the fused kernels where these compute exactly what snnTorch computes:
+    they run, as batch normalisation in training. Spiking layers run in the fused kernels where these compute exactly what they do:
     `Leaky`, `Synaptic`, `RLeaky` and `RSynaptic` with the delayed reset and a surrogate that has a formula. Others run step by step within.
     `Fused.report` says which is which. Random numbers, as of dropout, are drawn in another order than step by step.
 
@@ -136,8 +140,8 @@ class Fused(nn.Module):
         """All steps of the network.
 
         Args:
-            *args: if the original is one step: the sequence ``(time, batch, ...)``, then states to start from, if any; else what the original
-                takes.
+            *args: if the original is one step: the sequence ``(time, batch, ...)``, then states to start from, if any; else what the
+                original takes.
             **kwargs: likewise, by name.
 
         Returns:
@@ -183,7 +187,7 @@ class Fused(nn.Module):
         if self._step:
             args = (torch.stack([args[0] * scale for scale in (1.0, 0.5, 1.5, 1.0)]) if args else None, *args[1:])
         self._program(*self._called(args, kwargs))  # what is refused is refused in the user's own dtype
-        dropout = [m for m in self.original.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
+        dropout = [m for m in self.original.modules() if isinstance(m, _DROPOUT) and m.training]
         for module in dropout:
             module.training = False
         before = self._programs.copy()
@@ -281,7 +285,7 @@ class Fused(nn.Module):
 
 
 def _recorded(module: nn.Module, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Recording:
-    neurons = {m: m.STATES for m in module.modules() if isinstance(m, SpikingNeuron)}
+    neurons: dict[nn.Module, tuple[str, ...]] = {m: m.STATES for m in module.modules() if isinstance(m, SpikingNeuron)}
     return Recorder(module, neurons).record(function, args, kwargs)
 
 
@@ -297,7 +301,7 @@ def _steps(module: nn.Module, arguments: dict[str, Any]) -> Steps:
     def record(filled: list[str]) -> Steps:
         empty = {name: arguments[next(iter(arguments))].new_zeros(0) for name in filled}
         given = arguments | empty
-        recording = _recorded(module, lambda given: module(**given), (given,), {})
+        recording = _recorded(module, module, (), given)
         owners = [key for key, value in given.items() for _ in leaves(value)]
         returned = leaves(recording.result)
         used = {ref.node for node in recording.nodes for ref in leaves((node.args, node.kwargs)) if isinstance(ref, Out)}

@@ -8,118 +8,28 @@ Python's own control flow may look at shapes, but not at values: one recording s
 from __future__ import annotations
 
 import contextlib
-import linecache
+import inspect
 import os
-import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import spikegrad
-
-Tree = Any
-"""Tensors, or what stands for them, nested in tuples, lists, dicts and slices among anything else."""
+from spikegrad.compat.snntorch.operations import Constant, FusionError, Named, Node, Out, Recording, Tree, leaves, over, refused
 
 _LIBRARIES = tuple(os.path.dirname(str(package.__file__)) + os.sep for package in (torch, spikegrad))
 
-METADATA = frozenset(
-    "size dim ndimension numel nelement stride storage_offset element_size is_contiguous is_floating_point is_complex is_tensor get_device "
-    "__len__ __repr__ __format__ __hash__ type is_signed is_inference is_same_size is_shared is_pinned data_ptr result_type".split()
-)
-"""Functions of a tensor that return no tensor and do not look at its values."""
+METADATA = {"size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "get_device", "type"} | {
+    f"__{name}__" for name in ("len", "repr", "format", "hash")
+}
+"""Functions of a tensor that return no tensor and do not look at its values; so do those called ``is_…``, but for `is_nonzero`."""
 
-SIZED_BY_VALUES = frozenset("nonzero argwhere masked_select unique unique_consecutive bincount".split())
+SIZED_BY_VALUES = frozenset(["nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount"])
 """Functions whose result has a shape that depends on values."""
-
-
-class FusionError(ValueError):
-    """A network cannot be turned into whole-sequence calls; the message says where and why."""
-
-
-class Out(NamedTuple):
-    """A tensor that a recording knows: one output of one of its nodes."""
-
-    node: Node
-    index: int = 0
-
-
-class Named(NamedTuple):
-    """A parameter or buffer, by where it is kept: what is kept there may be replaced."""
-
-    owner: nn.Module
-    name: str
-
-
-class Constant(NamedTuple):
-    """Any other tensor that was there before."""
-
-    value: Tensor
-
-
-@dataclass(eq=False)
-class Node:
-    """One recorded operation.
-
-    Attributes:
-        target: a function, a module, or the name of an input.
-        args: its arguments, with `Out`, `Named` and `Constant` in place of tensors.
-        kwargs: likewise.
-        where: file and line of the user's code.
-        grad: whether gradients were being recorded.
-        random: whether it drew random numbers.
-        start: of a spiking layer: its states before this call by name, or None where they are those after the call before.
-    """
-
-    target: Any
-    args: Tree = ()
-    kwargs: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
-    where: tuple[str, int] | None = None
-    grad: bool = True
-    random: bool = False
-    start: Mapping[str, Out | Named | Constant] | None = None
-
-    def place(self) -> str:
-        """Where in the user's code this is, for a message."""
-        if self.where is None:
-            return ""
-        name, line = self.where
-        text = linecache.getline(name, line).strip()
-        return f" ({os.path.basename(name)}:{line}{f': `{text}`' if text else ''})"
-
-
-def over(tree: Tree, leaf: Callable[[Any], Any]) -> Tree:
-    """The same tree with each tensor, or what stands for one, replaced."""
-    if isinstance(tree, Tensor | Out | Named | Constant):
-        return leaf(tree)
-    if isinstance(tree, tuple | list):
-        parts = [over(part, leaf) for part in tree]  # pyright: ignore[reportUnknownVariableType]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)  # pyright: ignore
-    if isinstance(tree, dict):
-        return {key: over(part, leaf) for key, part in tree.items()}  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(tree, slice):
-        return slice(over(tree.start, leaf), over(tree.stop, leaf), over(tree.step, leaf))
-    return tree
-
-
-def leaves(tree: Tree) -> list[Any]:
-    """All tensors of a tree, or what stands for them."""
-    found: list[Any] = []
-    over(tree, found.append)
-    return found
-
-
-@dataclass(eq=False)
-class Recording:
-    """All operations of a run, and what it returned."""
-
-    inputs: list[Node]
-    nodes: list[Node]
-    result: Tree
 
 
 class Recorder(TorchFunctionMode):
@@ -138,7 +48,8 @@ class Recorder(TorchFunctionMode):
         self.known: dict[int, Out] = {}
         self.kept: list[Tensor] = []  # an id is good for as long as its object lives
         self.attached: dict[int, bool] = {}
-        self.named = {id(t): Named(m, n) for m in root.modules() for n, t in (*m._parameters.items(), *m._buffers.items())}
+        kept = ((m, pair) for m in root.modules() for pair in (*m.named_parameters(recurse=False), *m.named_buffers(recurse=False)))
+        self.named = {id(tensor): Named(module, name) for module, (name, tensor) in kept}
         self.writes: dict[int, tuple[int, dict[int, Out]]] = {}
         self.last: dict[nn.Module, Node] = {}
         self.paused = False
@@ -192,7 +103,7 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if self.paused or name in METADATA:
+        if self.paused or name in METADATA or (name.startswith("is_") and name != "is_nonzero"):
             return func(*args, **kwargs)
         if name == "__set__" or "out" in kwargs:
             raise self.refuse(f"`{'out=' if 'out' in kwargs else 'an attribute of a tensor'}` is written to")
@@ -289,7 +200,7 @@ class Recorder(TorchFunctionMode):
     def _write(self, target: Tensor, index: Any, value: Any) -> None:
         """One step written into a tensor for all of them; when each has been written once, they are a stack."""
         out = self.known.get(id(target))
-        lead = index[0] if isinstance(index, tuple) and index else index
+        lead: Any = index[0] if isinstance(index, tuple) and index else index
         rest = index[1:] if isinstance(index, tuple) else ()
         dim = 0
         if isinstance(index, tuple) and len(index) > 1 and index[0] == slice(None) and isinstance(index[1], int):
@@ -314,16 +225,11 @@ class Recorder(TorchFunctionMode):
             self.known[id(target)] = Out(node)
 
     @contextlib.contextmanager
-    def _quiet(self) -> Iterator[None]:
+    def _quiet(self) -> Generator[None]:
         """Leave the network as it was: states, statistics, random numbers; and see its layers called."""
         hidden = {(m, name): getattr(m, name) for m, names in self.neurons.items() for name in names}
-        buffers = [
-            (b, b.clone())
-            for m in self.root.modules()
-            if m.training and m not in self.neurons
-            for b in m._buffers.values()
-            if b is not None
-        ]
+        counting = [m for m in self.root.modules() if m.training and m not in self.neurons]
+        buffers = [(buffer, buffer.clone()) for m in counting for buffer in m.buffers(recurse=False)]
         stored = _attributes(self.root, self.neurons)
         layers = [m for m in self.paths if m not in self.neurons and is_layer(m) and not _inside(self.paths, m, self.neurons)]
         hooks = [(m, kind, getattr(m, kind)) for m in (*self.neurons, *layers) for kind in _HOOKS]
@@ -401,12 +307,7 @@ class Recorder(TorchFunctionMode):
 
 _FILLED: dict[str, float | None] = {"zeros_like": 0, "ones_like": 1, "full_like": None, "new_zeros": 0, "new_ones": 1, "new_full": None}
 
-_IN_PLACE = {f"__i{name}__": f"__{name}__" for name in "add sub mul truediv floordiv pow mod and or xor".split()}
-
-
-def refused(root: nn.Module, why: str, node: Node | None, instead: str = "") -> FusionError:
-    """The error that says why a network cannot be fused, where, and what to do."""
-    return FusionError(f"cannot fuse {type(root).__name__}: {why}{node.place() if node else ''}{f'; {instead}' if instead else ''}")
+_IN_PLACE = {f"__i{name}__": f"__{name}__" for name in ["add", "sub", "mul", "truediv", "floordiv", "pow", "mod", "and", "or", "xor"]}
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -440,9 +341,8 @@ def _attributes(root: nn.Module, neurons: Mapping[nn.Module, Any]) -> dict[tuple
         (path, name): (id(value), len(value) if isinstance(value, list | dict) else 0)  # pyright: ignore[reportUnknownArgumentType]
         for path, module in root.named_modules()
         if module not in neurons
-        for kept in (vars(module), module._buffers)
-        for name, value in kept.items()
-        if name not in skipped and (kept is module._buffers or not name.startswith("_"))
+        for name, value in (*vars(module).items(), *module.named_buffers(recurse=False))
+        if name not in skipped and not name.startswith("_")
     }
 
 
@@ -454,7 +354,7 @@ def _random_state() -> Tensor:
 
 def _where() -> tuple[str, int] | None:
     """The innermost line of code that is neither PyTorch's nor ours."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
         if frame.f_code is Recorder.record.__code__:
             return None

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
-from spikegrad.compat.snntorch.recording import Constant, FusionError, Named, Node, Out, Recording, Tree, has_hooks, leaves, over, refused
+from spikegrad.compat.snntorch.operations import Constant, FusionError, Named, Node, Out, Recording, Tree, leaves, over, refused
+from spikegrad.compat.snntorch.recording import has_hooks
 from spikegrad.compat.snntorch.sequence import run as run_neuron
 
 
@@ -76,7 +77,7 @@ class Values:
         if isinstance(ref, Constant):
             return ref.value
         unit, place = self.place[ref.node]
-        return self.at(unit, ref.index, place)
+        return self.at(unit, ref.output, place)
 
     def at(self, unit: Unit, output: int, place: int) -> Tensor:
         """An output of one of a unit's operations."""
@@ -95,9 +96,9 @@ class Values:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _piece(self, piece: Piece) -> Tensor:
-        unit = piece.source if isinstance(piece.source, Unit) else None
-        value = self.of[unit][piece.output] if unit is not None else self.one(piece.source)
-        if unit is None or not unit.batched:
+        unit = piece.source
+        value = self.of[unit][piece.output] if isinstance(unit, Unit) else self.one(unit)
+        if not isinstance(unit, Unit) or not unit.batched:
             return value.expand(piece.stop - piece.start, *([-1] * value.ndim))
         whole = piece.start == 0 and piece.stop == len(unit.nodes)
         return value if whole else value[piece.start : piece.stop]
@@ -126,7 +127,7 @@ class Program:
         used = [ref for unit in units for node in unit.nodes for ref in leaves((node.args, node.kwargs, dict(node.start or {})))]
         for ref in (*used, *leaves(recording.result)):
             if isinstance(ref, Out) and ref.node in self.place:
-                self.place[ref.node][0].wanted.add(ref.index)
+                self.place[ref.node][0].wanted.add(ref.output)
         self.inputs = inputs
         self.units = self._ordered(units)
 
@@ -188,7 +189,7 @@ class Program:
         def alike(ref: Out | Named | Constant) -> _Leaf:
             if isinstance(ref, Constant):
                 return _Leaf(("constant", id(ref.value)))
-            return _Leaf(ref if isinstance(ref, Named) else ("out", id(self.place[ref.node][0]), ref.index))
+            return _Leaf(ref if isinstance(ref, Named) else ("out", id(self.place[ref.node][0]), ref.output))
 
         args = node.args[:2] if steps else node.args
         try:
@@ -216,13 +217,13 @@ class Program:
 
     def _pick(self, refs: list[Out | Named | Constant]) -> Pick:
         first = refs[0]
-        if all(ref == first or (isinstance(ref, Constant) and isinstance(first, Constant) and ref.value is first.value) for ref in refs):
-            if not isinstance(first, Out) or not self.place[first.node][0].batched:
-                return Pick((), first, len(refs))
+        alike = all(type(ref) is type(first) and ref[0] is first[0] and ref[1:] == first[1:] for ref in refs)
+        if alike and not (isinstance(first, Out) and self.place[first.node][0].batched):
+            return Pick((), first, len(refs))
         pieces: list[Piece] = []
         for ref in refs:
             source, at = self.place[ref.node] if isinstance(ref, Out) else (ref, 0)
-            output = ref.index if isinstance(ref, Out) else 0
+            output = ref.output if isinstance(ref, Out) else 0
             same = not (isinstance(source, Unit) and source.batched)
             last = pieces[-1] if pieces else None
             if last is not None and last.source is source and last.output == output and (same or last.stop == at):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
@@ -127,14 +127,13 @@ def _kernels(neuron: Any, currents: Tensor, start: Mapping[str, Tensor], wanted:
     decays = {name: getattr(neuron, name).clamp(0, 1) for name in ("alpha", "beta")[kind == "leaky" :]}
     recurrent: Any = getattr(neuron, "recurrent", None)
     weights = None if recurrent is None else _weights(neuron, currents)
-    driven = currents
-    if isinstance(recurrent, nn.Linear) and recurrent.bias is not None:
-        driven = currents + recurrent.bias
+    bias: Tensor | None = getattr(recurrent, "bias", None)
+    driven = currents if bias is None else currents + bias
     names = (*(name for name in neuron.STATES if name != "spk"), *(("spk",) if recurrent is not None else ()))
     state = None
     if start or bool((neuron.threshold < 0).any()):  # at rest a negative threshold resets the first step
-        parts = tuple(start.get(name, currents.new_zeros(currents.shape[1:])) for name in names)
-        state = parts if len(parts) > 1 else parts[0]
+        parts = [start.get(name, currents.new_zeros(currents.shape[1:])) for name in names]
+        state = tuple(parts) if len(parts) > 1 else parts[0]
     call = Call(kind, neuron.spike_grad.surrogate, options, state is not None, "mem" in wanted)
     out = run_fused(call, "", driven, state, names, (*decays.values(), neuron.threshold), weights)
     spikes, found = out[0], {"mem": out[-1]} if call.record else {}
@@ -169,7 +168,7 @@ def _steps(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor],
 
 
 @contextlib.contextmanager
-def own_state(*neurons: SpikingNeuron, rest: bool = False) -> Iterator[None]:
+def own_state(*neurons: SpikingNeuron, rest: bool = False) -> Generator[None]:
     """Give layers their own state back afterwards; begin at rest, if told."""
     kept = [(neuron, name, getattr(neuron, name)) for neuron in neurons for name in neuron.STATES]
     try:
