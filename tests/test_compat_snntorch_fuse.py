@@ -389,7 +389,9 @@ def kinds(snn, kind, **options):
     size = {"linear_features": options.pop("size", HIDDEN)}
     decays = {"Synaptic": {"alpha": 0.75}, "RSynaptic": {"alpha": 0.75}, "Alpha": {"alpha": 0.875}}.get(kind, {})
     decays |= {"beta": 0.75 if kind == "Alpha" else 0.875}
-    return getattr(snn, kind)(**decays, **(size if kind[0] == "R" else {}), **options)
+    if kind[0] == "R" and options.get("all_to_all", True):
+        decays = dict.fromkeys(decays, 0.5) | size  # sums over the neurons are exact
+    return getattr(snn, kind)(**decays, **options)
 
 
 def network(snn, kind, **options):
@@ -412,6 +414,56 @@ def compared(kind, how, **options):
 def test_kinds_and_resets(kind, reset):
     learned = {"learn_beta": True, "learn_threshold": True} | ({"learn_alpha": True} if kind == "Synaptic" else {})
     compared(kind, "fused", reset_mechanism=reset, threshold=0.75, **learned)
+
+
+@pytest.mark.parametrize("connection", ["all-to-all", "one-to-one", "one number"])
+@pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
+@pytest.mark.parametrize("kind", ["RLeaky", "RSynaptic"])
+def test_recurrent_kinds(kind, reset, connection):
+    each = torch.linspace(-0.5, 0.75, HIDDEN) if connection == "one-to-one" else 0.5
+    options = {} if connection == "all-to-all" else {"all_to_all": False, "V": lambda _: each}
+    how = (
+        "step loop, because the reset to zero of a recurrent layer comes after its input"
+        if (kind, reset) == ("RLeaky", "zero")
+        else "fused"
+    )
+    compared(kind, how, reset_mechanism=reset, learn_beta=True, **options)
+
+
+@pytest.mark.parametrize("kind", ["Alpha", "Lapicque"])
+def test_kinds_without_a_kernel(kind):
+    compared(kind, f"step loop, because there is no kernel for {kind}")
+
+
+def test_a_recurrent_convolution_runs_step_by_step_within():
+    written = nn.Sequential(
+        nn.Conv2d(1, 3, 3), ours.RLeaky(0.5, conv2d_channels=3, kernel_size=3, init_hidden=True), ours.Leaky(0.5, init_hidden=True)
+    )
+    fused = fuse(dyadic(written), inputs(shape=IMAGES)[0])
+    assert torch.equal(fused(inputs(shape=IMAGES)), loop(ours, written, inputs(shape=IMAGES)))
+    assert fused.report()["1"] == "step loop, because its recurrent connection is a Conv2d"
+    assert fused.report()["2"] == "fused"
+
+
+@pytest.mark.parametrize("consistent", [True, False])
+def test_a_recurrent_layer_that_starts_from_states(consistent):
+    """The kernels take the reset from the spikes that are given, snnTorch from the potential: they may only differ where this does not."""
+
+    class Step(nn.Module):
+        def __init__(self, snn):
+            super().__init__()
+            self.fc = nn.Linear(INPUTS, HIDDEN)
+            self.lif = snn.RLeaky(beta=0.5, linear_features=HIDDEN)
+
+        def forward(self, x, spk, mem):
+            return self.lif(self.fc(x), spk, mem)
+
+    real, fused = dyadic(Step(theirs)), fuse(dyadic(Step(ours)), (inputs()[0], torch.zeros(BATCH, HIDDEN), torch.zeros(BATCH, HIDDEN)))
+    mem = torch.full((BATCH, HIDDEN), 1.5)
+    spk = torch.ones_like(mem) if consistent else torch.zeros_like(mem)
+    x, z = (inputs().requires_grad_() for _ in range(2))
+    same(loop(theirs, real, x, spk, mem, feeds=(0, 1)), real, fused(z, spk, mem), fused, x, z)
+    assert ("fused" if consistent else "it starts from spikes that are not those of its potential") in fused.report()["lif"]
 
 
 @pytest.mark.parametrize("name", SURROGATES)
@@ -910,12 +962,12 @@ def test_bad_sequences():
 
 def test_a_difference_is_found(monkeypatch):
     """The comparison on the example is not for show."""
-    from spikegrad.compat.snntorch import schedule, sequence
+    from spikegrad.compat.snntorch import program, sequence
 
     def wrong(*args):
         found, why = sequence.run(*args)
         return {name: value * 0.5 if name == "spk" else value for name, value in found.items()}, why
 
-    monkeypatch.setattr(schedule, "run_neuron", wrong)
+    monkeypatch.setattr(program, "run_neuron", wrong)
     with pytest.raises(FusionError, match="the fused network's output 0 is not the original's"):
         fuse(tutorial(ours), inputs())

@@ -103,8 +103,10 @@ def _slope(surrogate: Surrogate, x: Tensor) -> Tensor:
 
 
 def traced() -> bool:
-    """Whether this runs inside a transform or for a compiler, where the step must be made of operations that they know."""
-    return torch.compiler.is_compiling() or transforming() or torch.jit.is_tracing()
+    """Whether this runs for a compiler, in a transform or in a dispatch mode, which must see plain operations and no numbers read off."""
+    if torch.compiler.is_compiling() or transforming():
+        return True
+    return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportPrivateUsage]
 
 
 def _differentiates(tensors: Iterable[Tensor]) -> bool:

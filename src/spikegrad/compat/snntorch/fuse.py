@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
 from spikegrad.compat.snntorch.operations import FusionError, Out, Recording, Tree, leaves, over, refused
+from spikegrad.compat.snntorch.program import Program
 from spikegrad.compat.snntorch.recording import Recorder, has_hooks, is_layer
-from spikegrad.compat.snntorch.schedule import Program, frozen
+from spikegrad.compat.snntorch.schedule import frozen
 from spikegrad.compat.snntorch.sequence import obstacle, own_state
 
 KEPT_PROGRAMS = 16

@@ -1,13 +1,15 @@
-"""What snnTorch's neurons share: parameters, state, firing and reset. One call is one time step.
+"""What snnTorch's neurons share: parameters, states, firing and reset. One call is one time step.
 
-The equations are snnTorch 1.0.0's. With R the spikes of the potential before the step, without gradient, and F the step with its
-surrogate gradient, every neuron does
+The equations are those of snnTorch 1.0.0. With F the step with its surrogate gradient, and R the spikes ``F(mem - threshold)`` of the
+potential before this call, without a gradient, a step is
 
-1. ``u = decayed potential + current``, and the reset of the step before: ``u - R threshold`` (subtract), ``u - R u`` (zero) or ``u``;
-2. ``u = state_quant(u)`` if given; ``s = F(u - threshold)``, under `inhibition` for the largest potential of a sample alone;
-3. without `reset_delay`: ``u - (s - R) threshold`` or ``u - (s - R) u``, with the gradient of s; what R took is given back.
+1. ``u``, the decayed potential and the input, then the reset of the step before: ``u - R threshold`` ("subtract"), ``u - R u`` ("zero");
+2. ``u`` and the synaptic currents quantised, if `state_quant` is given;
+3. ``s = F(u - threshold)``, with `inhibition` only for the largest potential of each sample;
+4. without `reset_delay`, the reset of this step less what R took before: ``u - (s - R) threshold`` or ``u - (s - R) u``, with the
+   gradient of s.
 
-States are kept in the dtype of the input, in float32 for half types; spikes have the dtype of the input.
+The neuron puts out s times the graded factor, in the dtype of its input. Half types are computed, and their states kept, in float32.
 """
 
 from __future__ import annotations
@@ -18,137 +20,173 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import pyfunctorch
 
 from spikegrad.compat.snntorch.surrogate import atan
-from spikegrad.gradient.torch import transforming
+from spikegrad.gradient.torch import traced, transforming
 from spikegrad.vocabulary import widen
 
 RESETS = ("subtract", "zero", "none")
 """The reset mechanisms; a state_dict holds the index."""
 
-SpikeFunction = Callable[[Tensor], Tensor]
+Elementwise = Callable[[Tensor], Tensor]
 
 
 class SpikingNeuron(nn.Module):
-    """Base class of the neurons; see `Leaky` for the arguments.
+    """Base class of the neurons; `Leaky` documents the arguments.
 
-    A subclass names its `STATES`, of which the potential is the last, ends its constructor with `_begin`, and gives `_integrate`.
+    A subclass names its `STATES`, of which the potential is the last, gives `_integrate`, and ends its constructor with `_begin`.
     """
 
     STATES: ClassVar[tuple[str, ...]] = ()
-    reset_delay: bool = True
 
     _alive: ClassVar[WeakSet[SpikingNeuron]] = WeakSet()
     """Every neuron there is, for `reset_hidden` and `detach_hidden`. It keeps none of them alive."""
 
+    _home: tuple[str, ...] = ()
+    """The torch.func transforms inside which the states were stored: outside of them they have no value."""
+
     threshold: Tensor
     graded_spikes_factor: Tensor
     reset_mechanism_val: Tensor
-    spike_grad: SpikeFunction
+    reset_delay: bool = True
 
     def __init__(
         self,
         threshold: float | Tensor = 1.0,
-        spike_grad: SpikeFunction | None = None,
+        spike_grad: Elementwise | None = None,
         surrogate_disable: bool = False,
         init_hidden: bool = False,
         inhibition: bool = False,
         learn_threshold: bool = False,
         reset_mechanism: str = "subtract",
-        state_quant: SpikeFunction | bool = False,
+        state_quant: Elementwise | bool = False,
         output: bool = False,
         graded_spikes_factor: float | Tensor = 1.0,
         learn_graded_spikes_factor: bool = False,
     ) -> None:
         super().__init__()
-        self.spike_grad = bypass if surrogate_disable else atan() if spike_grad is None else spike_grad
+        self.spike_grad: Elementwise = without_gradient if surrogate_disable else atan() if spike_grad is None else spike_grad
         self.init_hidden = init_hidden
         self.inhibition = inhibition
         self.output = output
         self.surrogate_disable = surrogate_disable
-        self.state_quant = state_quant
         self._hold("threshold", threshold, learn_threshold)
         self._hold("graded_spikes_factor", graded_spikes_factor, learn_graded_spikes_factor)
-        self._reset_mechanism = checked_reset(reset_mechanism)
+        self._reset_mechanism = _checked(reset_mechanism)
         self.register_buffer("reset_mechanism_val", torch.tensor(RESETS.index(reset_mechanism)))
+        self.state_quant = state_quant
+
+    def _hold(self, name: str, value: float | Tensor, learn: bool = False) -> None:
+        """Give the neuron a parameter if it is learned, else a buffer: a copy, unless it is a tensor that a gradient flows on through."""
+        if isinstance(value, Tensor):
+            tensor = value if value.requires_grad and not learn else value.detach().clone()
+        else:
+            try:
+                tensor = torch.tensor(value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise TypeError(f"`{name}` of {type(self).__name__} must be a number or a tensor, got {value!r}") from error
+        if learn:
+            self.register_parameter(name, nn.Parameter(tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())))
+        else:
+            self.register_buffer(name, tensor)
 
     def _begin(self) -> None:
-        """Rest, as the last thing a constructor does, so that one that fails leaves nothing behind."""
+        """Set the neuron at rest. The last thing that a constructor does, so that one that fails is not among the living."""
         for name in self.STATES:
             setattr(self, name, torch.zeros(0))
         self._alive.add(self)
 
-    def _hold(self, name: str, value: float | Tensor, learn: bool) -> None:
-        """Give the neuron a parameter if it is learned, else a buffer. Tensors are copied, unless a gradient flows on through them."""
-        tensor = torch.as_tensor(value)
-        if tensor is value and (learn or not value.requires_grad):
-            tensor = value.detach().clone()
-        if learn and not tensor.dtype.is_floating_point:
-            tensor = tensor.to(torch.get_default_dtype())
-        if learn:
-            self.register_parameter(name, nn.Parameter(tensor))
-        else:
-            self.register_buffer(name, tensor)
-
     @property
     def reset_mechanism(self) -> str:
-        """``"subtract"``, ``"zero"`` or ``"none"``; may be changed at any time, and is loaded with a state_dict."""
+        """``"subtract"``, ``"zero"`` or ``"none"``. It may be changed at any time, and is loaded with a state_dict."""
         return self._reset_mechanism
 
     @reset_mechanism.setter
     def reset_mechanism(self, value: str) -> None:
-        self._reset_mechanism = checked_reset(value)
+        self._reset_mechanism = _checked(value)
         self.reset_mechanism_val = torch.full_like(self.reset_mechanism_val, RESETS.index(value))
 
     def _step(self, input_: Tensor, *given: Tensor | None) -> Any:
-        """One time step from the given states, or from the neuron's own where they are None."""
+        """One time step from the given states, each by itself from the neuron's own where it is None."""
         if not input_.dtype.is_floating_point:
             input_ = input_.to(torch.get_default_dtype())
         x = widen(input_)
-        before = self._before(input_, x, given)
-        threshold = self.threshold.to(x.dtype)
+        stack = _transforms() if transforming() else ()
+        before = self._before(input_, x, given, stack)
+        threshold = self._value("threshold", x)
         mechanism = self._reset_mechanism
         reset: Any = None
         if mechanism != "none":
             with torch.no_grad():
-                reset = self.spike_grad(before[-1] - threshold)
+                reset = self.spike_grad(before[-1] - threshold).to(x.dtype)
         *currents, mem = self._advance(x, before, reset, threshold)
-        if self.state_quant:
+        if callable(self.state_quant):
             currents, mem = [self.state_quant(current) for current in currents], self.state_quant(mem)
-        fired, spikes = self._fire(mem, threshold)
+        resetting, spikes = self._fire(mem, threshold)
         if not self.reset_delay and mechanism != "none":
-            mem = mem - (fired - reset) * (threshold if mechanism == "subtract" else mem)
+            mem = mem - (resetting - reset) * (threshold if mechanism == "subtract" else mem)
         spikes = spikes.to(input_.dtype)
-        after = (*currents, mem) if self.STATES[0] != "spk" else (spikes, *currents, mem)
-        for name, state in zip(self.STATES, after, strict=True):
-            setattr(self, name, state)
+        recurrent = self.STATES[0] == "spk"
+        after = (spikes, *currents, mem) if recurrent else (*currents, mem)
+        self._keep(after, stack)
         if self.init_hidden and not self.output:
             return spikes
-        return after if self.STATES[0] == "spk" else (spikes, *after)
+        return after if recurrent else (spikes, *after)
 
-    def _before(self, input_: Tensor, x: Tensor, given: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    def _before(self, input_: Tensor, x: Tensor, given: tuple[Tensor | None, ...], stack: tuple[str, ...]) -> tuple[Tensor, ...]:
+        """The states to start this step from, in the shape of the input."""
+        own = self._living(stack) and (self.init_hidden or not stack)
         states: list[Tensor] = []
         for name, state in zip(self.STATES, given, strict=True):
             if state is None:
                 state = getattr(self, name)
-                if state.shape != x.shape:
+                if not own or state.shape != x.shape:
                     state = torch.zeros_like(x)
             elif self.init_hidden:
                 raise TypeError(
-                    f"`{name}` was given to a {type(self).__name__} with init_hidden=True, which keeps its own states; "
-                    "leave it out, or make the neuron with init_hidden=False"
+                    f"`{name}` was given to a {type(self).__name__} with init_hidden=True, which keeps its own states; leave it out, "
+                    "or make the neuron with init_hidden=False"
                 )
             elif state.shape != x.shape:
                 state = _fitted(name, state, x)
             states.append(state.to(input_.dtype if name == "spk" else x.dtype))
         return tuple(states)
 
+    def _keep(self, states: tuple[Tensor, ...], stack: tuple[str, ...] = ()) -> None:
+        if stack and not self.init_hidden:
+            return  # inside a transform it is a pure function: its states go out as results alone
+        if stack and torch.compiler.is_compiling():
+            raise RuntimeError(
+                f"a {type(self).__name__} with init_hidden=True cannot keep its states inside a torch.func transform that is compiled; "
+                "make it with init_hidden=False and pass the states, or leave torch.compile out"
+            )
+        for name, state in zip(self.STATES, states, strict=True):
+            setattr(self, name, state)
+        if self._home != stack:
+            self._home = stack
+
+    def _living(self, stack: tuple[str, ...]) -> bool:
+        return self._home == stack[: len(self._home)]
+
+    def _value(self, name: str, x: Tensor) -> Tensor:
+        """A parameter in the dtype of the step."""
+        value: Tensor = getattr(self, name)
+        if value.ndim and not _broadcasts(value, x):
+            raise ValueError(
+                f"`{name}` of shape {tuple(value.shape)} does not fit the input of shape {tuple(x.shape)}: it must be one number, or broadcast"
+            )
+        return value.to(x.dtype)
+
+    def _decay(self, name: str, x: Tensor) -> Tensor:
+        return self._value(name, x).clamp(0, 1)
+
     def _integrate(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """Synaptic currents, if any, and the potential, after this input and before any reset."""
+        """The synaptic currents, if any, and the potential after this input, before any reset."""
         raise NotImplementedError
 
     def _advance(self, x: Tensor, states: tuple[Tensor, ...], reset: Tensor, threshold: Tensor) -> tuple[Tensor, ...]:
-        """Synaptic currents, if any, and the potential, after this input and the reset of the step before."""
+        """The synaptic currents, if any, and the potential after this input and the reset of the step before."""
         *currents, u = self._integrate(x, *states)
         if self._reset_mechanism == "subtract":
             u = u - reset * threshold
@@ -157,22 +195,49 @@ class SpikingNeuron(nn.Module):
         return (*currents, u)
 
     def _fire(self, mem: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-        """What resets, and what is put out: spikes before and after the graded factor."""
+        """What resets, and what is put out."""
         shift = mem - threshold
-        spikes = self.spike_grad(shift)
-        factor = self.graded_spikes_factor.to(mem.dtype)
+        spikes = self.spike_grad(shift).to(mem.dtype)
+        factor = self.graded_spikes_factor
+        # Reading one number off is cheaper than multiplying, but not for a compiler or on a GPU.
+        plain = factor.ndim == 0 and factor.is_cpu and not factor.requires_grad and not traced() and factor.item() == 1
+        if not plain:
+            factor = self._value("graded_spikes_factor", mem)
         if not self.inhibition:
-            return spikes, spikes * factor
+            return spikes, spikes if plain else spikes * factor
         spikes = spikes * _winner(shift.detach()).to(mem.dtype)
-        # As in snnTorch the factor leaves the winner's spike alone, but divides its immediate reset; 0 / 0 is left out.
-        return spikes / torch.where(factor == 0, 1.0, factor), spikes
+        # As in snnTorch the factor does not scale the winner's spike, but divides its immediate reset. 0 / 0 is left out.
+        return spikes if plain else spikes / torch.where(factor == 0, 1.0, factor), spikes
+
+    def fire(self, mem: Tensor) -> Tensor:
+        """Spikes of the potential `mem`, quantised and times the graded factor, with their surrogate gradient."""
+        mem = self.state_quant(mem) if callable(self.state_quant) else mem
+        return self.spike_grad(mem - self._value("threshold", mem)) * self._value("graded_spikes_factor", mem)
+
+    def mem_reset(self, mem: Tensor) -> Tensor:
+        """Spikes of the potential `mem`, without a gradient: what resets it in the step after."""
+        with torch.no_grad():
+            return self.spike_grad(mem - self._value("threshold", mem))
 
     def reset_mem(self) -> Any:
-        """Set the neuron's own state to zeros, and return it; empty before the first step, which means rest in any shape."""
-        for name in self.STATES:
-            setattr(self, name, torch.zeros_like(getattr(self, name)))
-        states = tuple(getattr(self, name) for name in self.STATES)
+        """Set the neuron's own states to zeros, and return them: one tensor, or a tuple in the order in which a call takes them.
+
+        Before the first call, for a compiler and inside of a transform they are empty. A call of any shape takes empty states, or zeros.
+        """
+        shaped = self._living(()) and not traced()  # zeros could not be told from other states there
+        states = tuple(torch.zeros_like(getattr(self, name)) if shaped else torch.zeros(0) for name in self.STATES)
+        self._keep(states, _transforms() if transforming() else ())
         return states if len(states) > 1 else states[0]
+
+    def _detach(self) -> None:
+        if not self._living(_transforms() if transforming() else ()):
+            self.reset_mem()
+        for name in self.STATES:
+            state: Tensor = getattr(self, name)
+            if state._is_view():  # pyright: ignore[reportPrivateUsage]
+                setattr(self, name, state.detach())  # PyTorch detaches no view in place
+            else:
+                state.detach_()
 
     @classmethod
     def _instances(cls) -> Iterator[Self]:
@@ -180,37 +245,66 @@ class SpikingNeuron(nn.Module):
 
     @classmethod
     def reset_hidden(cls) -> None:
-        """Set the state of every living neuron of this class to zeros, also in other networks; `utils.reset` resets one network."""
+        """Set the states of every neuron of this class to zeros, in all networks; `utils.reset` resets those of one."""
         for neuron in cls._instances():
             neuron.reset_mem()
 
     @classmethod
     def detach_hidden(cls) -> None:
-        """Cut the state of every living neuron of this class from its graph, in place, for truncated backpropagation."""
+        """Detach the states of every neuron of this class, in all networks, in place: for truncated backpropagation through time."""
         for neuron in cls._instances():
-            for name in cls.STATES:
-                getattr(neuron, name).detach_()
+            neuron._detach()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._reset_mechanism = RESETS[int(self.reset_mechanism_val)]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if not self._living(()):
+            self.reset_mem()
+        self._keep(tuple(fn(getattr(self, name)) for name in self.STATES))
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy or a file has the values of the states, not the graph that they came from.
+        living = self._living(())
+        states = {name: getattr(self, name).detach() if living else torch.zeros(0) for name in self.STATES}
+        return {**self.__dict__, **states, "_home": ()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._alive.add(self)
 
 
-def bypass(x: Tensor) -> Tensor:
-    """Spikes without a gradient, which take the place of `spike_grad` under ``surrogate_disable=True``."""
+def without_gradient(x: Tensor) -> Tensor:
+    """Spikes that no gradient flows through: what takes the place of `spike_grad` under ``surrogate_disable=True``."""
     return (x > 0).to(x.dtype)
 
 
-def checked_reset(value: str) -> str:
-    """The reset mechanism, or an error that names those there are."""
-    if value not in RESETS:
-        raise ValueError(f"`reset_mechanism` must be one of {', '.join(map(repr, RESETS))}, got {value!r}")
-    return value
+def _checked(mechanism: str) -> str:
+    if mechanism not in RESETS:
+        raise ValueError(f"`reset_mechanism` must be one of {', '.join(map(repr, RESETS))}, got {mechanism!r}")
+    return mechanism
+
+
+@torch.compiler.assume_constant_result
+def _transforms() -> tuple[str, ...]:
+    """The torch.func transforms that run, from the outermost."""
+    return tuple(interpreter.key().name for interpreter in pyfunctorch.retrieve_all_functorch_interpreters())
+
+
+def _broadcasts(value: Tensor, x: Tensor) -> bool:
+    return value.ndim <= x.ndim and all(a in (1, b) for a, b in zip(value.shape[::-1], x.shape[::-1], strict=False))
 
 
 def _fitted(name: str, state: Tensor, x: Tensor) -> Tensor:
-    """A given state of another shape than the input: broadcast, or zeros where it is empty or zero itself, as `reset_mem` returns it."""
+    """A state that was given in another shape than the input's: broadcast to it; or zeros for empty ones and zeros, which mean rest."""
     if state.numel() == 1:
         state = state.reshape(())
-    if state.ndim <= x.ndim and all(a in (1, b) for a, b in zip(state.shape[::-1], x.shape[::-1], strict=False)):
+    if _broadcasts(state, x):
         return state.expand(x.shape)
-    if state.numel() == 0 or not (torch.compiler.is_compiling() or transforming() or bool(state.any())):
+    if state.numel() == 0 or not (traced() or bool(state.any())):
         return torch.zeros_like(x)
     raise ValueError(
         f"`{name}` of shape {tuple(state.shape)} does not fit the input of shape {tuple(x.shape)}; pass a state that broadcasts to it, "

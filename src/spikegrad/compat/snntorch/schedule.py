@@ -7,17 +7,15 @@ was recorded. Nothing here is approximate: an operation over all steps is `torch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
 from spikegrad.compat.snntorch.operations import Constant, FusionError, Named, Node, Out, Recording, Tree, leaves, over, refused
-from spikegrad.compat.snntorch.recording import has_hooks
-from spikegrad.compat.snntorch.sequence import run as run_neuron
 
 
 @dataclass(eq=False)
@@ -62,49 +60,7 @@ class Pick:
     count: int = 1
 
 
-class Values:
-    """What units have computed in one run of a program."""
-
-    def __init__(self, place: Mapping[Node, tuple[Unit, int]]) -> None:
-        self.place = place
-        self.of: dict[Unit, Any] = {}
-        self.steps: dict[tuple[Unit, int], tuple[Tensor, ...]] = {}
-
-    def one(self, ref: Out | Named | Constant) -> Tensor:
-        """A single tensor."""
-        if isinstance(ref, Named):
-            return getattr(ref.owner, ref.name)
-        if isinstance(ref, Constant):
-            return ref.value
-        unit, place = self.place[ref.node]
-        return self.at(unit, ref.output, place)
-
-    def at(self, unit: Unit, output: int, place: int) -> Tensor:
-        """An output of one of a unit's operations."""
-        value = self.of[unit][output]
-        if not unit.batched:
-            return value
-        if (unit, output) not in self.steps:  # one unbind: the backward pass of each single index would cost as much as all of them
-            self.steps[unit, output] = value.unbind(0)
-        return self.steps[unit, output][place]
-
-    def all(self, pick: Pick) -> Tensor:
-        """The tensors of all steps as one, ``(steps, ...)``."""
-        if pick.fixed is not None:
-            return self.one(pick.fixed).expand(pick.count, *([-1] * self.one(pick.fixed).ndim))
-        parts = [self._piece(piece) for piece in pick.pieces]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _piece(self, piece: Piece) -> Tensor:
-        unit = piece.source
-        value = self.of[unit][piece.output] if isinstance(unit, Unit) else self.one(unit)
-        if not isinstance(unit, Unit) or not unit.batched:
-            return value.expand(piece.stop - piece.start, *([-1] * value.ndim))
-        whole = piece.start == 0 and piece.stop == len(unit.nodes)
-        return value if whole else value[piece.start : piece.stop]
-
-
-class Program:
+class Schedule:
     """A recording as units in an order in which they can run.
 
     Args:
@@ -119,7 +75,6 @@ class Program:
         self.root, self.recording = root, recording
         self.paths = {module: path for path, module in root.named_modules()}
         self.place: dict[Node, tuple[Unit, int]] = {}
-        self.how: dict[str, str] = {}
         inputs = [Unit([node]) for node in recording.inputs]
         units = self._group(inputs)
         for unit in units:
@@ -130,11 +85,6 @@ class Program:
                 self.place[ref.node][0].wanted.add(ref.output)
         self.inputs = inputs
         self.units = self._ordered(units)
-
-    @property
-    def random(self) -> bool:
-        """Whether any operation draws random numbers."""
-        return any(node.random for unit in self.units for node in unit.nodes)
 
     def _group(self, inputs: list[Unit]) -> list[Unit]:
         """Find what is alike."""
@@ -158,7 +108,7 @@ class Program:
                 if changes or steps:
                     varying.add(node)
                 key = self._key(node, steps)
-                alone = not changes and (node.random or _counts(node))
+                alone = not changes and (node.random or counts(node))
                 unit = None if alone else found.get(key)
                 if unit is not None and not changes:  # the same again
                     places = [n.args[2:] for n in unit.nodes] if steps else [()]
@@ -280,82 +230,6 @@ class Program:
             return f"`{self.paths.get(target) or type(target).__name__}`"
         return f"`{target if isinstance(target, str) else getattr(target, '__name__', target)}`"
 
-    def run(self, inputs: Sequence[Tensor]) -> Tree:
-        """What the network returns for these inputs."""
-        values = Values(self.place)
-        for unit, value in zip(self.inputs, inputs, strict=True):
-            values.of[unit] = [value]
-        recording = torch.is_grad_enabled()
-        for unit in self.units:
-            with torch.set_grad_enabled(recording and unit.nodes[0].grad):
-                values.of[unit] = self._run(unit, values)
-        return over(self.recording.result, values.one)
-
-    def _run(self, unit: Unit, values: Values) -> Any:
-        node = unit.nodes[0]
-        if unit.neuron is not None:
-            return self._sequence(unit, values)
-        if node.target is torch.stack and unit.slots and not unit.batched:
-            dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-            stacked = values.all(unit.slots[0])
-            return [stacked.movedim(0, dim) if dim else stacked]
-        if not unit.batched:
-            return leaves(node.target(*over(node.args, values.one), **over(dict(node.kwargs), values.one)))
-        if node.target is torch.select and unit.slots[0].fixed is not None:
-            return [self._steps(unit, values)]
-        return self._alike(unit, values)
-
-    def _steps(self, unit: Unit, values: Values) -> Tensor:
-        """Steps of a sequence: a view of it, where they are all of them in order."""
-        sequence, dim = values.one(unit.nodes[0].args[0]), unit.nodes[0].args[1]
-        indices = [node.args[2] for node in unit.nodes]
-        first, last = indices[0], indices[-1] + 1
-        moved = sequence.movedim(dim, 0) if dim else sequence
-        if indices == list(range(first, last)):
-            return moved if last - first == len(moved) else moved[first:last]
-        return moved.index_select(0, torch.tensor(indices, device=moved.device))
-
-    def _sequence(self, unit: Unit, values: Values) -> list[Tensor | None]:
-        neuron = unit.neuron
-        assert neuron is not None
-        names = ("spk", *(name for name in neuron.STATES if name != "spk"))
-        wanted = frozenset(name for index, name in enumerate(names) if index in unit.wanted)
-        start = {name: values.all(pick)[0] for name, pick in unit.start.items()}
-        found, why = run_neuron(neuron, values.all(unit.slots[0]), start, wanted)
-        self.how[self.paths[neuron]] = "fused" if why is None else f"step loop, because {why}"
-        return [found.get(name) for name in names]
-
-    def _alike(self, unit: Unit, values: Values) -> list[Tensor]:
-        """The same operation at all steps."""
-        node, count = unit.nodes[0], len(unit.nodes)
-        fixed = [pick.fixed is not None for pick in unit.slots]
-        if all(fixed):
-            fixed[0] = False  # draws numbers of its own at each step
-        given = [
-            values.one(pick.fixed) if same and pick.fixed is not None else values.all(pick)
-            for pick, same in zip(unit.slots, fixed, strict=True)
-        ]
-
-        def step(*tensors: Tensor) -> tuple[Tensor, ...]:
-            filled = iter(tensors)
-            args, kwargs = over((node.args, dict(node.kwargs)), lambda _: next(filled))
-            return tuple(leaves(node.target(*args, **kwargs)))
-
-        unit.loop = unit.loop or _one_by_one(node)
-        out: Any = None
-        if unit.loop is None:
-            try:
-                out = torch.vmap(step, tuple(None if same else 0 for same in fixed), randomness="different")(*given)
-            except RuntimeError as error:
-                unit.loop = f"torch.vmap refuses it: {str(error).splitlines()[0]}"
-        if out is None:
-            each = [step(*(t if same else t[place] for t, same in zip(given, fixed, strict=True))) for place in range(count)]
-            out = [torch.stack(parts) for parts in zip(*each, strict=True)]
-        if isinstance(node.target, nn.Module):
-            drawn = "whole sequence; its random numbers are drawn in another order than step by step" if node.random else "whole sequence"
-            self.how[self.paths[node.target]] = drawn if unit.loop is None else f"step loop, because {unit.loop}"
-        return list(out)
-
 
 class _Leaf:
     """What stands for a tensor in a key; a tuple would be taken apart."""
@@ -377,21 +251,9 @@ def frozen(tree: Tree) -> Any:
     return (type(tree).__name__, tree)
 
 
-def _counts(node: Node) -> bool:
+def counts(node: Node) -> bool:
     """Whether an operation changes what its layer keeps, so that it must run as often as it was called."""
     target = node.target
     if isinstance(target, nn.Module):
         return target.training and any(True for _ in target.buffers())
     return getattr(target, "__name__", "") in ("batch_norm", "instance_norm")
-
-
-def _one_by_one(node: Node) -> str | None:
-    """Why alike operations must run one after the other."""
-    target = node.target
-    if isinstance(target, nn.Module) and has_hooks(target):
-        return "it has hooks, which are called at each step"
-    if _counts(node):
-        return "in training its statistics are those of each step"
-    if any(isinstance(value, torch.Generator) for value in node.kwargs.values()):
-        return "it draws from a generator of its own"
-    return None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from spikegrad.compat.snntorch.leaky import Leaky
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
 from spikegrad.compat.snntorch.recording import has_hooks
+from spikegrad.compat.snntorch.recurrent import Recurrent, RLeaky, RSynaptic
 from spikegrad.compat.snntorch.surrogate import SpikeGradient
 from spikegrad.compat.snntorch.synaptic import Synaptic
 from spikegrad.gradient.torch import transforming
@@ -19,7 +20,7 @@ from spikegrad.kernels.call import INTEGRATOR, Call
 from spikegrad.kernels.reference import Options
 from spikegrad.nn.backend import INSTALLED, run_fused
 
-KINDS: dict[type[SpikingNeuron], str] = {Leaky: "leaky", Synaptic: "synaptic"}
+KINDS: dict[type[SpikingNeuron], str] = {Leaky: "leaky", RLeaky: "leaky", Synaptic: "synaptic", RSynaptic: "synaptic"}
 """The neurons that the kernels know, and what they call them."""
 
 
@@ -47,20 +48,15 @@ def obstacle(neuron: SpikingNeuron) -> str | None:
 
 
 def _recurrent_obstacle(neuron: SpikingNeuron) -> str | None:
-    recurrent: Any = getattr(neuron, "recurrent", None)
-    if recurrent is None:
+    if not isinstance(neuron, Recurrent):
         return None
     if KINDS[type(neuron)] == "leaky" and neuron.reset_mechanism == "zero":
         return "the reset to zero of a recurrent layer comes after its input, and the kernel's before it"
-    if "weight" not in dict(recurrent.named_parameters(recurse=False)) and not hasattr(recurrent, "V"):
-        return f"its recurrent connection is a {type(recurrent).__name__}"
-    if isinstance(recurrent, nn.Module) and not hasattr(recurrent, "V") and type(recurrent) is not nn.Linear:
-        return f"its recurrent connection is a {type(recurrent).__name__}"
-    if has_hooks(recurrent):
+    if neuron.all_to_all and type(neuron.recurrent) is not nn.Linear:
+        return f"its recurrent connection is a {type(neuron.recurrent).__name__}"
+    if has_hooks(neuron.recurrent):
         return "its recurrent connection has hooks"
-    if not bool((neuron.graded_spikes_factor == 1).all()):
-        return "its graded spikes feed back"
-    return None
+    return None if bool((neuron.graded_spikes_factor == 1).all()) else "its graded spikes feed back"
 
 
 def run(
@@ -98,7 +94,7 @@ def _obstacle_here(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, 
     parameters = [getattr(neuron, name) for name in ("alpha", "beta", "threshold") if hasattr(neuron, name)]
     if any(p.ndim >= currents.ndim for p in parameters):
         return "a parameter has more dimensions than a step"
-    if not hasattr(neuron, "recurrent"):
+    if not isinstance(neuron, Recurrent):
         return None
     if _weights(neuron, currents) is None:
         return "its recurrent weights do not fit the features"
@@ -109,32 +105,32 @@ def _obstacle_here(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, 
     return None
 
 
-def _weights(neuron: Any, currents: Tensor) -> Tensor | None:
+def _weights(neuron: Recurrent, currents: Tensor) -> Tensor | None:
     """Recurrent weights as the kernels take them, or None if they do not fit."""
     features = currents.shape[-1]
-    if not hasattr(neuron.recurrent, "V"):
-        weight: Tensor = neuron.recurrent.weight
+    if isinstance(neuron.recurrent, nn.Linear):
+        weight = neuron.recurrent.weight
         return weight if weight.shape == (features, features) else None
-    one_to_one: Tensor = neuron.recurrent.V
-    if one_to_one.numel() == 1:
-        return one_to_one.reshape(1).expand(features)
-    return one_to_one if one_to_one.shape == (features,) else None
+    if neuron.V.numel() == 1:
+        return neuron.V.reshape(1).expand(features)
+    return neuron.V if neuron.V.shape == (features,) else None
 
 
-def _kernels(neuron: Any, currents: Tensor, start: Mapping[str, Tensor], wanted: frozenset[str]) -> dict[str, Tensor]:
-    options = Options(neuron.reset_mechanism, reset_delay=True, detach_reset=True, spike_at_threshold=False)
+def _kernels(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor], wanted: frozenset[str]) -> dict[str, Tensor]:
+    reset: Any = neuron.reset_mechanism
+    options = Options(reset, reset_delay=True, detach_reset=True, spike_at_threshold=False)
     kind = KINDS[type(neuron)]
     decays = {name: getattr(neuron, name).clamp(0, 1) for name in ("alpha", "beta")[kind == "leaky" :]}
-    recurrent: Any = getattr(neuron, "recurrent", None)
-    weights = None if recurrent is None else _weights(neuron, currents)
-    bias: Tensor | None = getattr(recurrent, "bias", None)
+    weights = _weights(neuron, currents) if isinstance(neuron, Recurrent) else None
+    bias: Tensor | None = getattr(neuron.recurrent, "bias", None) if isinstance(neuron, Recurrent) else None
     driven = currents if bias is None else currents + bias
-    names = (*(name for name in neuron.STATES if name != "spk"), *(("spk",) if recurrent is not None else ()))
+    names = (*(name for name in neuron.STATES if name != "spk"), *(("spk",) if weights is not None else ()))
     state = None
     if start or bool((neuron.threshold < 0).any()):  # at rest a negative threshold resets the first step
         parts = [start.get(name, currents.new_zeros(currents.shape[1:])) for name in names]
         state = tuple(parts) if len(parts) > 1 else parts[0]
-    call = Call(kind, neuron.spike_grad.surrogate, options, state is not None, "mem" in wanted)
+    spike_grad: Any = neuron.spike_grad
+    call = Call(kind, spike_grad.surrogate, options, state is not None, "mem" in wanted)
     out = run_fused(call, "", driven, state, names, (*decays.values(), neuron.threshold), weights)
     spikes, found = out[0], {"mem": out[-1]} if call.record else {}
     factor = neuron.graded_spikes_factor
@@ -156,12 +152,16 @@ def _received(weights: Tensor, spikes: Tensor, before: Tensor | None) -> Tensor:
 def _steps(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor], wanted: frozenset[str]) -> dict[str, Tensor]:
     """The layer's own steps, one after the other."""
     found: dict[str, list[Tensor]] = {name: [] for name in wanted}
+    states = [start.get(name, currents.new_zeros(0)) for name in neuron.STATES]
     with own_state(neuron):
-        for name in neuron.STATES:
-            setattr(neuron, name, start.get(name, currents.new_zeros(0)))
+        neuron.reset_mem()
+        for name, state in zip(neuron.STATES, states if neuron.init_hidden else (), strict=neuron.init_hidden):
+            setattr(neuron, name, state)
         for current in currents.unbind(0):
-            out: Any = neuron(current)
-            outputs = {name: getattr(neuron, name) for name in neuron.STATES} | {"spk": out if isinstance(out, Tensor) else out[0]}
+            out: Any = neuron(current) if neuron.init_hidden else neuron(current, *states)
+            spk = out if isinstance(out, Tensor) else out[0]
+            states = [getattr(neuron, name) for name in neuron.STATES] if neuron.init_hidden else list(out[-len(states) :])
+            outputs = dict(zip(neuron.STATES, states, strict=True)) | {"spk": spk}
             for name, kept in found.items():
                 kept.append(outputs[name])
     return {name: torch.stack(kept) for name, kept in found.items()}
@@ -170,10 +170,10 @@ def _steps(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor],
 @contextlib.contextmanager
 def own_state(*neurons: SpikingNeuron, rest: bool = False) -> Generator[None]:
     """Give layers their own state back afterwards; begin at rest, if told."""
-    kept = [(neuron, name, getattr(neuron, name)) for neuron in neurons for name in neuron.STATES]
+    kept = [(neuron, name, getattr(neuron, name)) for neuron in neurons for name in (*neuron.STATES, "_home")]
     try:
-        for neuron, name, state in kept if rest else ():
-            setattr(neuron, name, state.new_zeros(0))
+        for neuron in neurons if rest else ():
+            neuron.reset_mem()
         yield
     finally:
         for neuron, name, state in kept:
