@@ -422,12 +422,8 @@ def test_kinds_and_resets(kind, reset):
 def test_recurrent_kinds(kind, reset, connection):
     each = torch.linspace(-0.5, 0.75, HIDDEN) if connection == "one-to-one" else 0.5
     options = {} if connection == "all-to-all" else {"all_to_all": False, "V": lambda _: each}
-    how = (
-        "step loop, because the reset to zero of a recurrent layer comes after its input"
-        if (kind, reset) == ("RLeaky", "zero")
-        else "fused"
-    )
-    compared(kind, how, reset_mechanism=reset, learn_beta=True, **options)
+    late = "step loop, because the reset to zero of a recurrent layer comes after its input"
+    compared(kind, late if (kind, reset) == ("RLeaky", "zero") else "fused", reset_mechanism=reset, learn_beta=True, **options)
 
 
 @pytest.mark.parametrize("kind", ["Alpha", "Lapicque"])
@@ -436,9 +432,8 @@ def test_kinds_without_a_kernel(kind):
 
 
 def test_a_recurrent_convolution_runs_step_by_step_within():
-    written = nn.Sequential(
-        nn.Conv2d(1, 3, 3), ours.RLeaky(0.5, conv2d_channels=3, kernel_size=3, init_hidden=True), ours.Leaky(0.5, init_hidden=True)
-    )
+    recurrent = ours.RLeaky(0.5, conv2d_channels=3, kernel_size=3, init_hidden=True)
+    written = nn.Sequential(nn.Conv2d(1, 3, 3), recurrent, ours.Leaky(0.5, init_hidden=True))
     fused = fuse(dyadic(written), inputs(shape=IMAGES)[0])
     assert torch.equal(fused(inputs(shape=IMAGES)), loop(ours, written, inputs(shape=IMAGES)))
     assert fused.report()["1"] == "step loop, because its recurrent connection is a Conv2d"

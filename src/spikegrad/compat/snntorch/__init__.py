@@ -7,9 +7,9 @@ from typing import Any
 from spikegrad.compat.snntorch import surrogate as surrogate
 from spikegrad.compat.snntorch import utils as utils
 from spikegrad.compat.snntorch.alpha import Alpha as Alpha
-from spikegrad.compat.snntorch.fuse import Fused as Fused
-from spikegrad.compat.snntorch.fuse import FusionWarning as FusionWarning
-from spikegrad.compat.snntorch.fuse import fuse as fuse
+from spikegrad.compat.snntorch.fusion import Fused as Fused
+from spikegrad.compat.snntorch.fusion import FusionWarning as FusionWarning
+from spikegrad.compat.snntorch.fusion import fuse as fuse
 from spikegrad.compat.snntorch.lapicque import Lapicque as Lapicque
 from spikegrad.compat.snntorch.leaky import LIF as LIF
 from spikegrad.compat.snntorch.leaky import Leaky as Leaky
