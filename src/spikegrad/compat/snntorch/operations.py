@@ -49,7 +49,7 @@ class Node:
         where: file and line of the user's code.
         grad: whether gradients were being recorded.
         random: whether it drew random numbers.
-        start: of a spiking layer: its states before this call by name, or None where they are those after the call before.
+        start: of a spiking layer: its states before this call by name, rest if left out; or None if they are those after the call before.
     """
 
     target: Any

@@ -274,7 +274,7 @@ class Recorder(TorchFunctionMode):
             raise self.refuse(f"`{path}` is given more than its input and {', '.join(names)}")
         if states and module.init_hidden:
             raise self.refuse(f"`{path}` keeps its state itself (init_hidden=True), and is given {', '.join(states)}")
-        last, start = self.last.get(module), dict[str, Any]()
+        last, changed = self.last.get(module), dict[str, Any]()
         for name in names:
             state: Tensor = states[name] if name in states else getattr(module, name)
             referred = self.refer(state)
@@ -282,12 +282,12 @@ class Recorder(TorchFunctionMode):
                 continue
             if state.numel() and not _fits(state, input_):
                 raise self.refuse(f"state {name} of `{path}` has shape {tuple(state.shape)}, and its input {tuple(input_.shape)}")
-            start[name] = referred
-        if last is not None and 0 < len(start) < len(names):
-            raise self.refuse(
-                f"only {', '.join(start)} of the states of `{path}` {'is' if len(start) == 1 else 'are'} changed between two steps"
-            )
-        node = Node(module, (self.refer(input_),), {}, _where(), torch.is_grad_enabled(), False, start or None)
+            changed[name] = None if not state.numel() and not (isinstance(referred, Out) and referred.node in self.inputs) else referred
+        if last is not None and 0 < len(changed) < len(names):
+            words = f"{', '.join(changed)} of the states of `{path}` {'is' if len(changed) == 1 else 'are'}"
+            raise self.refuse(f"only {words} changed between two steps")
+        start = {name: ref for name, ref in changed.items() if ref is not None}
+        node = Node(module, (self.refer(input_),), {}, _where(), torch.is_grad_enabled(), False, start if changed else None)
         self.nodes.append(node)
         self.last[module] = node
         self.paused = True

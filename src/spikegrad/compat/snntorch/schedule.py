@@ -79,12 +79,13 @@ class Schedule:
         units = self._group(inputs)
         for unit in units:
             self._plan(unit)
-        used = [ref for unit in units for node in unit.nodes for ref in leaves((node.args, node.kwargs, dict(node.start or {})))]
-        for ref in (*used, *leaves(recording.result)):
-            if isinstance(ref, Out) and ref.node in self.place:
-                self.place[ref.node][0].wanted.add(ref.output)
         self.inputs = inputs
-        self.units = self._ordered(units)
+        results = [ref for ref in leaves(recording.result) if isinstance(ref, Out)]
+        self.units = self._ordered([self.place[ref.node][0] for ref in results] + [unit for unit in units if counts(unit.nodes[0])])
+        used = [ref for unit in self.units for node in unit.nodes for ref in leaves((node.args, node.kwargs, dict(node.start or {})))]
+        for ref in (*used, *results):
+            if isinstance(ref, Out):
+                self.place[ref.node][0].wanted.add(ref.output)
 
     def _group(self, inputs: list[Unit]) -> list[Unit]:
         """Find what is alike."""
@@ -183,7 +184,7 @@ class Schedule:
         return Pick(pieces, None, len(refs))
 
     def _ordered(self, units: list[Unit]) -> list[Unit]:
-        """An order in which each unit comes after those it needs."""
+        """These units and all that they need, each after those it needs. What nothing needs does not run."""
         done: set[Unit] = set(self.inputs)
         order: list[Unit] = []
         for unit in units:
@@ -214,7 +215,8 @@ class Schedule:
 
     def _cyclic(self, cycle: list[Unit]) -> FusionError:
         """`cycle`: each needs the next, the last needs the first."""
-        at = next(place for place, unit in enumerate(cycle) if unit.neuron is not None)
+        order = self.recording.nodes.index
+        at = min((place for place, unit in enumerate(cycle) if unit.neuron is not None), key=lambda place: order(cycle[place].nodes[0]))
         turned = [*cycle[at:], *cycle[:at]]
         layer, around = self._label(turned[0]), [self._label(unit) for unit in reversed(turned)]
         back = turned[1] if len(turned) > 1 else turned[0]

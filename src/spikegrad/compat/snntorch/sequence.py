@@ -120,26 +120,38 @@ def _kernels(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor
     reset: Any = neuron.reset_mechanism
     options = Options(reset, reset_delay=True, detach_reset=True, spike_at_threshold=False)
     kind = KINDS[type(neuron)]
-    decays = {name: getattr(neuron, name).clamp(0, 1) for name in ("alpha", "beta")[kind == "leaky" :]}
+    decays = {name: _clamped(_plain(getattr(neuron, name))) for name in ("alpha", "beta")[kind == "leaky" :]}
+    threshold = _plain(neuron.threshold)
     weights = _weights(neuron, currents) if isinstance(neuron, Recurrent) else None
     bias: Tensor | None = getattr(neuron.recurrent, "bias", None) if isinstance(neuron, Recurrent) else None
     driven = currents if bias is None else currents + bias
     names = (*(name for name in neuron.STATES if name != "spk"), *(("spk",) if weights is not None else ()))
     state = None
-    if start or bool((neuron.threshold < 0).any()):  # at rest a negative threshold resets the first step
+    if start or (
+        bool((threshold < 0).any()) if isinstance(threshold, Tensor) else threshold < 0
+    ):  # at rest a negative threshold resets the first step
         parts = [start.get(name, currents.new_zeros(currents.shape[1:])) for name in names]
         state = tuple(parts) if len(parts) > 1 else parts[0]
     spike_grad: Any = neuron.spike_grad
     call = Call(kind, spike_grad.surrogate, options, state is not None, "mem" in wanted)
-    out = run_fused(call, "", driven, state, names, (*decays.values(), neuron.threshold), weights)
+    out = run_fused(call, "", driven, state, names, (*decays.values(), threshold), weights)
     spikes, found = out[0], {"mem": out[-1]} if call.record else {}
-    factor = neuron.graded_spikes_factor
-    found["spk"] = spikes * factor if factor.requires_grad or bool((factor != 1).any()) else spikes
+    factor = _plain(neuron.graded_spikes_factor)
+    found["spk"] = spikes if factor == 1.0 and not isinstance(factor, Tensor) else spikes * factor
     if "syn" in wanted:
         received = driven if weights is None else driven + _received(weights, spikes, start.get("spk"))
         syn = start.get("syn", currents.new_zeros(currents.shape[1:]))
         found["syn"] = run_fused(INTEGRATOR, "", received, syn, ("v",), (decays["alpha"],))[0]
     return found
+
+
+def _plain(parameter: Tensor) -> Tensor | float:
+    """One number that does not learn as a number: reading it costs less than computing with it."""
+    return parameter.item() if parameter.ndim == 0 and parameter.is_cpu and not parameter.requires_grad else parameter
+
+
+def _clamped(decay: Tensor | float) -> Tensor | float:
+    return decay.clamp(0, 1) if isinstance(decay, Tensor) else min(max(decay, 0.0), 1.0)
 
 
 def _received(weights: Tensor, spikes: Tensor, before: Tensor | None) -> Tensor:
