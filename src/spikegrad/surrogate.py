@@ -72,6 +72,8 @@ class Surrogate:
     """The float fields: name to the sign known of it (see `trace.Symbol`) and what it must be, in words. `scale` is the last."""
     soft: ClassVar[bool] = False
     """Whether the output in training is the primitive itself, not the step (NoisyThreshold)."""
+    spiking: ClassVar[bool] = True
+    """What SpikingJelly's neurons ask of a surrogate: whether it is in the mode in which it gives spikes. There is no other."""
 
     def __init_subclass__(cls) -> None:
         for name in ("derivative", "primitive"):
@@ -111,6 +113,8 @@ class Surrogate:
     def __call__(
         self,
         x: Array,
+        threshold: Array | None = None,
+        /,
         *,
         spike_at_threshold: bool = True,
         training: bool = False,
@@ -119,8 +123,12 @@ class Surrogate:
     ) -> Array:
         """Spikes: 1 where `x` reaches 0, else 0, with this surrogate's gradient.
 
+        Called as sinabs calls its `surrogate_grad_fn`, with a potential and a threshold, it returns the derivative there instead of
+        spikes: ``surrogate(potential, threshold)`` is ``surrogate.derivative(potential - threshold)``.
+
         Args:
             x: potential minus threshold, any shape; a NumPy array (no gradient), PyTorch tensor or JAX array of floating point.
+            threshold: None for spikes; else `x` is the potential itself, and the other arguments but `parameters` have no meaning.
             spike_at_threshold: whether ``x == 0`` spikes.
             training: whether a stochastic surrogate draws its noise; others ignore it.
             random: where that noise comes from: a `torch.Generator` (default: PyTorch's own), a `jax.random.key`, a
@@ -139,6 +147,10 @@ class Surrogate:
         for name, value in parameters.items():
             self.require_learnable(name)
             _require_fit(name, getattr(value, "shape", ()), getattr(x, "shape", ()))
+        if threshold is not None:
+            wide = widen(x)
+            value = self.bind(parameters).derivative(wide - threshold)
+            return value if wide is x else cast(value, x)
         owner = library(x)
         if owner == "torch":
             from spikegrad.gradient import torch as gradient

@@ -1,0 +1,147 @@
+"""snnTorch's neurons on spikegrad, live against snnTorch 1.0.0: spikes bit for bit, gradients to float32 accuracy, every option."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from spikegrad.compat import snntorch as ours
+
+theirs = pytest.importorskip("snntorch")
+quant = pytest.importorskip("snntorch.functional.quant")
+
+pytestmark = pytest.mark.filterwarnings("ignore:Inhibition is an unstable feature")
+
+STEPS, BATCH, FEATURES = 25, 3, 5
+NEURONS = ("Leaky", "Synaptic", "RLeaky", "RSynaptic", "Alpha", "Lapicque")
+DECAYS = {
+    "Leaky": {"beta": 0.85},
+    "Synaptic": {"alpha": 0.7, "beta": 0.85},
+    "RLeaky": {"beta": 0.85},
+    "RSynaptic": {"alpha": 0.7, "beta": 0.85},
+    "Alpha": {"alpha": 0.9, "beta": 0.8},
+    "Lapicque": {"beta": 0.85},
+}
+LEARNED = {
+    "Leaky": ("beta", "threshold", "graded_spikes_factor"),
+    "Synaptic": ("alpha", "beta", "threshold"),
+    "RLeaky": ("beta", "threshold", "recurrent"),
+    "RSynaptic": ("alpha", "beta", "threshold", "recurrent"),
+    "Alpha": ("beta", "threshold"),  # and alpha, with which snnTorch cannot be made: see test_what_snntorch_cannot_run
+    "Lapicque": ("beta", "threshold"),
+}
+RESETS = ("subtract", "zero", "none")
+GAIN = {"Alpha": 3.0, "Lapicque": 3.0}
+"""Neurons that need stronger currents."""
+DELAYED = ("Alpha", "Lapicque")
+"""Neurons without an immediate reset."""
+
+
+@pytest.fixture(autouse=True)
+def alone():
+    """One thread, since several only get in each other's way here; and snnTorch forgets the neurons that it would keep for ever."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    theirs.SpikingNeuron.instances.clear()
+
+
+def drive(shape=(STEPS, 3 * BATCH, FEATURES), seed=0):
+    """Three random drives, side by side: weak and strong, and one that also inhibits."""
+    generator = torch.Generator().manual_seed(seed)
+    currents = torch.randn(shape, generator=generator)
+    mean, spread = torch.tensor([0.2, 0.6, 0.3]), torch.tensor([0.4, 0.5, 1.1])
+    sizes = (1, -1, *[1] * (len(shape) - 2))
+    third = shape[1] // 3
+    return currents * spread.repeat_interleave(third).reshape(sizes) + mean.repeat_interleave(third).reshape(sizes)
+
+
+def run(neuron, currents):
+    """Every output of every step, in the style that the neuron is made for."""
+    with_states = not neuron.init_hidden or neuron.output
+    states = () if neuron.init_hidden else neuron.reset_mem()
+    states = states if isinstance(states, tuple) else (states,)
+    count, steps = len(states), []
+    for current in currents.unbind(0):
+        out = neuron(current, *states)
+        if count:
+            states = out[len(out) - count :]
+        steps.append(torch.stack(out if with_states else (out,)))
+    return torch.stack(steps)
+
+
+def gradients(outputs, inputs):
+    weights = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(7))
+    return torch.autograd.grad((outputs * weights).sum(), inputs, allow_unused=True)
+
+
+def compare(name, currents, **options):
+    """Both libraries' neuron with these options, with the same weights, over the same currents."""
+    options = {**DECAYS[name], "threshold": 0.9, **options}
+    theirs_neuron, ours_neuron = getattr(theirs, name)(**options), getattr(ours, name)(**options)
+    ours_neuron.load_state_dict(theirs_neuron.state_dict())
+    currents = currents.clone().requires_grad_()
+    peer, mine = run(theirs_neuron, currents), run(ours_neuron, currents)
+    assert torch.equal(mine, peer), "outputs"
+    learned = [{what: p for what, p in neuron.named_parameters() if p.requires_grad} for neuron in (theirs_neuron, ours_neuron)]
+    assert learned[0].keys() == learned[1].keys()
+    wanted, got = (gradients(out, [currents, *p.values()]) for out, p in zip((peer, mine), learned, strict=True))
+    terms = float(wanted[0].abs().sum())
+    for what, a, b in zip(("currents", *learned[0]), wanted, got, strict=True):
+        assert (a is None) == (b is None), what
+        if a is not None:
+            # A parameter's gradient is a sum over steps and samples, whose terms may cancel: relative to the size of what is summed.
+            atol = 1e-6 * (float(a.abs().max()) if what == "currents" else terms)
+            torch.testing.assert_close(b, a, rtol=1e-5, atol=atol, msg=lambda text, what=what: f"{what}: {text}")
+    return mine
+
+
+def every(name, sets):
+    """Sets of learned parameters, each with and without states in the neuron, graded spikes and quantised states."""
+    graded = (1.0, 2.5) if "graded_spikes_factor" in LEARNED[name] else (None,)
+    for learned, hidden, factor, quantised in itertools.product(sets, (False, True), graded, (False, True)):
+        options = {f"learn_{which}": which in learned for which in LEARNED[name]}
+        options |= {"init_hidden": hidden, "output": hidden and quantised}
+        options |= {} if factor is None else {"graded_spikes_factor": factor}
+        if quantised:
+            options["state_quant"] = quant.state_quant(num_bits=8, uniform=True, threshold=0.9, lower_limit=10, upper_limit=10)
+        yield options
+
+
+@pytest.mark.parametrize("inhibition", [False, True], ids=["", "inhibition"])
+@pytest.mark.parametrize("delay", [True, False], ids=["delayed", "immediate"])
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("name", NEURONS)
+def test_every_option(name, reset, delay, inhibition):
+    """With nothing learned, and with everything."""
+    check_every(name, reset, delay, inhibition, [(), LEARNED[name]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inhibition", [False, True], ids=["", "inhibition"])
+@pytest.mark.parametrize("delay", [True, False], ids=["delayed", "immediate"])
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("name", NEURONS)
+def test_every_option_with_every_learned_set(name, reset, delay, inhibition):
+    sets = [set_ for n in range(len(LEARNED[name]) + 1) for set_ in itertools.combinations(LEARNED[name], n)]
+    check_every(name, reset, delay, inhibition, sets)
+
+
+def check_every(name, reset, delay, inhibition, sets):
+    if name in DELAYED and not delay:
+        pytest.skip(f"{name} has no immediate reset")
+    if name == "RSynaptic" and not delay:
+        pytest.skip("snnTorch cannot run it: see test_what_snntorch_cannot_run")
+    options = {"reset_mechanism": reset, "inhibition": inhibition}
+    options |= {} if name in DELAYED else {"reset_delay": delay}
+    options |= {"linear_features": FEATURES} if name.startswith("R") else {}
+    rates = []
+    for more in every(name, sets):
+        torch.manual_seed(1)
+        rates.append((compare(name, GAIN.get(name, 1.0) * drive(), **options, **more)[:, 0] != 0).float().mean().item())
+    assert 0.02 < min(rates) <= max(rates) < 0.98, f"the drives decide nothing: {rates}"
