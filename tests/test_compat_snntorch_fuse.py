@@ -3,7 +3,9 @@
 import copy
 import functools
 import pickle
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -282,7 +284,20 @@ class TwoSequences(Layers):
         return results
 
 
-LOOPS = {c.__name__: c for c in (Tutorial, Static, BatchFirst, Iterated, Written, Summed, Residual, TwoSequences)}
+class Shared(Layers):
+    """One spiking layer for two, each with a state of its own."""
+
+    def forward(self, x):
+        mem1, mem2 = torch.zeros(x.size(1), HIDDEN), torch.zeros(x.size(1), HIDDEN)
+        spikes = []
+        for step in range(x.size(0)):
+            spk1, mem1 = self.lif1(self.fc1(x[step]), mem1)
+            spk2, mem2 = self.lif1(spk1 * 0.75 - 0.25, mem2)
+            spikes.append(spk2)
+        return torch.stack(spikes), mem1, mem2
+
+
+LOOPS = {c.__name__: c for c in (Tutorial, Static, BatchFirst, Iterated, Written, Summed, Residual, TwoSequences, Shared)}
 ONE_STEP = {f.__name__: f for f in (sequential, sequential_with_output, nested)}
 
 
@@ -825,6 +840,27 @@ def written_input(net, x, mem1, mem2, spk2, step):
     return plain(net, x * net.scale, mem1, mem2, spk2, step)
 
 
+def partly_changed(net, x, mem1, mem2, spk2, step):
+    if step == 0:
+        net.states = net.syn.reset_mem()
+    _, syn, mem = net.syn(net.fc1(x), *net.states)
+    net.states = (syn * 2, mem)
+    return plain(net, x, mem1, mem2, spk2, step)
+
+
+def autocasting(net, x, mem1, mem2, spk2, step):
+    with torch.autocast("cpu", torch.bfloat16):
+        return plain(net, x * 2, mem1, mem2, spk2, step)
+
+
+def drawing(net, x, mem1, mem2, spk2, step):
+    return plain(net, x * random.random(), mem1, mem2, spk2, step)
+
+
+def drawing_numpy(net, x, mem1, mem2, spk2, step):
+    return plain(net, x + torch.from_numpy(np.random.rand(INPUTS)).float(), mem1, mem2, spk2, step)
+
+
 class Doubling(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -870,6 +906,10 @@ REFUSED = {
         r"a tensor is written to in place \(.*x\[:, 0\] = 0.0.*; collect the steps in a list and stack it",
     ),
     "in place into an attribute": (written_input, r"`mul_` writes in place to a tensor that was there before \(.*net.scale.mul_\(2\)"),
+    "part of a state": (partly_changed, r"only syn of the states of `syn` is changed between two steps"),
+    "autocast": (autocasting, r"autocast is entered within forward \(.*; enter it around the whole network"),
+    "Python's random": (drawing, r"its forward draws random numbers from Python or NumPy; draw them with PyTorch"),
+    "NumPy's random": (drawing_numpy, r"its forward draws random numbers from Python or NumPy; draw them with PyTorch"),
     "autograd.Function": (out_of_sight, r"a tensor was computed out of sight, as by a torch.autograd.Function.*\(.*py:\d+"),
     "state of a wrong shape": (broadcast, r"state mem of `lif1` has shape \(4, 9\), and its input \(4, 8\)"),
 }
@@ -878,7 +918,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_names_the_layer_and_the_line(case):
     body, message = REFUSED[case]
-    net = looped(body, back=nn.Linear(OUTPUTS, INPUTS), history=[], scale=torch.ones(()))
+    net = looped(body, back=nn.Linear(OUTPUTS, INPUTS), history=[], scale=torch.ones(()), syn=ours.Synaptic(0.5, 0.5))
     mems = {name: layer.mem for name, layer in (("lif1", net.lif1), ("lif2", net.lif2))}
     with pytest.raises(FusionError, match="^cannot fuse Net: " + message):
         fuse(net, inputs())
@@ -945,6 +985,34 @@ def test_optional_states():
     expected = loop(ours, net, inputs(), None, None, feeds=(1, 2))
     for a, b in zip(expected, fuse(net, inputs()[0])(inputs()), strict=True):
         assert torch.equal(a, b)
+
+
+def test_more_shapes_than_are_kept(monkeypatch):
+    from spikegrad.compat.snntorch import fusion
+
+    monkeypatch.setattr(fusion, "KEPT_PROGRAMS", 2)
+    fused = fuse(tutorial(ours), step=False)
+    fused(inputs(2)), fused(inputs(3))
+    with pytest.warns(FusionWarning, match="Tutorial was called with more than 2 combinations of shapes.*pad sequences to few lengths"):
+        fused(inputs(4))
+    assert torch.equal(fused(inputs(4))[1], tutorial(ours)(inputs(4))[1])
+
+
+def test_under_autocast_and_transforms():
+    """Around the whole network, both work, by the steps of each layer."""
+    written = tutorial(ours)
+    fused = fuse(written, inputs())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fused(inputs())[0], written(inputs())[0])
+    parameters = {name: p.detach() for name, p in written.named_parameters()}
+
+    def total(network, parameters):
+        return torch.func.functional_call(network, parameters, (inputs(),))[1].sum()
+
+    expected = torch.func.grad(lambda p: total(written, p))(parameters)
+    got = torch.func.grad(lambda p: total(fused, p))(parameters)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name], gradient)
 
 
 def test_bad_sequences():

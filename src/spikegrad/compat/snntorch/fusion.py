@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
 from spikegrad.compat.snntorch.operations import FusionError, Out, Recording, Tree, leaves, over, refused
 from spikegrad.compat.snntorch.program import Program
-from spikegrad.compat.snntorch.recording import Recorder, has_hooks, is_layer
+from spikegrad.compat.snntorch.recording import Recorder, autocast
 from spikegrad.compat.snntorch.schedule import frozen
 from spikegrad.compat.snntorch.sequence import obstacle, own_state
+from spikegrad.compat.snntorch.undisturbed import has_hooks, is_layer
 
-KEPT_PROGRAMS = 16
+KEPT_PROGRAMS = 64
 """Recordings that a fused network keeps, one for each combination of shapes it was called with lately."""
 
 
@@ -164,8 +165,14 @@ class Fused(nn.Module):
         key = self._key(args, kwargs)
         if key not in self._programs:
             self._programs[key] = Program(_recorded(self.original, function, args, kwargs), self.original)
-            while len(self._programs) > KEPT_PROGRAMS:
+            if len(self._programs) > KEPT_PROGRAMS:
                 self._programs.popitem(last=False)
+                warnings.warn(
+                    f"{type(self.original).__name__} was called with more than {KEPT_PROGRAMS} combinations of shapes, each of which is "
+                    "recorded at the cost of a step-by-step run; pad sequences to few lengths",
+                    FusionWarning,
+                    stacklevel=3,
+                )
         self._programs.move_to_end(key)
         return self._programs[key]
 
@@ -257,7 +264,7 @@ class Fused(nn.Module):
     def _key(self, args: Any, kwargs: Any) -> Any:
         """What a recording depends on."""
         shapes = over((args, kwargs), lambda t: (tuple(t.shape), str(t.dtype), str(t.device)))
-        return frozen(shapes), torch.is_autocast_enabled(), tuple(_attributes(self.original))
+        return frozen(shapes), autocast(), tuple(_attributes(self.original))
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the original, too."""
@@ -308,7 +315,7 @@ def _steps(module: nn.Module, arguments: dict[str, Any]) -> Steps:
         used = {ref.node for node in recording.nodes for ref in leaves((node.args, node.kwargs)) if isinstance(ref, Out)}
         steps = Steps()
         for place, node in enumerate(recording.inputs):
-            states = [(n, state) for n in recording.nodes for state, ref in (n.start or {}).items() if ref == Out(node)]
+            states = [(n, state) for n in recording.nodes for state, ref in n.start.items() if ref == Out(node)]
             for spiking, state in states:
                 after = Out(spiking, ("spk", *(s for s in spiking.target.STATES if s != "spk")).index(state))
                 if after not in returned:

@@ -49,7 +49,8 @@ class Node:
         where: file and line of the user's code.
         grad: whether gradients were being recorded.
         random: whether it drew random numbers.
-        start: of a spiking layer: its states before this call by name, rest if left out; or None if they are those after the call before.
+        before: of a spiking layer: the call that left the states of this one.
+        start: if there is none: the states by name, rest if left out.
     """
 
     target: Any
@@ -58,7 +59,8 @@ class Node:
     where: tuple[str, int] | None = None
     grad: bool = True
     random: bool = False
-    start: Mapping[str, Out | Named | Constant] | None = None
+    before: Node | None = None
+    start: Mapping[str, Out | Named | Constant] = field(default_factory=dict[str, "Out | Named | Constant"])
 
     def place(self) -> str:
         """Where in the user's code this is, for a message."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from spikegrad.compat.snntorch.operations import Constant, Named, Node, Out, Recording, Tree, leaves, over
-from spikegrad.compat.snntorch.recording import has_hooks
 from spikegrad.compat.snntorch.schedule import Pick, Piece, Schedule, Unit, counts
 from spikegrad.compat.snntorch.sequence import run as run_neuron
+from spikegrad.compat.snntorch.undisturbed import has_hooks
 
 
 class Values:

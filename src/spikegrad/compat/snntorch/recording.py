@@ -7,11 +7,9 @@ Python's own control flow may look at shapes, but not at values: one recording s
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 import spikegrad
 from spikegrad.compat.snntorch.operations import Constant, FusionError, Named, Node, Out, Recording, Tree, leaves, over, refused
+from spikegrad.compat.snntorch.undisturbed import undisturbed
 
 _LIBRARIES = tuple(os.path.dirname(str(package.__file__)) + os.sep for package in (torch, spikegrad))
 
@@ -51,8 +50,9 @@ class Recorder(TorchFunctionMode):
         kept = ((m, pair) for m in root.modules() for pair in (*m.named_parameters(recurse=False), *m.named_buffers(recurse=False)))
         self.named = {id(tensor): Named(module, name) for module, (name, tensor) in kept}
         self.writes: dict[int, tuple[int, dict[int, Out]]] = {}
-        self.last: dict[nn.Module, Node] = {}
+        self.last: dict[nn.Module, list[Node]] = {}
         self.paused = False
+        self.autocast = autocast()
 
     def record(self, function: Callable[..., Any], args: tuple[Tree, ...], kwargs: Mapping[str, Tree]) -> Recording:
         """Call a function and record it. Its tensor arguments become the inputs."""
@@ -68,7 +68,7 @@ class Recorder(TorchFunctionMode):
 
         args, kwargs = over(args, take), over(dict(kwargs), take)
         self.inputs = set(inputs)
-        with self._quiet(), torch.enable_grad(), self:
+        with undisturbed(self.root, self.neurons, self._layer), torch.enable_grad(), self:
             result = function(*args, **kwargs)
         return Recording(inputs, self.nodes, over(result, self.refer))
 
@@ -140,6 +140,8 @@ class Recorder(TorchFunctionMode):
         if all(id(t) in self.known for t in tensors):
             return result  # as x.contiguous() returns x itself
         moved = not torch.equal(before, _random_state())
+        if autocast() != self.autocast:
+            raise self.refuse("autocast is entered within forward", "enter it around the whole network")
         node = Node(target, over(args, self.refer), over(dict(kwargs), self.refer), _where(), torch.is_grad_enabled(), moved)
         self.nodes.append(node)
         for index, tensor in enumerate(tensors):
@@ -224,42 +226,6 @@ class Recorder(TorchFunctionMode):
             self.nodes.append(node)
             self.known[id(target)] = Out(node)
 
-    @contextlib.contextmanager
-    def _quiet(self) -> Generator[None]:
-        """Leave the network as it was: states, statistics, random numbers; and see its layers called."""
-        hidden = {(m, name): getattr(m, name) for m, names in self.neurons.items() for name in names}
-        counting = [m for m in self.root.modules() if m.training and m not in self.neurons]
-        buffers = [(buffer, buffer.clone()) for m in counting for buffer in m.buffers(recurse=False)]
-        stored = _attributes(self.root, self.neurons)
-        layers = [m for m in self.paths if m not in self.neurons and is_layer(m) and not _inside(self.paths, m, self.neurons)]
-        hooks = [(m, kind, getattr(m, kind)) for m in (*self.neurons, *layers) for kind in _HOOKS]
-        for module, kind, _ in hooks:
-            setattr(module, kind, OrderedDict[int, Any]())
-        own = {m: m.__dict__.get("forward") for m in (*self.neurons, *layers)}
-        for module in own:
-            module.__dict__["forward"] = self._layer(module)
-        for (module, name), state in hidden.items():
-            setattr(module, name, torch.zeros(0, dtype=state.dtype, device=state.device))
-        try:
-            with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()):
-                yield
-            changed = [key for key, was in _attributes(self.root, self.neurons).items() if stored.get(key) != was]
-            if changed:
-                names = ", ".join(sorted({".".join(filter(None, (path, name))) for path, name in changed}))
-                raise refused(self.root, f"its forward stores {names} on the module", None, "return it instead")
-        finally:
-            for module, forward in own.items():
-                module.__dict__.pop("forward")
-                if forward is not None:
-                    module.__dict__["forward"] = forward
-            for module, kind, kept in hooks:
-                setattr(module, kind, kept)
-            for (module, name), state in hidden.items():
-                setattr(module, name, state)
-            with torch.no_grad():
-                for buffer, was in buffers:
-                    buffer.copy_(was)
-
     def _layer(self, module: nn.Module) -> Callable[..., Any]:
         if module in self.neurons:
             return lambda *args, **kwargs: self._neuron(module, *args, **kwargs)
@@ -274,22 +240,18 @@ class Recorder(TorchFunctionMode):
             raise self.refuse(f"`{path}` is given more than its input and {', '.join(names)}")
         if states and module.init_hidden:
             raise self.refuse(f"`{path}` keeps its state itself (init_hidden=True), and is given {', '.join(states)}")
-        last, changed = self.last.get(module), dict[str, Any]()
-        for name in names:
-            state: Tensor = states[name] if name in states else getattr(module, name)
-            referred = self.refer(state)
-            if last is not None and referred == Out(last, self.outputs(module).index(name)):
-                continue
-            if state.numel() and not _fits(state, input_):
+        given_states: dict[str, Tensor] = {name: states[name] if name in states else getattr(module, name) for name in names}
+        for name, state in given_states.items():
+            if state.numel() and not (_fits(state, input_) if name in states else state.shape == input_.shape):
                 raise self.refuse(f"state {name} of `{path}` has shape {tuple(state.shape)}, and its input {tuple(input_.shape)}")
-            changed[name] = None if not state.numel() and not (isinstance(referred, Out) and referred.node in self.inputs) else referred
-        if last is not None and 0 < len(changed) < len(names):
-            words = f"{', '.join(changed)} of the states of `{path}` {'is' if len(changed) == 1 else 'are'}"
-            raise self.refuse(f"only {words} changed between two steps")
-        start = {name: ref for name, ref in changed.items() if ref is not None}
-        node = Node(module, (self.refer(input_),), {}, _where(), torch.is_grad_enabled(), False, start if changed else None)
+        refs = {name: self.refer(state) for name, state in given_states.items()}
+        node = Node(module, (self.refer(input_),), {}, _where(), torch.is_grad_enabled())
+        node.before = self._before(module, refs)
+        if node.before is None:  # an empty state is rest, unless it is an argument, in whose place another may be given
+            own = {name for name, ref in refs.items() if isinstance(ref, Out) and ref.node in self.inputs}
+            node.start = {name: ref for name, ref in refs.items() if name in own or given_states[name].numel()}
         self.nodes.append(node)
-        self.last[module] = node
+        self.last.setdefault(module, []).append(node)
         self.paused = True
         wide = input_.dtype if input_.is_floating_point() else torch.get_default_dtype()
         outputs = {name: torch.zeros_like(input_, dtype=wide).requires_grad_() for name in self.outputs(module)}
@@ -299,6 +261,20 @@ class Recorder(TorchFunctionMode):
         for name in names:
             setattr(module, name, outputs[name])
         return outputs["spk"] if module.init_hidden and not module.output else tuple(outputs.values())
+
+    def _before(self, module: nn.Module, refs: Mapping[str, Out | Named | Constant]) -> Node | None:
+        """The call whose states these are, which is then no longer the last of its sequence."""
+        names = self.outputs(module)
+        for last in self.last.get(module, ()):
+            passed = [name for name, ref in refs.items() if isinstance(ref, Out) and ref == Out(last, names.index(name))]
+            if len(passed) == len(refs):
+                self.last[module].remove(last)
+                return last
+            if passed:
+                changed = [name for name in refs if name not in passed]
+                words = f"{', '.join(changed)} of the states of `{self.paths[module]}` {'is' if len(changed) == 1 else 'are'}"
+                raise self.refuse(f"only {words} changed between two steps")
+        return None
 
     def outputs(self, module: nn.Module) -> tuple[str, ...]:
         """Names of what a spiking layer returns, in order."""
@@ -310,40 +286,15 @@ _FILLED: dict[str, float | None] = {"zeros_like": 0, "ones_like": 1, "full_like"
 _IN_PLACE = {f"__i{name}__": f"__{name}__" for name in ["add", "sub", "mul", "truediv", "floordiv", "pow", "mod", "and", "or", "xor"]}
 
 
-def is_layer(module: nn.Module) -> bool:
-    """Whether a module is a layer of PyTorch, which is one operation, rather than a network of them."""
-    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-    return type(module).__module__.startswith("torch.nn.modules") and not isinstance(module, containers)
-
-
 def _fits(state: Tensor, input_: Tensor) -> bool:
     if state.numel() == 1:
         return True
     return state.ndim <= input_.ndim and all(a in (1, b) for a, b in zip(state.shape[::-1], input_.shape[::-1], strict=False))
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something is called along with a module."""
-    return any(getattr(module, kind) for kind in _HOOKS)
-
-
-def _inside(paths: Mapping[nn.Module, str], module: nn.Module, owners: Mapping[nn.Module, Any]) -> bool:
-    return any(paths[module].startswith(f"{paths[owner]}.") for owner in owners)
-
-
-def _attributes(root: nn.Module, neurons: Mapping[nn.Module, Any]) -> dict[tuple[str, str], tuple[int, int]]:
-    """What modules keep outside of their parameters: identity, and length of lists, so that a change shows."""
-    skipped = ("training", "forward")
-    return {
-        (path, name): (id(value), len(value) if isinstance(value, list | dict) else 0)  # pyright: ignore[reportUnknownArgumentType]
-        for path, module in root.named_modules()
-        if module not in neurons
-        for name, value in (*vars(module).items(), *module.named_buffers(recurse=False))
-        if name not in skipped and not name.startswith("_")
-    }
+def autocast() -> tuple[Any, ...]:
+    """What of automatic mixed precision is in force."""
+    return tuple((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda"))
 
 
 def _random_state() -> Tensor:

@@ -82,7 +82,7 @@ class Schedule:
         self.inputs = inputs
         results = [ref for ref in leaves(recording.result) if isinstance(ref, Out)]
         self.units = self._ordered([self.place[ref.node][0] for ref in results] + [unit for unit in units if counts(unit.nodes[0])])
-        used = [ref for unit in self.units for node in unit.nodes for ref in leaves((node.args, node.kwargs, dict(node.start or {})))]
+        used = [ref for unit in self.units for node in unit.nodes for ref in leaves((node.args, node.kwargs, dict(node.start)))]
         for ref in (*used, *results):
             if isinstance(ref, Out):
                 self.place[ref.node][0].wanted.add(ref.output)
@@ -90,18 +90,21 @@ class Schedule:
     def _group(self, inputs: list[Unit]) -> list[Unit]:
         """Find what is alike."""
         found: dict[Any, Unit] = {}
-        chains: dict[nn.Module, Unit] = {}
+        started: set[nn.Module] = set()
         varying: set[Node] = set()
         units: list[Unit] = []
         for unit in inputs:
             self.place[unit.nodes[0]] = (unit, 0)
         for node in self.recording.nodes:
             if isinstance(node.target, SpikingNeuron):
-                unit = chains.get(node.target)
-                if unit is None or node.start is not None:
-                    self._check_start(node, unit, varying)
-                    unit = chains[node.target] = Unit([], batched=True)
+                if node.before is not None:
+                    unit = self.place[node.before][0]
+                else:
+                    if node.target in started:
+                        self._check_start(node, varying)
+                    unit = Unit([])
                     units.append(unit)
+                    started.add(node.target)
                 varying.add(node)
             else:
                 changes = any(isinstance(ref, Out) and ref.node in varying for ref in leaves((node.args, node.kwargs)))
@@ -125,10 +128,10 @@ class Schedule:
             unit.batched = len(unit.nodes) > 1 or unit.neuron is not None
         return units
 
-    def _check_start(self, node: Node, before: Unit | None, varying: set[Node]) -> None:
+    def _check_start(self, node: Node, varying: set[Node]) -> None:
         """Refuse a layer whose state is changed between its steps."""
-        for name, ref in (node.start or {}).items():
-            if before is not None and isinstance(ref, Out) and ref.node in varying:
+        for name, ref in node.start.items():
+            if isinstance(ref, Out) and ref.node in varying:
                 what = f"state {name} of `{self.paths[node.target]}`"
                 changed = f"is changed by {self._label(Unit([ref.node]))}" if ref.node.target is not node.target else "is another output"
                 place = ref.node if ref.node.where is not None else node
@@ -154,7 +157,7 @@ class Schedule:
         """Say where the tensors of a unit's operations come from."""
         if unit.neuron is not None:
             unit.slots = [self._pick([node.args[0] for node in unit.nodes])]
-            for name, ref in (unit.nodes[0].start or {}).items():
+            for name, ref in unit.nodes[0].start.items():
                 unit.start[name] = self._pick([ref])
             if len({node.grad for node in unit.nodes}) > 1:
                 raise refused(self.root, f"{self._label(unit)} runs with gradients in some steps and without in others", unit.nodes[-1])
@@ -210,7 +213,7 @@ class Schedule:
         return order
 
     def _needs(self, unit: Unit) -> Iterator[Unit]:
-        refs = [ref for node in unit.nodes for ref in leaves((node.args, node.kwargs, dict(node.start or {})))]
+        refs = [ref for node in unit.nodes for ref in leaves((node.args, node.kwargs, dict(node.start)))]
         return iter(dict.fromkeys(self.place[ref.node][0] for ref in refs if isinstance(ref, Out)))
 
     def _cyclic(self, cycle: list[Unit]) -> FusionError:
