@@ -297,7 +297,65 @@ class Shared(Layers):
         return torch.stack(spikes), mem1, mem2
 
 
-LOOPS = {c.__name__: c for c in (Tutorial, Static, BatchFirst, Iterated, Written, Summed, Residual, TwoSequences, Shared)}
+class Sliced(Layers):
+    """Steps cut out in all ways that keep the dimension, or do not."""
+
+    def forward(self, x):
+        mem1, mem2 = self.rest()
+        spikes = []
+        for step, (a, b) in enumerate(zip(x.split(1), x.chunk(x.size(0)), strict=True)):
+            c, d = x[step : step + 1].squeeze(0), x.transpose(0, 1)[:, step : step + 1, :].squeeze(1)
+            e = x[..., 0].unsqueeze(-1)[step]
+            f = x.select(0, step - x.size(0)) + x.unbind()[step] + torch.unbind(x, 0)[step]
+            spk1, mem1 = self.lif1(self.fc1((a[0] + b[0] + c + d + e + f) / 8), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            spikes += [spk2.unsqueeze(0)]
+        return torch.cat(spikes)
+
+
+class Losses(Layers):
+    """The loss of every step, summed within forward, and other things that are done with single steps."""
+
+    def forward(self, x):
+        mem1, mem2 = self.rest()
+        labels = torch.arange(x.size(1)) % OUTPUTS
+        loss, best, counts = torch.zeros(()), None, []
+        for step in range(x.size(0)):
+            spk1, mem1 = self.lif1(self.fc1(x[step]), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            loss = loss + functional.cross_entropy(mem2, labels)
+            best = mem2 if best is None else torch.maximum(best, mem2)
+            counts.append(spk2.sum(0))
+            if step == 2:
+                early = mem1 * 2
+        values, places = best.max(-1)
+        return loss, values, places, sum(counts), early, functional.softmax(mem2, -1)
+
+
+class Blocks(nn.Module):
+    """Networks within networks, of which one is a list and one keeps its states."""
+
+    def __init__(self, neuron, last):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.LayerNorm(HIDDEN)), nn.Sequential(nn.Linear(HIDDEN, HIDDEN))])
+        self.neurons = nn.ModuleList([neuron(), neuron()])
+        self.weight = nn.Parameter(torch.randn(OUTPUTS, HIDDEN, generator=torch.Generator().manual_seed(0)).mul(32).round() / 64)
+        self.scale = torch.tensor(1.5)
+        self.out = nn.ModuleDict({"lif": last(init_hidden=True, output=True)})
+
+    def forward(self, x):
+        self.out["lif"].reset_mem()
+        states = [neuron.reset_mem() for neuron in self.neurons]
+        results = []
+        for current in x:
+            for place, block in enumerate(self.blocks):
+                current, states[place] = self.neurons[place](torch.round(block(current) * 64) / 64 * self.scale, states[place])
+            results.append(self.out["lif"](current @ self.weight.t()))
+        return [torch.stack(result) for result in zip(*results, strict=True)]
+
+
+STRUCTURES = (Tutorial, Static, BatchFirst, Iterated, Written, Summed, Residual, TwoSequences, Shared, Sliced, Losses, Blocks)
+LOOPS = {c.__name__: c for c in STRUCTURES}
 ONE_STEP = {f.__name__: f for f in (sequential, sequential_with_output, nested)}
 
 

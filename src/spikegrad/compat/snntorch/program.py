@@ -95,7 +95,7 @@ class Program:
             return [stacked.movedim(0, dim) if dim else stacked]
         if not unit.batched:
             return leaves(node.target(*over(node.args, values.one), **over(dict(node.kwargs), values.one)))
-        if node.target is torch.select and unit.slots[0].fixed is not None:
+        if unit.steps:
             return [self._steps(unit, values)]
         return self._alike(unit, values)
 

@@ -116,7 +116,7 @@ class Recorder(TorchFunctionMode):
             raise self.refuse(f"the shape of `{name}`'s result depends on values")
         if name in _FILLED:
             return self._filled(func, name, args, kwargs)
-        if name in ("__getitem__", "unbind") and not kwargs:
+        if name in ("__getitem__", "unbind", "split", "chunk") and not kwargs and isinstance(args[0], Tensor):
             chosen = self._select(name, args)
             if chosen is not None:
                 return chosen
@@ -149,24 +149,36 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _select(self, name: str, args: tuple[Any, ...]) -> Any:
-        """One step of a sequence, however it is written: so that all of them are seen to be alike."""
+        """One step of a sequence, however it is written, so that all of them are seen to be alike; None if it is something else."""
         source, *rest = args
+        if name == "__getitem__":
+            return self._indexed(source, rest[0])
+        dim = rest[-1] if len(rest) == (1 if name == "unbind" else 2) else 0
         if name == "unbind":
-            dim = rest[0] if rest else 0
             return tuple(self.call(torch.select, (source, dim, place), {}) for place in range(source.shape[dim]))
-        index = rest[0] if isinstance(rest[0], tuple) else (rest[0],)
-        if not all(isinstance(i, int) or i == slice(None) or i is Ellipsis for i in index) or any(isinstance(i, bool) for i in index):
+        if rest[0] != (1 if name == "split" else source.shape[dim]):
             return None
-        whole = [i for i in index if i is not Ellipsis]
-        places = [place for place, i in enumerate(whole) if isinstance(i, int)]
-        before = Ellipsis not in index or index.index(Ellipsis) > index.index(whole[places[0]]) if places else False
-        if len(places) != 1 or len(whole) > source.ndim or not before:
+        return tuple(self._kept(source, dim, place) for place in range(source.shape[dim]))
+
+    def _indexed(self, source: Tensor, index: Any) -> Any:
+        index = index if isinstance(index, tuple) else (index,)
+        if not all(i is Ellipsis or isinstance(i, slice) or (isinstance(i, int) and not isinstance(i, bool)) for i in index):
             return None
-        dim = places[0]
+        before: Any = index[: index.index(Ellipsis)] if Ellipsis in index else index
+        chosen = [(dim, i) for dim, i in enumerate(before) if i != slice(None)]
+        after = index[len(before) + 1 :] if Ellipsis in index else ()
+        if len(chosen) != 1 or any(i != slice(None) for i in after) or len(before) + len(after) > source.ndim:
+            return None
+        dim, i = chosen[0]
         size = source.shape[dim]
-        if not -size <= whole[dim] < size:
-            return None  # PyTorch's own error
-        return self.call(torch.select, (source, dim, whole[dim] % size), {})
+        if isinstance(i, int):
+            return self.call(torch.select, (source, dim, i % size), {}) if -size <= i < size else None
+        start, stop, step = i.indices(size)
+        return self._kept(source, dim, start) if stop - start == 1 == step else None
+
+    def _kept(self, source: Tensor, dim: int, place: int) -> Tensor:
+        """One step that keeps its dimension."""
+        return self.call(torch.unsqueeze, (self.call(torch.select, (source, dim, place), {}), dim), {})
 
     def _filled(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A constant of the shape of another tensor, on which it does not depend."""

@@ -25,11 +25,13 @@ class Unit:
     Attributes:
         nodes: the operations in the order in which they were recorded.
         batched: whether the outputs have a first dimension, one place for each node.
+        steps: whether they select steps of a sequence, each another.
         loop: why alike operations run one by one, or None where they run at once.
     """
 
     nodes: list[Node]
     batched: bool = False
+    steps: bool = False
     loop: str | None = None
     slots: list[Pick] = field(default_factory=list["Pick"])
     start: dict[str, Pick] = field(default_factory=dict[str, "Pick"])
@@ -120,7 +122,7 @@ class Schedule:
                         self.place[node] = (unit, places.index(node.args[2:] if steps else ()))
                         continue
                 if unit is None:
-                    unit = found[key] = Unit([])
+                    unit = found[key] = Unit([], steps=steps)
                     units.append(unit)
             self.place[node] = (unit, len(unit.nodes))
             unit.nodes.append(node)
@@ -171,8 +173,7 @@ class Schedule:
 
     def _pick(self, refs: list[Out | Named | Constant]) -> Pick:
         first = refs[0]
-        alike = all(type(ref) is type(first) and ref[0] is first[0] and ref[1:] == first[1:] for ref in refs)
-        if alike and not (isinstance(first, Out) and self.place[first.node][0].batched):
+        if all(self._source(ref) == self._source(first) for ref in refs) and not (isinstance(first, Out) and self.place[first.node][0].batched):
             return Pick((), first, len(refs))
         pieces: list[Piece] = []
         for ref in refs:
@@ -185,6 +186,10 @@ class Schedule:
             else:
                 pieces.append(Piece(source, output, at, at + 1))
         return Pick(pieces, None, len(refs))
+
+    def _source(self, ref: Out | Named | Constant) -> tuple[Any, ...]:
+        """The same for two references if they are to the same tensor."""
+        return (*self.place[ref.node], ref.output) if isinstance(ref, Out) else (id(ref[0]), *ref[1:])
 
     def _ordered(self, units: list[Unit]) -> list[Unit]:
         """These units and all that they need, each after those it needs. What nothing needs does not run."""
