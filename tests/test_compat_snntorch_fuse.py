@@ -337,7 +337,9 @@ class Blocks(nn.Module):
 
     def __init__(self, neuron, last):
         super().__init__()
-        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.LayerNorm(HIDDEN)), nn.Sequential(nn.Linear(HIDDEN, HIDDEN))])
+        self.blocks = nn.ModuleList(
+            [nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.LayerNorm(HIDDEN)), nn.Sequential(nn.Linear(HIDDEN, HIDDEN))]
+        )
         self.neurons = nn.ModuleList([neuron(), neuron()])
         self.weight = nn.Parameter(torch.randn(OUTPUTS, HIDDEN, generator=torch.Generator().manual_seed(0)).mul(32).round() / 64)
         self.scale = torch.tensor(1.5)
@@ -1092,3 +1094,75 @@ def test_a_difference_is_found(monkeypatch):
     monkeypatch.setattr(program, "run_neuron", wrong)
     with pytest.raises(FusionError, match="the fused network's output 0 is not the original's"):
         fuse(tutorial(ours), inputs())
+
+
+class Random(nn.Module):
+    """A step of random operations on the values of this step and, some of them, of the step before."""
+
+    def __init__(self, seed):
+        super().__init__()
+        choose = random.Random(seed)
+        self.linear = nn.ModuleList(nn.Linear(INPUTS, INPUTS) for _ in range(3))
+        self.neurons = nn.ModuleList([ours.Leaky(0.9, learn_beta=True), ours.Synaptic(0.8, 0.7), ours.Leaky(0.5, reset_mechanism="zero")])
+        operations = ["linear", "linear", "relu", "add", "late", "late", "late", "sum", "neuron", "neuron", "neuron"]
+        count = iter(range(len(self.neurons)))
+        self.steps = []
+        for place in range(9):
+            kind = choose.choice(operations) if place else "linear"
+            which = next(count, None) if kind == "neuron" else choose.randrange(3)
+            if which is not None:
+                self.steps.append((kind, which, choose.randrange(place + 1), choose.randrange(10)))
+
+    def forward(self, x):
+        states = [neuron.reset_mem() for neuron in self.neurons]
+        states = [state if isinstance(state, tuple) else (state,) for state in states]
+        before, total, results = [torch.zeros(x.size(1), INPUTS)] * 10, torch.zeros(x.size(1), INPUTS), []
+        for t in range(x.size(0)):
+            values = [x[t]]
+            for kind, which, a, b in self.steps:
+                one, other = values[a % len(values)], values[b % len(values)]
+                if kind == "linear":
+                    one = self.linear[which](one)
+                elif kind == "relu":
+                    one = torch.relu(one) - 0.25
+                elif kind == "add":
+                    one = one + other * 0.5
+                elif kind == "late":
+                    one = one + before[b % len(before)] * 0.5
+                elif kind == "sum":
+                    total = total + one
+                    one = one + total * 0.125 if which == 0 else one
+                else:
+                    one, *states[which] = self.neurons[which](one, *states[which])
+                values.append(one)
+            before = values
+            results.append(values[-1] + values[-2])
+        return torch.stack(results), total, [state[-1] for state in states]
+
+
+def test_random_networks():
+    """Those that are fused compute what they computed; those that are not have a layer whose input depends on its own output."""
+    fused, refused = 0, 0
+    for seed in range(60):
+        torch.manual_seed(seed)
+        network = Random(seed).double()
+        for layer in network.linear:
+            nn.init.normal_(layer.weight)
+        x, y = (inputs(6).double().requires_grad_() for _ in range(2))
+        try:
+            outputs = flat(fuse(network, inputs(6).double())(y))
+        except FusionError as error:
+            assert "depends on its own output of an earlier step" in str(error), seed
+            assert any(kind in ("late", "sum") for kind, *_ in network.steps), seed
+            refused += 1
+            continue
+        fused += 1
+        expected = flat(network(x))
+        for a, b in zip(expected, outputs, strict=True):
+            torch.testing.assert_close(b, a, msg=lambda m, s=seed: f"seed {s}: {m}")
+        first, second = gradients(expected, network, x), gradients(outputs, network, y)
+        for name, gradient in first.items():
+            if gradient is not None:
+                torch.testing.assert_close(second[name], gradient, msg=lambda m, s=seed, n=name: f"seed {s}, {n}: {m}")
+    assert fused > 30
+    assert refused > 3

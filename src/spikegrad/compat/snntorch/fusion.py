@@ -91,7 +91,7 @@ def fuse(module: nn.Module, example: Any = None, *, step: bool | None = None) ->
                 module, "its forward may be one time step or a whole loop", None, "give an `example` of its arguments, or `step=`"
             )
         calls = [node.target for node in _recorded(module, module, given, {}).nodes if isinstance(node.target, SpikingNeuron)]
-        step = len(calls) == len(set(calls))
+        step = 0 < len(calls) == len(set(calls))
     fused = Fused(module, step)
     if example is not None:
         fused.verify(*given)
