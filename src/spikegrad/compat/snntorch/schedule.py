@@ -173,7 +173,9 @@ class Schedule:
 
     def _pick(self, refs: list[Out | Named | Constant]) -> Pick:
         first = refs[0]
-        if all(self._source(ref) == self._source(first) for ref in refs) and not (isinstance(first, Out) and self.place[first.node][0].batched):
+        if all(self._source(ref) == self._source(first) for ref in refs) and not (
+            isinstance(first, Out) and self.place[first.node][0].batched
+        ):
             return Pick((), first, len(refs))
         pieces: list[Piece] = []
         for ref in refs:

@@ -19,6 +19,7 @@ from spikegrad.gradient.torch import transforming
 from spikegrad.kernels.call import INTEGRATOR, Call
 from spikegrad.kernels.reference import Options
 from spikegrad.nn.backend import INSTALLED, run_fused
+from spikegrad.surrogate import Surrogate
 
 KINDS: dict[type[SpikingNeuron], str] = {Leaky: "leaky", RLeaky: "leaky", Synaptic: "synaptic", RSynaptic: "synaptic"}
 """The neurons that the kernels know, and what they call them."""
@@ -28,12 +29,12 @@ def obstacle(neuron: SpikingNeuron) -> str | None:
     """Why the kernels cannot compute what this layer computes, whatever its input; None if they can."""
     if type(neuron) not in KINDS:
         return f"there is no kernel for {type(neuron).__name__}"
-    if not isinstance(neuron.spike_grad, SpikeGradient):
-        return (
-            "surrogate_disable leaves no gradient" if neuron.surrogate_disable else "its spike_grad is a function of its own, not a formula"
-        )
-    if neuron.spike_grad.surrogate.stochastic:
-        return f"{type(neuron.spike_grad.surrogate).__name__} draws noise"
+    fired = _formula(neuron)
+    if fired is None:
+        kind = type(neuron.spike_grad).__name__
+        return "surrogate_disable leaves no gradient" if neuron.surrogate_disable else f"its spike_grad, a {kind}, is run as it is"
+    if fired[0].stochastic:
+        return f"{type(fired[0]).__name__} draws noise"
     if not neuron.reset_delay:
         return "with reset_delay=False the gradient of its spikes flows through the reset"
     if neuron.inhibition:
@@ -45,6 +46,14 @@ def obstacle(neuron: SpikingNeuron) -> str | None:
     if not INSTALLED:
         return "Numba is not installed"
     return _recurrent_obstacle(neuron)
+
+
+def _formula(neuron: SpikingNeuron) -> tuple[Surrogate, bool] | None:
+    """The surrogate, and whether the layer spikes at its threshold; None for a function of one's own."""
+    spike_grad: Any = neuron.spike_grad
+    if isinstance(spike_grad, Surrogate):  # used directly, one of spikegrad's fires as it documents
+        return spike_grad, True
+    return (spike_grad.surrogate, False) if isinstance(spike_grad, SpikeGradient) else None
 
 
 def _recurrent_obstacle(neuron: SpikingNeuron) -> str | None:
@@ -100,7 +109,9 @@ def _obstacle_here(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, 
         return "its recurrent weights do not fit the features"
     # The kernels take the reset from the spikes of the step before, snnTorch from its potential.
     mem, spk = (start.get(name, currents.new_zeros(currents.shape[1:])) for name in ("mem", "spk"))
-    if not torch.equal((mem - neuron.threshold > 0).to(spk.dtype), spk):
+    above = mem - neuron.threshold
+    fired = _formula(neuron)
+    if not torch.equal((above >= 0 if fired and fired[1] else above > 0).to(spk.dtype), spk):
         return "it starts from spikes that are not those of its potential"
     return None
 
@@ -118,7 +129,10 @@ def _weights(neuron: Recurrent, currents: Tensor) -> Tensor | None:
 
 def _kernels(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor], wanted: frozenset[str]) -> dict[str, Tensor]:
     reset: Any = neuron.reset_mechanism
-    options = Options(reset, reset_delay=True, detach_reset=True, spike_at_threshold=False)
+    fired = _formula(neuron)
+    assert fired is not None
+    surrogate, at_threshold = fired
+    options = Options(reset, reset_delay=True, detach_reset=True, spike_at_threshold=at_threshold)
     kind = KINDS[type(neuron)]
     decays = {name: _clamped(_plain(getattr(neuron, name))) for name in ("alpha", "beta")[kind == "leaky" :]}
     threshold = _plain(neuron.threshold)
@@ -128,12 +142,11 @@ def _kernels(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor
     names = (*(name for name in neuron.STATES if name != "spk"), *(("spk",) if weights is not None else ()))
     state = None
     if start or (
-        bool((threshold < 0).any()) if isinstance(threshold, Tensor) else threshold < 0
-    ):  # at rest a negative threshold resets the first step
+        bool((threshold <= 0).any()) if isinstance(threshold, Tensor) else threshold <= 0
+    ):  # rest may be above the threshold
         parts = [start.get(name, currents.new_zeros(currents.shape[1:])) for name in names]
         state = tuple(parts) if len(parts) > 1 else parts[0]
-    spike_grad: Any = neuron.spike_grad
-    call = Call(kind, spike_grad.surrogate, options, state is not None, "mem" in wanted)
+    call = Call(kind, surrogate, options, state is not None, "mem" in wanted)
     out = run_fused(call, "", driven, state, names, (*decays.values(), threshold), weights)
     spikes, found = out[0], {"mem": out[-1]} if call.record else {}
     factor = _plain(neuron.graded_spikes_factor)
