@@ -13,8 +13,8 @@ from benchmarks.contenders import ALPHA, BETA
 from benchmarks.measure import DisagreementError, Effort, Report, Section, alternate, rows
 from benchmarks.network import QUICK, TASKS, Task
 
-SMALL = Task("64-100-10, Leaky, 10 % of the inputs spike", "Leaky", (64, 100, 10), 100, 32, 0.1)
-"""Of the size of `examples/snntorch_networks.py`."""
+SMALL = Task("64-128-10, Leaky, 10 % of the inputs spike", "Leaky", (64, 128, 10), 100, 16, 0.1)
+"""As for handwritten digits. Of small layers what a step costs is to begin it, of large ones its memory."""
 NAMES = ("snnTorch", "compat", "compat, fused")
 """Who is compared; the last is what ratios are taken to."""
 

@@ -29,6 +29,7 @@ KEPT_PROGRAMS = 64
 """Recordings that a fused network keeps, one for each combination of shapes it was called with lately."""
 
 
+_READ = (bool, int, float, str, type(None))
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU)
 
 
@@ -263,8 +264,8 @@ class Fused(nn.Module):
 
     def _key(self, args: Any, kwargs: Any) -> Any:
         """What a recording depends on."""
-        shapes = over((args, kwargs), lambda t: (tuple(t.shape), str(t.dtype), str(t.device)))
-        return frozen(shapes), autocast(), tuple(_attributes(self.original))
+        shapes = frozen(over((args, kwargs), lambda t: (t.dtype, t.device, *t.shape)))
+        return shapes, autocast(), tuple(_attributes(self.original))
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the original, too."""
@@ -382,7 +383,9 @@ def _attributes(module: nn.Module) -> Iterator[Any]:
             yield place, m.init_hidden, m.output
             continue
         for name, value in vars(m).items():
-            if isinstance(value, bool | int | float | str | None) and not name.startswith("_"):
+            if name[0] == "_":
+                continue
+            if isinstance(value, _READ):
                 yield place, name, value
             elif isinstance(value, Tensor):
                 yield place, name, id(value)

@@ -81,8 +81,11 @@ class Program:
             values.of[unit] = [value]
         recording = torch.is_grad_enabled()
         for unit in self.units:
-            with torch.set_grad_enabled(recording and unit.nodes[0].grad):
+            if unit.nodes[0].grad == recording or not recording:
                 values.of[unit] = self._run(unit, values)
+            else:
+                with torch.no_grad():
+                    values.of[unit] = self._run(unit, values)
         return over(self.result, values.one)
 
     def _run(self, unit: Unit, values: Values) -> Any:
@@ -95,19 +98,17 @@ class Program:
             return [stacked.movedim(0, dim) if dim else stacked]
         if not unit.batched:
             return leaves(node.target(*over(node.args, values.one), **over(dict(node.kwargs), values.one)))
-        if unit.steps:
+        if unit.places:
             return [self._steps(unit, values)]
         return self._alike(unit, values)
 
     def _steps(self, unit: Unit, values: Values) -> Tensor:
         """Steps of a sequence: a view of it, where they are all of them in order."""
         sequence, dim = values.one(unit.nodes[0].args[0]), unit.nodes[0].args[1]
-        indices = [node.args[2] for node in unit.nodes]
-        first, last = indices[0], indices[-1] + 1
         moved = sequence.movedim(dim, 0) if dim else sequence
-        if indices == list(range(first, last)):
-            return moved if last - first == len(moved) else moved[first:last]
-        return moved.index_select(0, torch.tensor(indices, device=moved.device))
+        if isinstance(unit.places, range):
+            return moved if len(unit.places) == len(moved) else moved[unit.places.start : unit.places.stop]
+        return moved.index_select(0, torch.tensor(unit.places, device=moved.device))
 
     def _sequence(self, unit: Unit, values: Values) -> list[Tensor | None]:
         neuron = unit.neuron

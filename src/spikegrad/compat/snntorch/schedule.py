@@ -25,13 +25,13 @@ class Unit:
     Attributes:
         nodes: the operations in the order in which they were recorded.
         batched: whether the outputs have a first dimension, one place for each node.
-        steps: whether they select steps of a sequence, each another.
+        places: which steps of a sequence they select, if they do.
         loop: why alike operations run one by one, or None where they run at once.
     """
 
     nodes: list[Node]
     batched: bool = False
-    steps: bool = False
+    places: Sequence[int] = ()
     loop: str | None = None
     slots: list[Pick] = field(default_factory=list["Pick"])
     start: dict[str, Pick] = field(default_factory=dict[str, "Pick"])
@@ -94,6 +94,7 @@ class Schedule:
         found: dict[Any, Unit] = {}
         started: set[nn.Module] = set()
         varying: set[Node] = set()
+        selecting: set[Node] = set()
         units: list[Unit] = []
         for unit in inputs:
             self.place[unit.nodes[0]] = (unit, 0)
@@ -113,21 +114,27 @@ class Schedule:
                 steps = node.target is torch.select and not changes
                 if changes or steps:
                     varying.add(node)
+                if steps:
+                    selecting.add(node)
                 key = self._key(node, steps)
                 alone = not changes and (node.random or counts(node))
                 unit = None if alone else found.get(key)
                 if unit is not None and not changes:  # the same again
-                    places = [n.args[2:] for n in unit.nodes] if steps else [()]
-                    if node.args[2:] in places or not steps:
-                        self.place[node] = (unit, places.index(node.args[2:] if steps else ()))
+                    at = next((at for at, other in enumerate(unit.nodes) if other.args[2:] == node.args[2:]), None) if steps else 0
+                    if at is not None:
+                        self.place[node] = (unit, at)
                         continue
                 if unit is None:
-                    unit = found[key] = Unit([], steps=steps)
+                    unit = found[key] = Unit([])
                     units.append(unit)
             self.place[node] = (unit, len(unit.nodes))
             unit.nodes.append(node)
         for unit in units:
             unit.batched = len(unit.nodes) > 1 or unit.neuron is not None
+            if unit.nodes[0].target is torch.select and unit.nodes[0] in selecting:
+                places = [node.args[2] for node in unit.nodes]
+                in_order = range(places[0], places[-1] + 1)
+                unit.places = in_order if places == list(in_order) else places
         return units
 
     def _check_start(self, node: Node, varying: set[Node]) -> None:

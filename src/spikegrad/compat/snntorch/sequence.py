@@ -141,9 +141,7 @@ def _kernels(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor
     driven = currents if bias is None else currents + bias
     names = (*(name for name in neuron.STATES if name != "spk"), *(("spk",) if weights is not None else ()))
     state = None
-    if start or (
-        bool((threshold <= 0).any()) if isinstance(threshold, Tensor) else threshold <= 0
-    ):  # rest may be above the threshold
+    if start or (bool((threshold <= 0).any()) if isinstance(threshold, Tensor) else threshold <= 0):  # rest may be above the threshold
         parts = [start.get(name, currents.new_zeros(currents.shape[1:])) for name in names]
         state = tuple(parts) if len(parts) > 1 else parts[0]
     call = Call(kind, surrogate, options, state is not None, "mem" in wanted)
