@@ -14,7 +14,7 @@ The neuron puts out s times the graded factor, in the dtype of its input. Half t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 from weakref import WeakSet
 
@@ -174,7 +174,8 @@ class SpikingNeuron(nn.Module):
         value: Tensor = getattr(self, name)
         if value.ndim and not _broadcasts(value, x):
             raise ValueError(
-                f"`{name}` of shape {tuple(value.shape)} does not fit the input of shape {tuple(x.shape)}: it must be one number, or broadcast"
+                f"`{name}` of shape {tuple(value.shape)} does not fit the input of shape {tuple(x.shape)}; it must be one number or "
+                "broadcast to it"
             )
         return value.to(x.dtype)
 
@@ -227,7 +228,9 @@ class SpikingNeuron(nn.Module):
         shaped = self._living(()) and not traced()  # zeros could not be told from other states there
         states = tuple(torch.zeros_like(getattr(self, name)) if shaped else torch.zeros(0) for name in self.STATES)
         self._keep(states, _transforms() if transforming() else ())
-        return states if len(states) > 1 else states[0]
+        if len(states) == 1:
+            return states[0]
+        return states
 
     def _detach(self) -> None:
         if not self._living(_transforms() if transforming() else ()):
@@ -255,9 +258,22 @@ class SpikingNeuron(nn.Module):
         for neuron in cls._instances():
             neuron._detach()
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._reset_mechanism = RESETS[int(self.reset_mechanism_val)]
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        index = int(self.reset_mechanism_val)
+        if index in range(len(RESETS)):
+            self._reset_mechanism = RESETS[index]
+        else:
+            error_msgs.append(f"{prefix}reset_mechanism_val must be the place of one of {RESETS}, got {index}")
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
