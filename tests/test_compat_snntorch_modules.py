@@ -89,7 +89,7 @@ def test_copies_after_a_forward_with_gradient(make, how, hidden, currents):
     other = COPIES[how](neuron)
     assert all(torch.equal(a, b) and not b.requires_grad for a, b in zip(own(neuron), own(other), strict=True))
     with torch.no_grad():
-        first = [out for out in (neuron(currents[0]), other(currents[0]))]
+        first = neuron(currents[0]), other(currents[0])
     assert torch.equal(*(out if hidden else out[0] for out in first))
     other(currents[1])
     assert not torch.equal(own(neuron)[-1], own(other)[-1])
@@ -132,7 +132,7 @@ def test_what_is_loaded_must_be_a_reset():
 def test_batch_size_changes(make, hidden, currents):
     """What a neuron keeps does not fit another batch, so that starts from rest; also where `reset_mem` is of the batch before."""
     neuron = make(init_hidden=hidden)
-    wanted = run(make(init_hidden=hidden), currents[:, :2]) if not neuron.STATES[0] == "spk" else None
+    wanted = run(make(init_hidden=hidden), currents[:, :2]) if neuron.STATES[0] != "spk" else None
     run(neuron, currents)
     got = run(neuron, currents[:, :2])
     assert got.shape == (STEPS, 2, FEATURES)
@@ -290,13 +290,15 @@ CASES = [
 """Every neuron as it is and with an immediate reset; with the other options Leaky, the rest when there is time."""
 
 
+# PyTorch's, of a layer compiled by itself whose own state has a graph.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_compiles_in_one_graph(name, options, currents):
     """A whole loop over time, with the reset in it, for another batch size too; and the neuron by itself."""
     torch.compiler.reset()
-    neuron, currents = MAKE[name](**options), currents[:3]
+    neuron, currents = MAKE[name](**options), currents[:2]
     loop = torch.compile(lambda x: run(neuron, x), fullgraph=True, backend="aot_eager")
-    for x in (currents, currents[:, :2]):
+    for x in (currents, currents[:, :2]) if name == "Leaky" and not options else (currents,):
         assert torch.equal(loop(x), run(neuron, x))
         torch.testing.assert_close(gradient(loop, x), gradient(lambda x: run(neuron, x), x))
     wanted, compiled = run(neuron, currents), torch.compile(neuron, fullgraph=True, backend="aot_eager")
@@ -308,7 +310,7 @@ def test_compiles_in_one_graph(name, options, currents):
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_transforms(name, options, currents):
     """vmap over the samples is the batch, vmap(grad) its gradients, and the same again when compiled."""
-    neuron, currents = MAKE[name](**options), currents[:3]
+    neuron, currents = MAKE[name](**options), currents[:2]
     vmap, grad = torch.func.vmap, torch.func.grad
 
     def loss(x):
@@ -343,7 +345,7 @@ def test_a_transform_of_one_call_starts_from_rest(make, currents):
 def test_states_kept_in_a_compiled_transform_are_refused(currents):
     neuron = snn.Leaky(0.9, init_hidden=True)
     torch.compiler.reset()
-    with pytest.raises(Exception, match="cannot keep its states inside a torch.func transform that is compiled|Observed exception"):
+    with pytest.raises(Exception, match=r"cannot keep its states inside a torch.func transform that is compiled|Observed exception"):
         torch.compile(torch.func.vmap(neuron), fullgraph=True, backend="aot_eager")(currents[0])
 
 

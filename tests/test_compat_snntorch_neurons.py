@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 
 import pytest
 import torch
-from torch import nn
 
 from spikegrad.compat import snntorch as ours
 

@@ -63,7 +63,7 @@ class Lapicque(LIF):
     ) -> None:
         numbers = {"beta": beta, "R": R, "C": C}
         known = {name: value for name, value in numbers.items() if (isinstance(value, Tensor) and value.ndim) or value}
-        if known.keys() - {"R"} == set() or len(known) == 3:
+        if len(known) == 3 or not ("beta" in known or len(known) == 2):
             raise ValueError(f"give `beta`, or two of `beta`, `R` and `C`, got {', '.join(known) or 'none of them'}")
         if learn_beta and "beta" not in known:
             raise ValueError("learn_beta=True needs `beta`: with R and C it is not what the neuron is computed from")

@@ -215,10 +215,28 @@ class SpikingNeuron(nn.Module):
         mem = self.state_quant(mem) if callable(self.state_quant) else mem
         return self.spike_grad(mem - self._value("threshold", mem)) * self._value("graded_spikes_factor", mem)
 
+    def fire_inhibition(self, batch_size: int, mem: Tensor) -> Tensor:
+        """Spikes of the neuron with the largest potential `mem` of each sample; `batch_size` is not needed."""
+        shift = mem - self._value("threshold", mem)
+        return self.spike_grad(shift) * _winner(shift.detach()).to(mem.dtype)
+
     def mem_reset(self, mem: Tensor) -> Tensor:
         """Spikes of the potential `mem`, without a gradient: what resets it in the step after."""
         with torch.no_grad():
             return self.spike_grad(mem - self._value("threshold", mem))
+
+    @staticmethod
+    def detach(*args: Tensor) -> None:
+        """Detach the given states from their graph, in place."""
+        for state in args:
+            state.detach_()
+
+    @staticmethod
+    def zeros(*args: Tensor) -> None:
+        """Set the given states to zero, in place."""
+        with torch.no_grad():
+            for state in args:
+                state.zero_()
 
     def reset_mem(self) -> Any:
         """Set the neuron's own states to zeros, and return them: one tensor, or a tuple in the order in which a call takes them.
@@ -245,6 +263,12 @@ class SpikingNeuron(nn.Module):
     @classmethod
     def _instances(cls) -> Iterator[Self]:
         return (neuron for neuron in list(SpikingNeuron._alive) if isinstance(neuron, cls))
+
+    @classmethod
+    def init(cls) -> None:
+        """Forget the living neurons of this class: `reset_hidden` and `detach_hidden` reach only those that are made from now on."""
+        for neuron in cls._instances():
+            SpikingNeuron._alive.discard(neuron)
 
     @classmethod
     def reset_hidden(cls) -> None:
