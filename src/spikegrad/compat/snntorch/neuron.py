@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import pyfunctorch
 
-from spikegrad.compat.snntorch.surrogate import atan
-from spikegrad.gradient.torch import traced, transforming
+from spikegrad.compat.snntorch.surrogate import SpikeGradient, atan
+from spikegrad.gradient.torch import spike, traced, transforming
 from spikegrad.vocabulary import widen
 
 RESETS = ("subtract", "zero", "none")
@@ -119,7 +119,7 @@ class SpikingNeuron(nn.Module):
         reset: Any = None
         if mechanism != "none":
             with torch.no_grad():
-                reset = self.spike_grad(before[-1] - threshold).to(x.dtype)
+                reset = self._spikes(before[-1] - threshold)
         *currents, mem = self._advance(x, before, reset, threshold)
         if callable(self.state_quant):
             currents, mem = [self.state_quant(current) for current in currents], self.state_quant(mem)
@@ -195,10 +195,16 @@ class SpikingNeuron(nn.Module):
             u = u - reset * u
         return (*currents, u)
 
+    def _spikes(self, x: Tensor) -> Tensor:
+        given = self.spike_grad
+        if type(given) is SpikeGradient and not given.surrogate.stochastic:
+            return spike(given.surrogate, x, {}, False, False, None)  # as it would itself, without what else it looks at
+        return given(x).to(x.dtype)
+
     def _fire(self, mem: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
         """What resets, and what is put out."""
         shift = mem - threshold
-        spikes = self.spike_grad(shift).to(mem.dtype)
+        spikes = self._spikes(shift)
         factor = self.graded_spikes_factor
         # Reading one number off is cheaper than multiplying, but not for a compiler or on a GPU.
         plain = factor.ndim == 0 and factor.is_cpu and not factor.requires_grad and not traced() and factor.item() == 1
