@@ -452,3 +452,50 @@ def test_convolutional_recurrence(name, kernel_size):
     for out in outputs:
         out.backward()
     torch.testing.assert_close(mine.recurrent.weight.grad, peer.recurrent.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_nan_potential():
+    """T-12: there, it gives no spike."""
+    x = torch.tensor([float("nan"), 2.0])
+    peer, mine = both()
+    assert values(peer(x))[0] == [0.0, 1.0]
+    assert mine(x)[0].isnan().tolist() == [True, False]
+
+
+def test_surrogate_that_spikes_twice():
+    """Kept: what is reset is decided by the given function, which may return 2."""
+    for neuron in both(spike_grad=lambda x: 2 * (x > 0).float()):
+        _, mem = neuron(torch.zeros(1), neuron(torch.tensor([3.0]))[1])
+        assert mem.item() == 0.5 * 3.0 - 2.0
+
+
+def test_static_methods():
+    """There, `zeros` does nothing."""
+    for library, expected in ((theirs, 0.4), (ours, 0.0)):
+        state = torch.tensor([0.4], requires_grad=True) * 1
+        library.SpikingNeuron.detach(state)
+        assert not state.requires_grad
+        library.SpikingNeuron.zeros(state)
+        assert state.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("delayed", [True, False])
+def test_methods_for_subclasses(delayed):
+    """`fire`, `fire_inhibition` and `mem_reset`, which neurons of a user's own are made from."""
+    options = {"threshold": 0.5, "graded_spikes_factor": 2.5, "reset_delay": delayed, "state_quant": lambda u: u.round()}
+    peer, mine = both(**options)
+    mem = torch.tensor([[0.7, 0.4, 1.6], [0.1, 0.3, 0.2]])
+    assert torch.equal(peer.fire(mem), mine.fire(mem))
+    assert torch.equal(peer.fire_inhibition(2, mem), mine.fire_inhibition(2, mem))
+    assert torch.equal(peer.mem_reset(mem), mine.mem_reset(mem))
+
+
+def test_recurrent_states_are_all_reset_and_detached():
+    """There, `RSynaptic` forgets about its spikes."""
+    for library, expected in ((theirs, (True, True)), (ours, (False, False))):
+        neuron = library.RSynaptic(0.5, 0.5, V=1.0, all_to_all=False)
+        neuron(torch.full((1,), 2.0, requires_grad=True))
+        library.RSynaptic.detach_hidden()
+        attached = neuron.spk.requires_grad
+        library.RSynaptic.reset_hidden()
+        assert (attached, bool(neuron.spk.any())) == expected
