@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import statistics
+import time
 
 import pytest
 import torch
+from torch import nn
 
 from spikegrad.compat import snntorch as ours
 
@@ -211,3 +214,36 @@ def test_a_surrogate_of_snntorch_itself_works():
     spk.sum().backward()
     assert (spk.dtype, mem.dtype) == (torch.float64, torch.float64)
     assert torch.allclose(x.grad, torch.full_like(x, 1 / (1 + 10 * 0.5) ** 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(700, 256, 20, 64), (64, 100, 10, 16)], ids=["large", "small"])
+@pytest.mark.parametrize("name", ["Leaky", "Synaptic"])
+def test_not_slower(name, sizes):
+    """One training step of a network over 100 steps in time, in alternation, by processor time: the median of the ratios."""
+    inputs, hidden, outputs, batch = sizes
+    spikes = (torch.rand(100, batch, inputs) < 0.1).float()
+    networks = []
+    for library in (theirs, ours):
+        torch.manual_seed(0)
+        neurons = [getattr(library, name)(**DECAYS[name]) for _ in range(2)]
+        networks.append((nn.Linear(inputs, hidden), neurons[0], nn.Linear(hidden, outputs), neurons[1]))
+
+    def seconds(network):
+        began = time.process_time()
+        first, one, second, two = network
+        states = [neuron.reset_mem() for neuron in (one, two)]
+        a, b = (state if isinstance(state, tuple) else (state,) for state in states)
+        potentials = []
+        for step in spikes.unbind(0):
+            spk, *a = one(first(step), *a)
+            _, *b = two(second(spk), *b)
+            potentials.append(b[-1])
+        torch.stack(potentials).square().mean().backward()
+        return time.process_time() - began
+
+    for network in networks:
+        seconds(network)
+    ratios = [peer / mine for peer, mine in ([seconds(network) for network in networks] for _ in range(15))]
+    assert torch.equal(networks[0][0].weight.grad, networks[1][0].weight.grad)
+    assert statistics.median(ratios) > 1.0, ratios

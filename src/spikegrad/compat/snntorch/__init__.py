@@ -18,6 +18,6 @@ from spikegrad.compat.snntorch.synaptic import Synaptic as Synaptic
 
 def __getattr__(name: str) -> Any:
     raise AttributeError(
-        f"spikegrad.compat.snntorch has no {name!r}; it has the neurons Leaky, Synaptic, RLeaky, RSynaptic, Alpha and Lapicque, and "
-        "the modules `surrogate` and `utils`. What else snnTorch has can be imported from `snntorch` beside it"
+        f"spikegrad.compat.snntorch has no {name!r}; it has the neurons Leaky, Synaptic, RLeaky, RSynaptic, Alpha and Lapicque, "
+        "`surrogate`, `utils` and `fuse`. Import what else snnTorch has from `snntorch`"
     )
