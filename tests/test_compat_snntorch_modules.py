@@ -161,6 +161,21 @@ def test_given_states_must_fit(make, currents):
     assert not any(state.numel() for state in own(hidden)), "a refused state was kept"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (([0.5, 1.0],), "`input_` of Synaptic must be a tensor, got list"),
+        ((torch.ones(3, dtype=torch.complex64),), "expected a floating-point tensor, got torch.complex64"),
+        ((torch.ones(3), (torch.ones(3), torch.ones(3))), "`syn` must be a tensor, got tuple; each of syn, mem is passed by itself"),
+    ],
+)
+def test_what_is_no_tensor(arguments, match):
+    with pytest.raises(TypeError, match=match):
+        snn.Synaptic(0.5, 0.5)(*arguments)
+    with pytest.raises(TypeError, match="`beta` of Leaky must be a number or a tensor, got 'a'"):
+        snn.Leaky("a")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
 def test_dtype_in_dtype_out(make, dtype, reset, currents):

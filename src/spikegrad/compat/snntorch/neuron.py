@@ -94,7 +94,9 @@ class SpikingNeuron(WithStates):
 
     def _step(self, input_: Tensor, *given: Tensor | None) -> Any:
         """One time step from the given states, each by itself from the neuron's own where it is None."""
-        if not input_.dtype.is_floating_point:
+        if not isinstance(input_, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"`input_` of {type(self).__name__} must be a tensor, got {type(input_).__name__}")
+        if not (input_.dtype.is_floating_point or input_.dtype.is_complex):
             input_ = input_.to(torch.get_default_dtype())
         x = widen(input_)
         stack = transforms() if transforming() else ()

@@ -46,6 +46,10 @@ class WithStates(nn.Module):
                     f"`{name}` was given to a {type(self).__name__} with init_hidden=True, which keeps its own states; leave it out, "
                     "or make the neuron with init_hidden=False"
                 )
+            elif not isinstance(state, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(
+                    f"`{name}` must be a tensor, got {type(state).__name__}; each of {', '.join(self.STATES)} is passed by itself"
+                )
             elif state.shape != x.shape:
                 state = _fitted(name, state, x)
             states.append(state.to(input_.dtype if name == "spk" else x.dtype))
