@@ -1180,3 +1180,45 @@ def test_random_networks():
                 torch.testing.assert_close(second[name], gradient, msg=lambda m, s=seed, n=name: f"seed {s}, {n}: {m}")
     assert fused > 30
     assert refused > 3
+
+
+class EveryState(nn.Module):
+    """One step that hands out all states of a layer."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.fc = nn.Linear(INPUTS, HIDDEN)
+        self.lif = layer
+
+    def forward(self, x, *states):
+        return self.lif(self.fc(x), *states)
+
+
+@pytest.mark.parametrize("connection", ["all-to-all", "one-to-one"])
+def test_every_state_of_a_recurrent_layer_at_every_step(connection):
+    def make(snn):
+        options = {"linear_features": HIDDEN} if connection == "all-to-all" else {"all_to_all": False, "V": 0.5}
+
+        class Step(EveryState):
+            def forward(self, x, spk, syn, mem):
+                return super().forward(x, spk, syn, mem)
+
+        return dyadic(Step(snn.RSynaptic(alpha=0.5, beta=0.5, learn_alpha=True, learn_beta=True, **options)))
+
+    real, fused = make(theirs), fuse(make(ours), (inputs()[0], *(torch.zeros(BATCH, HIDDEN) for _ in range(3))))
+    x, z = (inputs().requires_grad_() for _ in range(2))
+    start = [torch.zeros(BATCH, HIDDEN) for _ in range(3)]
+    expected, got = loop(theirs, real, x, *start, feeds=(0, 1, 2)), fused(z)
+    assert torch.equal(got[0], expected[0])
+    for a, b in zip(expected[1:], got[1:], strict=True):
+        torch.testing.assert_close(b, a)
+    first, second = gradients(expected, real, x), gradients(got, fused, z)
+    for name, gradient in first.items():
+        torch.testing.assert_close(second[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=lambda m, n=name: f"{n}: {m}")
+    assert fused.report()["lif"] == "fused"
+
+
+def test_states_in_extra_arguments_are_refused_in_words():
+    net = EveryState(ours.Leaky(0.9))
+    with pytest.raises(FusionError, match="cannot fuse EveryState: its forward takes any number of arguments; name those of a step"):
+        fuse(net, (inputs()[0], torch.zeros(BATCH, HIDDEN)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
+import statistics
+import time
 
 import pytest
 import torch
@@ -83,7 +84,11 @@ def gradients(outputs, inputs):
 def compare(name, currents, **options):
     """Both libraries' neuron with these options, with the same weights, over the same currents."""
     options = {**DECAYS[name], "threshold": 0.9, **options}
-    theirs_neuron, ours_neuron = getattr(theirs, name)(**options), getattr(ours, name)(**options)
+    made = []
+    for library in (theirs, ours):
+        call = options.get("spike_grad", "atan()")
+        made.append(getattr(library, name)(**{**options, "spike_grad": eval(f"surrogate.{call}", {"surrogate": library.surrogate})}))
+    theirs_neuron, ours_neuron = made
     ours_neuron.load_state_dict(theirs_neuron.state_dict())
     currents = currents.clone().requires_grad_()
     peer, mine = run(theirs_neuron, currents), run(ours_neuron, currents)
@@ -145,3 +150,100 @@ def check_every(name, reset, delay, inhibition, sets):
         torch.manual_seed(1)
         rates.append((compare(name, GAIN.get(name, 1.0) * drive(), **options, **more)[:, 0] != 0).float().mean().item())
     assert 0.02 < min(rates) <= max(rates) < 0.98, f"the drives decide nothing: {rates}"
+
+
+def test_what_snntorch_cannot_run():
+    """The combinations that are left out above: snnTorch raises, ours runs."""
+    for reset, inhibition, hidden in itertools.product(RESETS, (False, True), (False, True)):
+        options = {**DECAYS["RSynaptic"], "linear_features": FEATURES, "reset_mechanism": reset, "reset_delay": False}
+        options |= {"inhibition": inhibition, "init_hidden": hidden}
+        with pytest.raises((TypeError, RuntimeError), match=r"unsupported operand|The size of tensor a \(0\) must match"):
+            run(theirs.RSynaptic(**options), drive())
+        assert run(ours.RSynaptic(**options), drive()).isfinite().all()
+    with pytest.raises(TypeError, match=r"cannot assign .* as parameter 'alpha'"):
+        theirs.Alpha(**DECAYS["Alpha"], learn_alpha=True)
+    assert run(ours.Alpha(**DECAYS["Alpha"], learn_alpha=True), drive()).requires_grad
+
+
+@pytest.mark.parametrize("name", ["RLeaky", "RSynaptic"])
+@pytest.mark.parametrize("reset", RESETS)
+def test_one_to_one_recurrence(name, reset):
+    for v, learned in itertools.product((-0.5, torch.linspace(-1, 1, FEATURES)), (True, False)):
+        compare(name, drive(), V=v, all_to_all=False, learn_recurrent=learned, reset_mechanism=reset, learn_beta=True)
+
+
+@pytest.mark.parametrize("name", NEURONS)
+def test_parameters_of_single_neurons(name):
+    """Decays and thresholds that differ between neurons, learned: each has its own gradient."""
+    spread = torch.linspace(0.9, 1.1, FEATURES)
+    options = {key: value * spread for key, value in (*DECAYS[name].items(), ("threshold", 0.9))}
+    if name == "Lapicque":
+        options |= {"beta": DECAYS[name]["beta"]}  # snnTorch cannot: see test_lapicque_is_told_what_it_needs
+    options |= {"linear_features": FEATURES} if name.startswith("R") else {}
+    options |= {"learn_alpha": True} if "alpha" in options and name != "Alpha" else {}
+    compare(name, GAIN.get(name, 1.0) * drive(), learn_beta=True, learn_threshold=True, **options)
+
+
+@pytest.mark.parametrize("name", NEURONS)
+@pytest.mark.parametrize(
+    "spike_grad", ["fast_sigmoid(slope=25)", "sigmoid(slope=5)", "straight_through_estimator()", "triangular(threshold=0.5)"]
+)
+def test_other_surrogates(name, spike_grad):
+    """Each library with its own surrogate."""
+    sizes = {"linear_features": FEATURES} if name.startswith("R") else {}
+    compare(name, GAIN.get(name, 1.0) * drive(), **sizes, learn_beta=True, spike_grad=spike_grad)
+
+
+def test_surrogate_disable():
+    for name in NEURONS:
+        sizes = {"linear_features": FEATURES} if name.startswith("R") else {}
+        neuron = getattr(ours, name)(**DECAYS[name], **sizes, surrogate_disable=True, learn_threshold=True)
+        peer = getattr(theirs, name)(**DECAYS[name], **sizes, surrogate_disable=True)
+        peer.load_state_dict(neuron.state_dict())
+        currents = (GAIN.get(name, 1.0) * drive()[0]).requires_grad_()
+        spk = neuron(currents)[0]
+        assert torch.equal(spk, peer(currents)[0])
+        assert not (spk / neuron.graded_spikes_factor).requires_grad
+
+
+def test_a_surrogate_of_snntorch_itself_works():
+    """A user may keep theirs: what it returns is taken in float32, and put out in the dtype of the input."""
+    neuron = ours.Leaky(0.9, spike_grad=theirs.surrogate.fast_sigmoid(slope=10))
+    x = torch.full((2, 3), 1.5, dtype=torch.float64, requires_grad=True)
+    spk, mem = neuron(x)
+    spk.sum().backward()
+    assert (spk.dtype, mem.dtype) == (torch.float64, torch.float64)
+    assert torch.allclose(x.grad, torch.full_like(x, 1 / (1 + 10 * 0.5) ** 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(700, 256, 20, 64), (64, 100, 10, 16)], ids=["large", "small"])
+@pytest.mark.parametrize("name", ["Leaky", "Synaptic"])
+def test_not_slower(name, sizes):
+    """One training step of a network over 100 steps in time, in alternation, by processor time: the median of the ratios."""
+    inputs, hidden, outputs, batch = sizes
+    spikes = (torch.rand(100, batch, inputs) < 0.1).float()
+    networks = []
+    for library in (theirs, ours):
+        torch.manual_seed(0)
+        neurons = [getattr(library, name)(**DECAYS[name]) for _ in range(2)]
+        networks.append((nn.Linear(inputs, hidden), neurons[0], nn.Linear(hidden, outputs), neurons[1]))
+
+    def seconds(network):
+        began = time.process_time()
+        first, one, second, two = network
+        states = [neuron.reset_mem() for neuron in (one, two)]
+        a, b = (state if isinstance(state, tuple) else (state,) for state in states)
+        potentials = []
+        for step in spikes.unbind(0):
+            spk, *a = one(first(step), *a)
+            _, *b = two(second(spk), *b)
+            potentials.append(b[-1])
+        torch.stack(potentials).square().mean().backward()
+        return time.process_time() - began
+
+    for network in networks:
+        seconds(network)
+    ratios = [peer / mine for peer, mine in ([seconds(network) for network in networks] for _ in range(15))]
+    assert torch.equal(networks[0][0].weight.grad, networks[1][0].weight.grad)
+    assert statistics.median(ratios) > 1.0, ratios

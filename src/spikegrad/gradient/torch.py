@@ -9,7 +9,7 @@ The symmetric middle term has the right first and second derivative with respect
 be); the difference of primitives gives the parameters' gradient, and the mixed one.
 
 Run eagerly, with nothing but x to differentiate, the step is an `autograd.Function` that keeps x alone and multiplies by g(x) in the
-backward pass: a third of the operations, and right to every order. Nowhere else, since ``torch.compile(torch.func.grad(f))`` over one
+backward pass: a fraction of the operations, and right to every order. Nowhere else, since ``torch.compile(torch.func.grad(f))`` over one
 returns zeros without a word.
 """
 
@@ -106,7 +106,7 @@ def traced() -> bool:
     """Whether this runs for a compiler, in a transform or in a dispatch mode, which must see plain operations and no numbers read off."""
     if torch.compiler.is_compiling() or transforming():
         return True
-    return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportPrivateUsage]
+    return bool(torch._C._get_tracing_state()) or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportPrivateUsage]
 
 
 def _differentiates(tensors: Iterable[Tensor]) -> bool:

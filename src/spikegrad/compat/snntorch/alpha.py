@@ -22,8 +22,8 @@ class Alpha(LIF):
         alpha: decay of the excitatory current per step, between 0 and 1: a number, or a tensor that broadcasts to the input.
         beta: decay of the inhibitory current, less than `alpha`; likewise.
         learn_alpha: make alpha a parameter; keep it above beta.
-        threshold, spike_grad, surrogate_disable, init_hidden, inhibition, learn_beta, learn_threshold, reset_mechanism, state_quant, output:
-            as in `Leaky`.
+        threshold, spike_grad, surrogate_disable, init_hidden, inhibition, learn_beta, learn_threshold, reset_mechanism, state_quant,
+            output: as in `Leaky`.
 
     Raises:
         ValueError: `alpha` is not greater than `beta`.

@@ -302,7 +302,9 @@ def _steps(module: nn.Module, arguments: dict[str, Any]) -> Steps:
     """Find out from one step which arguments are states, and which outputs they become."""
     name, *_ = arguments
     arguments[name] = arguments[name][0]
-    parameters = inspect.signature(module.forward).parameters.values()
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name in arguments for p in parameters):
+        raise refused(module, "its forward takes any number of arguments", None, "name those of a step")
     plain = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in arguments]
     required = [p.name for p in plain if p.default is p.empty]
     optional = [p.name for p in plain if p.default is None]

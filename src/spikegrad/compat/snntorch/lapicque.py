@@ -63,7 +63,7 @@ class Lapicque(LIF):
     ) -> None:
         numbers = {"beta": beta, "R": R, "C": C}
         known = {name: value for name, value in numbers.items() if (isinstance(value, Tensor) and value.ndim) or value}
-        if known.keys() - {"R"} == set() or len(known) == 3:
+        if len(known) == 3 or not ("beta" in known or len(known) == 2):
             raise ValueError(f"give `beta`, or two of `beta`, `R` and `C`, got {', '.join(known) or 'none of them'}")
         if learn_beta and "beta" not in known:
             raise ValueError("learn_beta=True needs `beta`: with R and C it is not what the neuron is computed from")
@@ -95,12 +95,12 @@ class Lapicque(LIF):
         return self._step(input_, mem)
 
     def _integrate(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        R, C, time_step = (self._value(name, x) for name in ("R", "C", "time_step"))  # noqa: N806
+        circuit = {name: self._value(name, x) for name in ("R", "C", "time_step")}
         if self._learns():
-            followed = self._circuit().to(x.dtype)
-            R, C = (R, followed) if self._follows == "C" else (followed, C)  # noqa: N806
-        # The order of snnTorch, whose rounding decides spikes.
-        return (x * R * (1 / (R * C)) * time_step + (1 - time_step / (R * C)) * states[0],)
+            circuit[self._follows] = self._circuit().to(x.dtype)
+        r, c, time_step = circuit.values()
+        # In the order of snnTorch, whose rounding decides spikes.
+        return (x * r * (1 / (r * c)) * time_step + (1 - time_step / (r * c)) * states[0],)
 
     def _learns(self) -> bool:
         """Whether a gradient flows to what R or C follows from."""
@@ -114,10 +114,10 @@ class Lapicque(LIF):
     def _refresh(self) -> None:
         self.register_buffer(self._follows, self._circuit().detach())
 
-    def _save_to_state_dict(self, *arguments: Any) -> None:
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         if self._learns():
             self._refresh()  # so that a file holds the circuit of the beta that was learned
-        super()._save_to_state_dict(*arguments)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def init_lapicque(self) -> Tensor:
         """`reset_mem` by its older name."""

@@ -136,7 +136,7 @@ class Leaky(LIF):
             ``(spk, mem)``, spikes in the dtype of the input and the potential in at least float32; ``spk`` alone with `init_hidden`.
 
         Raises:
-            TypeError: `mem` is given with `init_hidden`.
+            TypeError: the input is not a tensor of real numbers, or `mem` is given with `init_hidden`.
             ValueError: a state or a parameter does not fit the input.
         """
         return self._step(input_, mem)

@@ -14,16 +14,15 @@ The neuron puts out s times the graded factor, in the dtype of its input. Half t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Self
-from weakref import WeakSet
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._functorch import pyfunctorch
 
-from spikegrad.compat.snntorch.surrogate import atan
-from spikegrad.gradient.torch import traced, transforming
+from spikegrad.compat.snntorch.state import WithStates, broadcasts, transforms
+from spikegrad.compat.snntorch.surrogate import SpikeGradient, atan
+from spikegrad.gradient.torch import spike, traced, transforming
 from spikegrad.vocabulary import widen
 
 RESETS = ("subtract", "zero", "none")
@@ -32,19 +31,11 @@ RESETS = ("subtract", "zero", "none")
 Elementwise = Callable[[Tensor], Tensor]
 
 
-class SpikingNeuron(nn.Module):
+class SpikingNeuron(WithStates):
     """Base class of the neurons; `Leaky` documents the arguments.
 
     A subclass names its `STATES`, of which the potential is the last, gives `_integrate`, and ends its constructor with `_begin`.
     """
-
-    STATES: ClassVar[tuple[str, ...]] = ()
-
-    _alive: ClassVar[WeakSet[SpikingNeuron]] = WeakSet()
-    """Every neuron there is, for `reset_hidden` and `detach_hidden`. It keeps none of them alive."""
-
-    _home: tuple[str, ...] = ()
-    """The torch.func transforms inside which the states were stored: outside of them they have no value."""
 
     threshold: Tensor
     graded_spikes_factor: Tensor
@@ -91,12 +82,6 @@ class SpikingNeuron(nn.Module):
         else:
             self.register_buffer(name, tensor)
 
-    def _begin(self) -> None:
-        """Set the neuron at rest. The last thing that a constructor does, so that one that fails is not among the living."""
-        for name in self.STATES:
-            setattr(self, name, torch.zeros(0))
-        self._alive.add(self)
-
     @property
     def reset_mechanism(self) -> str:
         """``"subtract"``, ``"zero"`` or ``"none"``. It may be changed at any time, and is loaded with a state_dict."""
@@ -109,17 +94,19 @@ class SpikingNeuron(nn.Module):
 
     def _step(self, input_: Tensor, *given: Tensor | None) -> Any:
         """One time step from the given states, each by itself from the neuron's own where it is None."""
-        if not input_.dtype.is_floating_point:
+        if not isinstance(input_, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"`input_` of {type(self).__name__} must be a tensor, got {type(input_).__name__}")
+        if not (input_.dtype.is_floating_point or input_.dtype.is_complex):
             input_ = input_.to(torch.get_default_dtype())
         x = widen(input_)
-        stack = _transforms() if transforming() else ()
+        stack = transforms() if transforming() else ()
         before = self._before(input_, x, given, stack)
         threshold = self._value("threshold", x)
         mechanism = self._reset_mechanism
         reset: Any = None
         if mechanism != "none":
             with torch.no_grad():
-                reset = self.spike_grad(before[-1] - threshold).to(x.dtype)
+                reset = self._spikes(before[-1] - threshold)
         *currents, mem = self._advance(x, before, reset, threshold)
         if callable(self.state_quant):
             currents, mem = [self.state_quant(current) for current in currents], self.state_quant(mem)
@@ -134,47 +121,13 @@ class SpikingNeuron(nn.Module):
             return spikes
         return after if recurrent else (spikes, *after)
 
-    def _before(self, input_: Tensor, x: Tensor, given: tuple[Tensor | None, ...], stack: tuple[str, ...]) -> tuple[Tensor, ...]:
-        """The states to start this step from, in the shape of the input."""
-        own = self._living(stack) and (self.init_hidden or not stack)
-        states: list[Tensor] = []
-        for name, state in zip(self.STATES, given, strict=True):
-            if state is None:
-                state = getattr(self, name)
-                if not own or state.shape != x.shape:
-                    state = torch.zeros_like(x)
-            elif self.init_hidden:
-                raise TypeError(
-                    f"`{name}` was given to a {type(self).__name__} with init_hidden=True, which keeps its own states; leave it out, "
-                    "or make the neuron with init_hidden=False"
-                )
-            elif state.shape != x.shape:
-                state = _fitted(name, state, x)
-            states.append(state.to(input_.dtype if name == "spk" else x.dtype))
-        return tuple(states)
-
-    def _keep(self, states: tuple[Tensor, ...], stack: tuple[str, ...] = ()) -> None:
-        if stack and not self.init_hidden:
-            return  # inside a transform it is a pure function: its states go out as results alone
-        if stack and torch.compiler.is_compiling():
-            raise RuntimeError(
-                f"a {type(self).__name__} with init_hidden=True cannot keep its states inside a torch.func transform that is compiled; "
-                "make it with init_hidden=False and pass the states, or leave torch.compile out"
-            )
-        for name, state in zip(self.STATES, states, strict=True):
-            setattr(self, name, state)
-        if self._home != stack:
-            self._home = stack
-
-    def _living(self, stack: tuple[str, ...]) -> bool:
-        return self._home == stack[: len(self._home)]
-
     def _value(self, name: str, x: Tensor) -> Tensor:
         """A parameter in the dtype of the step."""
         value: Tensor = getattr(self, name)
-        if value.ndim and not _broadcasts(value, x):
+        if value.ndim and not broadcasts(value, x):
             raise ValueError(
-                f"`{name}` of shape {tuple(value.shape)} does not fit the input of shape {tuple(x.shape)}: it must be one number, or broadcast"
+                f"`{name}` of shape {tuple(value.shape)} does not fit the input of shape {tuple(x.shape)}; it must be one number or "
+                "broadcast to it"
             )
         return value.to(x.dtype)
 
@@ -194,10 +147,16 @@ class SpikingNeuron(nn.Module):
             u = u - reset * u
         return (*currents, u)
 
+    def _spikes(self, x: Tensor) -> Tensor:
+        given: Any = self.spike_grad
+        if type(given) is SpikeGradient and not given.surrogate.stochastic:
+            return spike(given.surrogate, x, {}, False, False, None)  # as it would itself, without what else it looks at
+        return given(x).to(x.dtype)
+
     def _fire(self, mem: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
         """What resets, and what is put out."""
         shift = mem - threshold
-        spikes = self.spike_grad(shift).to(mem.dtype)
+        spikes = self._spikes(shift)
         factor = self.graded_spikes_factor
         # Reading one number off is cheaper than multiplying, but not for a compiler or on a GPU.
         plain = factor.ndim == 0 and factor.is_cpu and not factor.requires_grad and not traced() and factor.item() == 1
@@ -214,67 +173,45 @@ class SpikingNeuron(nn.Module):
         mem = self.state_quant(mem) if callable(self.state_quant) else mem
         return self.spike_grad(mem - self._value("threshold", mem)) * self._value("graded_spikes_factor", mem)
 
+    def fire_inhibition(self, batch_size: int, mem: Tensor) -> Tensor:
+        """Spikes of the neuron with the largest potential `mem` of each sample; `batch_size` is not needed."""
+        shift = mem - self._value("threshold", mem)
+        return self.spike_grad(shift) * _winner(shift.detach()).to(mem.dtype)
+
     def mem_reset(self, mem: Tensor) -> Tensor:
         """Spikes of the potential `mem`, without a gradient: what resets it in the step after."""
         with torch.no_grad():
             return self.spike_grad(mem - self._value("threshold", mem))
 
-    def reset_mem(self) -> Any:
-        """Set the neuron's own states to zeros, and return them: one tensor, or a tuple in the order in which a call takes them.
+    @staticmethod
+    def detach(*args: Tensor) -> None:
+        """Detach the given states from their graph, in place."""
+        for state in args:
+            state.detach_()
 
-        Before the first call, for a compiler and inside of a transform they are empty. A call of any shape takes empty states, or zeros.
-        """
-        shaped = self._living(()) and not traced()  # zeros could not be told from other states there
-        states = tuple(torch.zeros_like(getattr(self, name)) if shaped else torch.zeros(0) for name in self.STATES)
-        self._keep(states, _transforms() if transforming() else ())
-        return states if len(states) > 1 else states[0]
+    @staticmethod
+    def zeros(*args: Tensor) -> None:
+        """Set the given states to zero, in place."""
+        with torch.no_grad():
+            for state in args:
+                state.zero_()
 
-    def _detach(self) -> None:
-        if not self._living(_transforms() if transforming() else ()):
-            self.reset_mem()
-        for name in self.STATES:
-            state: Tensor = getattr(self, name)
-            if state._is_view():  # pyright: ignore[reportPrivateUsage]
-                setattr(self, name, state.detach())  # PyTorch detaches no view in place
-            else:
-                state.detach_()
-
-    @classmethod
-    def _instances(cls) -> Iterator[Self]:
-        return (neuron for neuron in list(SpikingNeuron._alive) if isinstance(neuron, cls))
-
-    @classmethod
-    def reset_hidden(cls) -> None:
-        """Set the states of every neuron of this class to zeros, in all networks; `utils.reset` resets those of one."""
-        for neuron in cls._instances():
-            neuron.reset_mem()
-
-    @classmethod
-    def detach_hidden(cls) -> None:
-        """Detach the states of every neuron of this class, in all networks, in place: for truncated backpropagation through time."""
-        for neuron in cls._instances():
-            neuron._detach()
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._reset_mechanism = RESETS[int(self.reset_mechanism_val)]
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        if not self._living(()):
-            self.reset_mem()
-        self._keep(tuple(fn(getattr(self, name)) for name in self.STATES))
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy or a file has the values of the states, not the graph that they came from.
-        living = self._living(())
-        states = {name: getattr(self, name).detach() if living else torch.zeros(0) for name in self.STATES}
-        return {**self.__dict__, **states, "_home": ()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._alive.add(self)
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        index = int(self.reset_mechanism_val)
+        if index in range(len(RESETS)):
+            self._reset_mechanism = RESETS[index]
+        else:
+            error_msgs.append(f"{prefix}reset_mechanism_val must be the place of one of {RESETS}, got {index}")
 
 
 def without_gradient(x: Tensor) -> Tensor:
@@ -286,30 +223,6 @@ def _checked(mechanism: str) -> str:
     if mechanism not in RESETS:
         raise ValueError(f"`reset_mechanism` must be one of {', '.join(map(repr, RESETS))}, got {mechanism!r}")
     return mechanism
-
-
-@torch.compiler.assume_constant_result
-def _transforms() -> tuple[str, ...]:
-    """The torch.func transforms that run, from the outermost."""
-    return tuple(interpreter.key().name for interpreter in pyfunctorch.retrieve_all_functorch_interpreters())
-
-
-def _broadcasts(value: Tensor, x: Tensor) -> bool:
-    return value.ndim <= x.ndim and all(a in (1, b) for a, b in zip(value.shape[::-1], x.shape[::-1], strict=False))
-
-
-def _fitted(name: str, state: Tensor, x: Tensor) -> Tensor:
-    """A state that was given in another shape than the input's: broadcast to it; or zeros for empty ones and zeros, which mean rest."""
-    if state.numel() == 1:
-        state = state.reshape(())
-    if _broadcasts(state, x):
-        return state.expand(x.shape)
-    if state.numel() == 0 or not (traced() or bool(state.any())):
-        return torch.zeros_like(x)
-    raise ValueError(
-        f"`{name}` of shape {tuple(state.shape)} does not fit the input of shape {tuple(x.shape)}; pass a state that broadcasts to it, "
-        "or none to start from rest"
-    )
 
 
 def _winner(shift: Tensor) -> Tensor:

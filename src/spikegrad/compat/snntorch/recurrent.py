@@ -59,7 +59,8 @@ class Recurrent(LIF):
         elif linear_features:
             self.recurrent = nn.Linear(linear_features, linear_features)
         else:
-            assert conv2d_channels and kernel_size
+            assert conv2d_channels
+            assert kernel_size
             height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
             self.padding = height // 2, width // 2
             self.recurrent = nn.Conv2d(conv2d_channels, conv2d_channels, kernel_size, padding=self.padding)
@@ -96,8 +97,8 @@ class RLeaky(Recurrent):
         conv2d_channels: number of channels, for a convolution.
         kernel_size: of the convolution, odd.
         learn_recurrent: let the connection learn.
-        threshold, spike_grad, surrogate_disable, init_hidden, inhibition, learn_beta, learn_threshold, reset_mechanism, state_quant, output,
-            reset_delay: as in `Leaky`.
+        threshold, spike_grad, surrogate_disable, init_hidden, inhibition, learn_beta, learn_threshold, reset_mechanism, state_quant,
+            output, reset_delay: as in `Leaky`.
 
     Raises:
         TypeError: the sizes do not say which connection is meant.
@@ -172,8 +173,8 @@ class RSynaptic(Recurrent):
 
     Args:
         alpha, learn_alpha: as in `Synaptic`.
-        beta, V, all_to_all, linear_features, conv2d_channels, kernel_size, threshold, spike_grad, surrogate_disable, init_hidden, inhibition,
-            learn_beta, learn_threshold, learn_recurrent, reset_mechanism, state_quant, output, reset_delay: as in `RLeaky`.
+        beta, V, all_to_all, linear_features, conv2d_channels, kernel_size, threshold, spike_grad, surrogate_disable, init_hidden,
+            inhibition, learn_beta, learn_threshold, learn_recurrent, reset_mechanism, state_quant, output, reset_delay: as in `RLeaky`.
 
     Raises:
         TypeError: the sizes do not say which connection is meant.
