@@ -729,6 +729,30 @@ def test_numbers_among_the_attributes_are_read_anew():
         assert len(fused(inputs())[0]) == steps
 
 
+def test_attributes_are_the_originals():
+    written = dyadic(Static(leaky(ours), leaky(ours)))
+    fused = fuse(written, inputs())
+    assert fused.num_steps == 9
+    written.num_steps = 5
+    fused.num_steps = 3
+    assert written.num_steps == 3
+    assert len(fused(inputs())[0]) == 3
+    fused.note = "mine"
+    assert not hasattr(written, "note")
+    with pytest.raises(AttributeError, match="missing"):
+        _ = fused.missing
+
+
+def test_integer_inputs():
+    net = nn.Sequential(nn.Embedding(7, HIDDEN), ours.Leaky(0.875, init_hidden=True))
+    with torch.no_grad():
+        net[0].weight.mul_(2)
+    tokens = torch.randint(7, (STEPS, BATCH), generator=torch.Generator().manual_seed(0))
+    fused = fuse(net, tokens[0])
+    assert torch.equal(fused(tokens), loop(ours, net, tokens))
+    assert fused.report() == {"1": "fused", "0": "whole sequence"}
+
+
 @pytest.mark.parametrize("made", ["before", "after"])
 def test_training_with_an_optimiser_made_before_or_after(made):
     real, written = tutorial(theirs), tutorial(ours)
@@ -992,11 +1016,13 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_names_the_layer_and_the_line(case):
     body, message = REFUSED[case]
-    net = looped(body, back=nn.Linear(OUTPUTS, INPUTS), history=[], scale=torch.ones(()), syn=ours.Synaptic(0.5, 0.5))
+    net = looped(body, back=nn.Linear(OUTPUTS, INPUTS), history=[], latest=None, scale=torch.ones(()), syn=ours.Synaptic(0.5, 0.5))
     mems = {name: layer.mem for name, layer in (("lif1", net.lif1), ("lif2", net.lif2))}
     with pytest.raises(FusionError, match="^cannot fuse Net: " + message):
         fuse(net, inputs())
     assert "forward" not in vars(net.fc1)  # the network is left as it was
+    assert net.history == []
+    assert net.latest is None
     assert net.lif1.mem is mems["lif1"]
     assert net.scale == 1
 
@@ -1214,7 +1240,9 @@ def test_every_state_of_a_recurrent_layer_at_every_step(connection):
         torch.testing.assert_close(b, a)
     first, second = gradients(expected, real, x), gradients(got, fused, z)
     for name, gradient in first.items():
-        torch.testing.assert_close(second[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            second[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert fused.report()["lif"] == "fused"
 
 

@@ -22,8 +22,8 @@ from spikegrad.compat.snntorch.operations import FusionError, Out, Recording, Tr
 from spikegrad.compat.snntorch.program import Program
 from spikegrad.compat.snntorch.recording import Recorder, autocast
 from spikegrad.compat.snntorch.schedule import frozen
-from spikegrad.compat.snntorch.sequence import obstacle, own_state
-from spikegrad.compat.snntorch.undisturbed import has_hooks, is_layer
+from spikegrad.compat.snntorch.sequence import obstacle
+from spikegrad.compat.snntorch.undisturbed import has_hooks, is_layer, own_state
 
 KEPT_PROGRAMS = 64
 """Recordings that a fused network keeps, one for each combination of shapes it was called with lately."""
@@ -193,8 +193,9 @@ class Fused(nn.Module):
         Raises:
             FusionError: they differ.
         """
-        if self._step:
-            args = (torch.stack([args[0] * scale for scale in (1.0, 0.5, 1.5, 1.0)]) if args else None, *args[1:])
+        if self._step and args and isinstance(args[0], Tensor):
+            scales = (1.0, 0.5, 1.5, 1.0) if args[0].is_floating_point() else (1, 1, 1, 1)
+            args = (torch.stack([args[0] * scale for scale in scales]), *args[1:])
         self._program(*self._called(args, kwargs))  # what is refused is refused in the user's own dtype
         dropout = [m for m in self.original.modules() if isinstance(m, _DROPOUT) and m.training]
         for module in dropout:
@@ -267,6 +268,20 @@ class Fused(nn.Module):
         shapes = frozen(over((args, kwargs), lambda t: (t.dtype, t.device, *t.shape)))
         return shapes, autocast(), tuple(_attributes(self.original))
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["original"], name) if "original" in self.__dict__ else object.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What the original has is set on the original: `forward` reads it there."""
+        original = self.__dict__.get("original")
+        if original is not None and name in vars(original) and name not in vars(self):
+            setattr(original, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the original, too."""
         self.original.train(mode)
@@ -294,8 +309,7 @@ class Fused(nn.Module):
 
 
 def _recorded(module: nn.Module, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Recording:
-    neurons: dict[nn.Module, tuple[str, ...]] = {m: m.STATES for m in module.modules() if isinstance(m, SpikingNeuron)}
-    return Recorder(module, neurons).record(function, args, kwargs)
+    return Recorder(module).record(function, args, kwargs)
 
 
 def _steps(module: nn.Module, arguments: dict[str, Any]) -> Steps:

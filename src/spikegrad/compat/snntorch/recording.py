@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import spikegrad
+from spikegrad.compat.snntorch.neuron import SpikingNeuron
 from spikegrad.compat.snntorch.operations import Constant, FusionError, Named, Node, Out, Recording, Tree, leaves, over, refused
 from spikegrad.compat.snntorch.undisturbed import undisturbed
 
@@ -36,12 +37,12 @@ class Recorder(TorchFunctionMode):
 
     Args:
         root: the network.
-        neurons: its spiking layers with the names of their states.
     """
 
-    def __init__(self, root: nn.Module, neurons: Mapping[nn.Module, tuple[str, ...]]) -> None:
+    def __init__(self, root: nn.Module) -> None:
         super().__init__()
-        self.root, self.neurons = root, neurons
+        self.root = root
+        self.neurons = {module: module.STATES for module in root.modules() if isinstance(module, SpikingNeuron)}
         self.paths = {module: path for path, module in root.named_modules()}
         self.nodes: list[Node] = []
         self.known: dict[int, Out] = {}
@@ -239,7 +240,7 @@ class Recorder(TorchFunctionMode):
             self.known[id(target)] = Out(node)
 
     def _layer(self, module: nn.Module) -> Callable[..., Any]:
-        if module in self.neurons:
+        if isinstance(module, SpikingNeuron):
             return lambda *args, **kwargs: self._neuron(module, *args, **kwargs)
         forward = module.forward
         return lambda *args, **kwargs: self.call(module, args, kwargs, forward)
@@ -274,7 +275,7 @@ class Recorder(TorchFunctionMode):
             setattr(module, name, outputs[name])
         return outputs["spk"] if module.init_hidden and not module.output else tuple(outputs.values())
 
-    def _before(self, module: nn.Module, refs: Mapping[str, Out | Named | Constant]) -> Node | None:
+    def _before(self, module: SpikingNeuron, refs: Mapping[str, Out | Named | Constant]) -> Node | None:
         """The call whose states these are, which is then no longer the last of its sequence."""
         names = self.outputs(module)
         for last in self.last.get(module, ()):
@@ -288,7 +289,7 @@ class Recorder(TorchFunctionMode):
                 raise self.refuse(f"only {words} changed between two steps")
         return None
 
-    def outputs(self, module: nn.Module) -> tuple[str, ...]:
+    def outputs(self, module: SpikingNeuron) -> tuple[str, ...]:
         """Names of what a spiking layer returns, in order."""
         return ("spk", *(name for name in self.neurons[module] if name != "spk"))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from spikegrad.compat.snntorch.neuron import SpikingNeuron
 from spikegrad.compat.snntorch.recurrent import Recurrent, RLeaky, RSynaptic
 from spikegrad.compat.snntorch.surrogate import SpikeGradient
 from spikegrad.compat.snntorch.synaptic import Synaptic
-from spikegrad.compat.snntorch.undisturbed import has_hooks
+from spikegrad.compat.snntorch.undisturbed import has_hooks, own_state
 from spikegrad.gradient.torch import transforming
 from spikegrad.kernels.call import INTEGRATOR, Call
 from spikegrad.kernels.reference import Options
@@ -188,16 +187,3 @@ def _steps(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor],
             for name, kept in found.items():
                 kept.append(outputs[name])
     return {name: torch.stack(kept) for name, kept in found.items()}
-
-
-@contextlib.contextmanager
-def own_state(*neurons: SpikingNeuron, rest: bool = False) -> Generator[None]:
-    """Give layers their own state back afterwards; begin at rest, if told."""
-    kept = [(neuron, name, getattr(neuron, name)) for neuron in neurons for name in (*neuron.STATES, "_home")]
-    try:
-        for neuron in neurons if rest else ():
-            neuron.reset_mem()
-        yield
-    finally:
-        for neuron, name, state in kept:
-            setattr(neuron, name, state)
