@@ -358,7 +358,29 @@ class Blocks(nn.Module):
         return [torch.stack(result) for result in zip(*results, strict=True)]
 
 
-STRUCTURES = (Tutorial, Static, BatchFirst, Iterated, Written, Summed, Residual, TwoSequences, Shared, Sliced, Losses, Blocks)
+class InPlace(Layers):
+    """Layers and functions that write to what they are given, which others see before and after."""
+
+    def __init__(self, neuron, last):
+        super().__init__(neuron, last)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        mem1, mem2 = self.rest()
+        spikes = []
+        for step in range(x.size(0)):
+            current = self.fc1(x[step])
+            doubled = current * 0.5
+            self.relu(current)
+            spk1, mem1 = self.lif1(current + doubled, mem1)
+            current = self.fc2(spk1)
+            spk2, mem2 = self.lif2(current, mem2)
+            current -= 0.25
+            spikes.append(functional.leaky_relu(spk2 + current, 0.5, inplace=True))
+        return torch.stack(spikes), mem2
+
+
+STRUCTURES = (Tutorial, Static, BatchFirst, Iterated, Written, Summed, Residual, TwoSequences, Shared, Sliced, Losses, Blocks, InPlace)
 LOOPS = {c.__name__: c for c in STRUCTURES}
 ONE_STEP = {f.__name__: f for f in (sequential, sequential_with_output, nested)}
 
@@ -813,6 +835,17 @@ def test_copies_stand_alone(copied):
     copied(fused)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(mode):
+    written = tutorial(ours)
+    fused = fuse(written, step=False)
+    with mode():
+        got = fused(inputs())
+    assert not got[1].requires_grad
+    assert torch.equal(got[1], written(inputs())[1])
+    assert fused(inputs())[1].requires_grad
+
+
 def test_nothing_is_stored():
     written = dyadic(HiddenStep(leaky(ours), leaky(ours)))
     state = torch.full((BATCH, HIDDEN), 0.25)
@@ -928,6 +961,17 @@ def masked(net, x, mem1, mem2, spk2, step):
     return plain(net, x * x[x > 0].mean(), mem1, mem2, spk2, step)
 
 
+def in_place_layer_on_input(net, x, mem1, mem2, spk2, step):
+    return plain(net, net.relu(x), mem1, mem2, spk2, step)
+
+
+def shared_memory(net, x, mem1, mem2, spk2, step):
+    current = x * 2
+    alias = current.detach()
+    current += 1
+    return plain(net, alias, mem1, mem2, spk2, step)
+
+
 def overwritten(net, x, mem1, mem2, spk2, step):
     x[:, 0] = 0.0
     return plain(net, x, mem1, mem2, spk2, step)
@@ -1004,6 +1048,14 @@ REFUSED = {
         r"a tensor is written to in place \(.*x\[:, 0\] = 0.0.*; collect the steps in a list and stack it",
     ),
     "in place into an attribute": (written_input, r"`mul_` writes in place to a tensor that was there before \(.*net.scale.mul_\(2\)"),
+    "in place into a step by a layer": (
+        in_place_layer_on_input,
+        r"an input is written to in place \(.*net.relu\(x\)",
+    ),
+    "in place into shared memory": (
+        shared_memory,
+        r"`add_` writes in place to a tensor that shares its memory with another \(.*current \+= 1",
+    ),
     "part of a state": (partly_changed, r"only syn of the states of `syn` is changed between two steps"),
     "autocast": (autocasting, r"autocast is entered within forward \(.*; enter it around the whole network"),
     "Python's random": (drawing, r"its forward draws random numbers from Python or NumPy; draw them with PyTorch"),
@@ -1016,7 +1068,15 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_names_the_layer_and_the_line(case):
     body, message = REFUSED[case]
-    net = looped(body, back=nn.Linear(OUTPUTS, INPUTS), history=[], latest=None, scale=torch.ones(()), syn=ours.Synaptic(0.5, 0.5))
+    net = looped(
+        body,
+        back=nn.Linear(OUTPUTS, INPUTS),
+        history=[],
+        latest=None,
+        scale=torch.ones(()),
+        syn=ours.Synaptic(0.5, 0.5),
+        relu=nn.ReLU(inplace=True),
+    )
     mems = {name: layer.mem for name, layer in (("lif1", net.lif1), ("lif2", net.lif2))}
     with pytest.raises(FusionError, match="^cannot fuse Net: " + message):
         fuse(net, inputs())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +28,9 @@ METADATA = {"size", "dim", "ndimension", "numel", "nelement", "stride", "element
     f"__{name}__" for name in ("len", "repr", "format", "hash")
 }
 """Functions of a tensor that return no tensor and do not look at its values; so do those called ``is_…``, but for `is_nonzero`."""
+
+KEEPS_STATISTICS = ("batch_norm", "instance_norm")
+"""Functions that write to running statistics among their arguments."""
 
 SIZED_BY_VALUES = frozenset(["nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount"])
 """Functions whose result has a shape that depends on values."""
@@ -48,6 +52,7 @@ class Recorder(TorchFunctionMode):
         self.known: dict[int, Out] = {}
         self.kept: list[Tensor] = []  # an id is good for as long as its object lives
         self.attached: dict[int, bool] = {}
+        self.memory: defaultdict[int, set[int]] = defaultdict(set)
         kept = ((m, pair) for m in root.modules() for pair in (*m.named_parameters(recurse=False), *m.named_buffers(recurse=False)))
         self.named = {id(tensor): Named(module, name) for module, (name, tensor) in kept}
         self.writes: dict[int, tuple[int, dict[int, Out]]] = {}
@@ -60,16 +65,17 @@ class Recorder(TorchFunctionMode):
         inputs: list[Node] = []
 
         def take(given: Tensor) -> Tensor:
-            fresh = given.detach()
+            fresh = given.detach().clone() if given.is_inference() else given.detach()
             if fresh.is_floating_point():
                 fresh.requires_grad_()  # what is computed out of sight of the recorder shows by its gradient
             inputs.append(Node(f"input {len(inputs)}"))
             self.keep(fresh, Out(inputs[-1]))
             return fresh
 
-        args, kwargs = over(args, take), over(dict(kwargs), take)
+        with torch.inference_mode(False):
+            args, kwargs = over(args, take), over(dict(kwargs), take)
         self.inputs = set(inputs)
-        with undisturbed(self.root, self.neurons, self._layer), torch.enable_grad(), self:
+        with torch.inference_mode(False), undisturbed(self.root, self.neurons, self._layer), torch.enable_grad(), self:
             result = function(*args, **kwargs)
         return Recording(inputs, self.nodes, over(result, self.refer))
 
@@ -78,6 +84,7 @@ class Recorder(TorchFunctionMode):
         self.known[id(tensor)] = out
         self.attached[id(tensor)] = tensor.requires_grad
         self.kept.append(tensor)
+        self.memory[self._place(tensor)].add(id(tensor))
 
     def refer(self, tensor: Tensor) -> Out | Named | Constant:
         """What stands for a tensor.
@@ -125,10 +132,14 @@ class Recorder(TorchFunctionMode):
 
     def call(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], function: Callable[..., Any] | None = None) -> Any:
         """Run an operation and record it, if it returns tensors."""
-        before = _random_state()
+        before, versions = _random_state(), [(t, t._version) for t in leaves((args, kwargs))]
         self.paused = True
         try:
             result = (function or target)(*args, **kwargs)
+        except RuntimeError as error:
+            if "in-place operation" in str(error):
+                raise self.refuse("an input is written to in place", "make a new tensor") from error
+            raise
         finally:
             self.paused = False
         tensors = leaves(result)
@@ -138,7 +149,10 @@ class Recorder(TorchFunctionMode):
             ):
                 return result
             raise self.refuse(f"`{getattr(target, '__name__', target)}` reads values, on which the next steps may depend")
-        if all(id(t) in self.known for t in tensors):
+        written = [t for t, version in versions if t._version != version]
+        if written and getattr(target, "__name__", "") not in KEEPS_STATISTICS:
+            args = over(args, lambda t: self._copied(t) if any(t is w for w in written) else t)
+        elif all(id(t) in self.known for t in tensors):
             return result  # as x.contiguous() returns x itself
         moved = not torch.equal(before, _random_state())
         if autocast() != self.autocast:
@@ -191,17 +205,11 @@ class Recorder(TorchFunctionMode):
 
     def _in_place(self, name: str, plain: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """An operation in place as the operation that returns a new value, which the old object stands for from then on."""
-        target = args[0] if args and isinstance(args[0], Tensor) else None
-        out = None if target is None else self.known.get(id(target))
+        target: Any = args[0] if args else None
         function = getattr(Tensor, plain, None)
-        if target is None or out is None or not callable(function):
+        if not callable(function):
             raise self.refuse(f"`{name}` writes in place to a tensor that was there before")
-        if out.node in self.inputs:
-            raise self.refuse(f"`{name}` writes in place to an input", f"make a new tensor with `{plain}`")
-        if target._is_view() or any(other._base is target for other in self.kept):
-            raise self.refuse(
-                f"`{name}` writes in place to a tensor that shares its memory with another", f"make a new tensor with `{plain}`"
-            )
+        self._check_write(target, name)
         result = self.call(function, args, kwargs)
         if result.shape != target.shape:
             raise self.refuse(f"`{name}` writes a result of shape {tuple(result.shape)} in place to one of shape {tuple(target.shape)}")
@@ -212,6 +220,33 @@ class Recorder(TorchFunctionMode):
             self.attached[id(target)] = target.requires_grad
         return target
 
+    def _check_write(self, target: Any, name: str) -> Out:
+        """What is written to, if nothing else sees the write."""
+        out = self.known.get(id(target))
+        if out is None:
+            raise self.refuse(f"`{name}` writes in place to a tensor that was there before")
+        if out.node in self.inputs:
+            raise self.refuse(f"`{name}` writes in place to an input", "make a new tensor")
+        if len(self.memory[self._place(target)]) > 1:
+            raise self.refuse(f"`{name}` writes in place to a tensor that shares its memory with another", "make a new tensor")
+        return out
+
+    def _place(self, tensor: Tensor) -> int:
+        """Where a tensor's numbers are; each empty one is by itself."""
+        paused, self.paused = self.paused, True
+        place = tensor.untyped_storage().data_ptr()
+        self.paused = paused
+        return place or -id(tensor)
+
+    def _copied(self, tensor: Tensor) -> Tensor:
+        """A copy of what a layer has just written to, which it will write to in its place."""
+        out = self._check_write(tensor, "inplace=True")
+        copy = tensor.detach()
+        self.nodes.append(Node(torch.clone, (out,), {}, _where(), torch.is_grad_enabled()))
+        self.known[id(copy)], self.attached[id(copy)] = Out(self.nodes[-1]), copy.requires_grad
+        self.kept.append(copy)
+        return copy
+
     def _write(self, target: Tensor, index: Any, value: Any) -> None:
         """One step written into a tensor for all of them; when each has been written once, they are a stack."""
         out = self.known.get(id(target))
@@ -221,7 +256,13 @@ class Recorder(TorchFunctionMode):
         if isinstance(index, tuple) and len(index) > 1 and index[0] == slice(None) and isinstance(index[1], int):
             dim, lead, rest = 1, index[1], index[2:]
         simple = isinstance(lead, int) and not isinstance(lead, bool) and all(i == slice(None) or i is Ellipsis for i in rest)
-        if out is None or not simple or out.node in self.inputs or target._is_view() or not isinstance(value, Tensor):
+        if (
+            out is None
+            or not simple
+            or out.node in self.inputs
+            or len(self.memory[self._place(target)]) > 1
+            or not isinstance(value, Tensor)
+        ):
             raise self.refuse("a tensor is written to in place", "collect the steps in a list and stack it")
         shape = target.shape[:dim] + target.shape[dim + 1 :]
         if value.dtype != target.dtype:

@@ -16,6 +16,7 @@ from torch import nn
 
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
 from spikegrad.compat.snntorch.operations import Constant, FusionError, Named, Node, Out, Recording, Tree, leaves, over, refused
+from spikegrad.compat.snntorch.recording import KEEPS_STATISTICS
 
 
 @dataclass(eq=False)
@@ -275,4 +276,4 @@ def counts(node: Node) -> bool:
     target = node.target
     if isinstance(target, nn.Module):
         return target.training and any(True for _ in target.buffers())
-    return getattr(target, "__name__", "") in ("batch_norm", "instance_norm")
+    return getattr(target, "__name__", "") in KEEPS_STATISTICS
