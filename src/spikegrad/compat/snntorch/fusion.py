@@ -10,17 +10,17 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
-from spikegrad.compat.snntorch.operations import FusionError, Out, Recording, Tree, leaves, over, refused
+from spikegrad.compat.snntorch.onestep import Steps, find_steps
+from spikegrad.compat.snntorch.operations import Tree, leaves, over, refused
 from spikegrad.compat.snntorch.program import Program
-from spikegrad.compat.snntorch.recording import Recorder, autocast
+from spikegrad.compat.snntorch.recording import autocast, recorded
 from spikegrad.compat.snntorch.schedule import frozen
 from spikegrad.compat.snntorch.sequence import obstacle
 from spikegrad.compat.snntorch.undisturbed import has_hooks, is_layer, own_state
@@ -91,7 +91,7 @@ def fuse(module: nn.Module, example: Any = None, *, step: bool | None = None) ->
             raise refused(
                 module, "its forward may be one time step or a whole loop", None, "give an `example` of its arguments, or `step=`"
             )
-        calls = [node.target for node in _recorded(module, module, given, {}).nodes if isinstance(node.target, SpikingNeuron)]
+        calls = [node.target for node in recorded(module, module, given, {}).nodes if isinstance(node.target, SpikingNeuron)]
         step = 0 < len(calls) == len(set(calls))
     fused = Fused(module, step)
     if example is not None:
@@ -103,19 +103,6 @@ def fuse(module: nn.Module, example: Any = None, *, step: bool | None = None) ->
             f"none of the spiking layers of {type(module).__name__} can run in the fused kernels: {reasons}", FusionWarning, stacklevel=2
         )
     return fused
-
-
-@dataclass
-class Steps:
-    """How a one-step module is called again and again.
-
-    Attributes:
-        filled: parameters of `forward` that are states, and are empty tensors where they are left out.
-        feeds: of the tensors among the arguments, which is given which of the returned tensors at the next step.
-    """
-
-    filled: tuple[str, ...] = ()
-    feeds: dict[int, int] = field(default_factory=dict[int, int])
 
 
 class Fused(nn.Module):
@@ -165,7 +152,7 @@ class Fused(nn.Module):
     def _program(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Program:
         key = self._key(args, kwargs)
         if key not in self._programs:
-            self._programs[key] = Program(_recorded(self.original, function, args, kwargs), self.original)
+            self._programs[key] = Program(recorded(self.original, function, args, kwargs), self.original)
             if len(self._programs) > KEPT_PROGRAMS:
                 self._programs.popitem(last=False)
                 warnings.warn(
@@ -244,7 +231,7 @@ class Fused(nn.Module):
             shape = f"shape {tuple(sequence.shape)}" if isinstance(sequence, Tensor) else type(sequence).__name__
             raise ValueError(f"a fused one-step network takes a sequence (time, batch, ...) with at least one step, got {shape}")
         if self._steps is None:
-            self._steps = _steps(self.original, dict(bound))
+            self._steps = find_steps(self.original, dict(bound))
         for name in self._steps.filled:
             bound.setdefault(name, sequence.new_zeros(0))
         return self._unrolled, (dict(bound),), {}
@@ -306,55 +293,6 @@ class Fused(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_programs": OrderedDict()}
-
-
-def _recorded(module: nn.Module, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Recording:
-    return Recorder(module).record(function, args, kwargs)
-
-
-def _steps(module: nn.Module, arguments: dict[str, Any]) -> Steps:
-    """Find out from one step which arguments are states, and which outputs they become."""
-    name, *_ = arguments
-    arguments[name] = arguments[name][0]
-    parameters = list(inspect.signature(module.forward).parameters.values())
-    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name in arguments for p in parameters):
-        raise refused(module, "its forward takes any number of arguments", None, "name those of a step")
-    plain = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in arguments]
-    required = [p.name for p in plain if p.default is p.empty]
-    optional = [p.name for p in plain if p.default is None]
-
-    def record(filled: list[str]) -> Steps:
-        empty = {name: arguments[next(iter(arguments))].new_zeros(0) for name in filled}
-        given = arguments | empty
-        recording = _recorded(module, module, (), given)
-        owners = [key for key, value in given.items() for _ in leaves(value)]
-        returned = leaves(recording.result)
-        used = {ref.node for node in recording.nodes for ref in leaves((node.args, node.kwargs)) if isinstance(ref, Out)}
-        steps = Steps()
-        for place, node in enumerate(recording.inputs):
-            states = [(n, state) for n in recording.nodes for state, ref in n.start.items() if ref == Out(node)]
-            for spiking, state in states:
-                after = Out(spiking, ("spk", *(s for s in spiking.target.STATES if s != "spk")).index(state))
-                if after not in returned:
-                    raise refused(module, f"argument `{owners[place]}` is a state, and the one after it is not returned", spiking)
-                steps.feeds[place] = returned.index(after)
-            if place and not states and node in used:
-                raise refused(
-                    module,
-                    f"argument `{owners[place]}` of its step is neither the input nor the state of a spiking layer",
-                    None,
-                    "write the loop over the steps in its forward",
-                )
-        fed = {owners[place] for place in steps.feeds}
-        steps.filled = tuple(key for key in owners[1:] if isinstance(given[key], Tensor) and (key in fed or key not in optional))
-        return steps
-
-    if optional:
-        try:
-            return record([*required, *optional])
-        except (FusionError, TypeError, RuntimeError, ValueError, IndexError):
-            pass  # what is optional need not be a state
-    return record(required)
 
 
 def _check_modules(module: nn.Module, neurons: list[SpikingNeuron]) -> None:

@@ -340,6 +340,11 @@ _FILLED: dict[str, float | None] = {"zeros_like": 0, "ones_like": 1, "full_like"
 _IN_PLACE = {f"__i{name}__": f"__{name}__" for name in ["add", "sub", "mul", "truediv", "floordiv", "pow", "mod", "and", "or", "xor"]}
 
 
+def recorded(module: nn.Module, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Recording:
+    """What a module does when this function, the module or a loop around it, is called."""
+    return Recorder(module).record(function, args, kwargs)
+
+
 def _fits(state: Tensor, input_: Tensor) -> bool:
     if state.numel() == 1:
         return True
