@@ -146,7 +146,7 @@ class Fused(nn.Module):
                 return function(*args, **kwargs)
         program = self._program(function, args, kwargs)
         result = program.run(leaves((args, kwargs)))
-        self._how = program.how
+        self.__dict__["_how"] = program.how
         return result
 
     def _program(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Program:

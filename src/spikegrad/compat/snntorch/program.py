@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spikegrad.compat.snntorch.neuron import SpikingNeuron
 from spikegrad.compat.snntorch.operations import Constant, Named, Node, Out, Recording, Tree, leaves, over
 from spikegrad.compat.snntorch.schedule import Pick, Piece, Schedule, Unit, counts
 from spikegrad.compat.snntorch.sequence import run as run_neuron
@@ -73,6 +74,7 @@ class Program:
         self.result = recording.result
         self.random = any(node.random for node in recording.nodes)
         self.how: dict[str, str] = {}
+        self.outputs = {unit: _outputs(unit.neuron, unit.wanted) for unit in self.units if unit.neuron is not None}
 
     def run(self, inputs: Sequence[Tensor]) -> Tree:
         """What the network returns for these inputs."""
@@ -90,7 +92,7 @@ class Program:
 
     def _run(self, unit: Unit, values: Values) -> Any:
         node = unit.nodes[0]
-        if unit.neuron is not None:
+        if unit in self.outputs:
             return self._sequence(unit, values)
         if node.target is torch.stack and unit.slots and not unit.batched:
             dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
@@ -111,10 +113,7 @@ class Program:
         return moved.index_select(0, torch.tensor(unit.places, device=moved.device))
 
     def _sequence(self, unit: Unit, values: Values) -> list[Tensor | None]:
-        neuron = unit.neuron
-        assert neuron is not None
-        names = ("spk", *(name for name in neuron.STATES if name != "spk"))
-        wanted = frozenset(name for index, name in enumerate(names) if index in unit.wanted)
+        neuron, names, wanted = self.outputs[unit]
         start = {name: values.all(pick)[0] for name, pick in unit.start.items()}
         found, why = run_neuron(neuron, values.all(unit.slots[0]), start, wanted)
         self.how[self.paths[neuron]] = "fused" if why is None else f"step loop, because {why}"
@@ -150,6 +149,12 @@ class Program:
             drawn = "whole sequence; its random numbers are drawn in another order than step by step" if node.random else "whole sequence"
             self.how[self.paths[node.target]] = drawn if unit.loop is None else f"step loop, because {unit.loop}"
         return list(out)
+
+
+def _outputs(neuron: SpikingNeuron, wanted: Collection[int]) -> tuple[SpikingNeuron, tuple[str, ...], frozenset[str]]:
+    """A layer, the names of what it returns, and those of them that are used."""
+    names = ("spk", *(name for name in neuron.STATES if name != "spk"))
+    return neuron, names, frozenset(name for index, name in enumerate(names) if index in wanted)
 
 
 def _one_by_one(node: Node) -> str | None:
