@@ -96,12 +96,7 @@ def fuse(module: nn.Module, example: Any = None, *, step: bool | None = None) ->
     fused = Fused(module, step)
     if example is not None:
         fused.verify(*given)
-    slow = {path: why for path, m in module.named_modules() if isinstance(m, SpikingNeuron) and (why := obstacle(m)) is not None}
-    if len(slow) == len(neurons):
-        reasons = "; ".join(f"`{path}`: {why}" for path, why in slow.items())
-        warnings.warn(
-            f"none of the spiking layers of {type(module).__name__} can run in the fused kernels: {reasons}", FusionWarning, stacklevel=2
-        )
+    fused.warn_if_slow(3)
     return fused
 
 
@@ -122,6 +117,7 @@ class Fused(nn.Module):
         self._programs: OrderedDict[Any, Program] = OrderedDict()
         self._how: dict[str, str] = {}
         self._as_written = False
+        self._warned = False
 
     original: nn.Module
     """The network as it was written."""
@@ -147,7 +143,20 @@ class Fused(nn.Module):
         program = self._program(function, args, kwargs)
         result = program.run(leaves((args, kwargs)))
         self.__dict__["_how"] = program.how
+        if not program.ran:
+            program.ran = True
+            self.warn_if_slow(5)
         return result
+
+    def warn_if_slow(self, stacklevel: int) -> None:
+        """Warn, once, if no spiking layer runs in the fused kernels."""
+        how = self.report()
+        spiking = [path for path, m in self.original.named_modules() if isinstance(m, SpikingNeuron)]
+        if not self._warned and not any(how[path] == "fused" for path in spiking):
+            self._warned = True
+            reasons = "; ".join(f"`{path}`: {how[path]}" for path in spiking)
+            message = f"none of the spiking layers of {type(self.original).__name__} runs in the fused kernels: {reasons}"
+            warnings.warn(message, FusionWarning, stacklevel=stacklevel)
 
     def _program(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Program:
         key = self._key(args, kwargs)

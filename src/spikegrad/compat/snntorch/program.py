@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
 from spikegrad.compat.snntorch.operations import Constant, Named, Node, Out, Recording, Tree, leaves, over
+from spikegrad.compat.snntorch.recording import autocast
 from spikegrad.compat.snntorch.schedule import Pick, Piece, Schedule, Unit, counts
 from spikegrad.compat.snntorch.sequence import run as run_neuron
 from spikegrad.compat.snntorch.undisturbed import has_hooks
@@ -74,6 +75,7 @@ class Program:
         self.result = recording.result
         self.random = any(node.random for node in recording.nodes)
         self.how: dict[str, str] = {}
+        self.ran = False
         self.outputs = {unit: _outputs(unit.neuron, unit.wanted) for unit in self.units if unit.neuron is not None}
 
     def run(self, inputs: Sequence[Tensor]) -> Tree:
@@ -162,6 +164,8 @@ def _one_by_one(node: Node) -> str | None:
     target = node.target
     if isinstance(target, nn.Module) and has_hooks(target):
         return "it has hooks, which are called at each step"
+    if any(enabled for enabled, _ in autocast()):
+        return "torch.vmap leaves autocast out"
     if counts(node):
         return "in training its statistics are those of each step"
     if any(isinstance(value, torch.Generator) for value in node.kwargs.values()):
