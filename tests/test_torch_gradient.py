@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from spikegrad import ATan, NoisyThreshold, Surrogate
 from spikegrad.formulas import CATALOGUE
@@ -273,3 +275,75 @@ def test_peers_defects(points):
     again = [torch.autograd.grad(spikes, x, retain_graph=True)[0] for _ in range(2)]
     assert torch.equal(*again)
     assert torch.equal(again[0], 2 * one)
+
+
+def eager_derivatives(f, x, orders):
+    found = []
+    for _ in range(orders):
+        (x_grad,) = torch.autograd.grad(f.sum(), x, create_graph=True)
+        found.append(x_grad.detach())
+        f = x_grad
+    return found
+
+
+@pytest.mark.parametrize("name", ["ATan", "Sigmoid", "Gaussian", "FastSigmoid"])
+def test_third_derivative_by_autograd(name, points):
+    """Run eagerly a step has every derivative of its curve, of s^2 too."""
+    surrogate = CATALOGUE[name]()
+    x = torch.tensor(points, requires_grad=True)
+    s = surrogate(x)
+    g, g1, g2 = eager_derivatives(s, x, 3)
+    curve = torch.tensor(points, requires_grad=True)
+    w, w1, w2 = [surrogate.derivative(curve), *eager_derivatives(surrogate.derivative(curve), curve, 2)]
+    for got, wanted in ((g, w), (g1, w1), (g2, w2)):
+        torch.testing.assert_close(got, wanted.detach(), rtol=1e-12, atol=1e-12)
+    s = surrogate(x)
+    third = eager_derivatives(s * s, x, 3)[2]
+    torch.testing.assert_close(third, (6 * w * w1 + 2 * s * w2).detach(), rtol=1e-12, atol=1e-10)
+
+
+def test_eager_step_keeps_the_potential_alone(surrogate, points):
+    x = torch.tensor(points, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        surrogate(x)
+    assert [t.data_ptr() for t in kept] == [x.data_ptr()]
+
+
+def test_eager_step_is_left_to_whoever_traces(points):
+    """A batched backward pass, a trace, symbols and fake tensors find a gradient too."""
+    x = torch.tensor(points, requires_grad=True)
+    wanted = ATan().derivative(x.detach())
+    rows = torch.eye(8, dtype=x.dtype)
+    assert torch.allclose(torch.autograd.grad(ATan()(x), x, rows, is_grads_batched=True)[0], torch.diag(wanted))
+    late = ATan()(x)  # made outside of the transform that differentiates it
+    assert torch.allclose(torch.func.vmap(lambda v: torch.autograd.grad(late, x, v, retain_graph=True)[0])(rows), torch.diag(wanted))
+
+    graph = make_fx(lambda x: torch.autograd.grad(ATan()(x).sum(), x)[0])(x)
+    assert torch.allclose(graph(x), wanted)
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(x)
+        assert torch.autograd.grad(ATan()(fake).sum(), fake)[0].shape == x.shape
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is not supported:DeprecationWarning")
+def test_eager_step_traces(points):
+    x = torch.tensor(points, requires_grad=True)
+    traced = torch.jit.trace(lambda x: ATan()(x), (x,), check_trace=False)  # which runs without a gradient
+    assert "PythonOp" not in str(traced.graph)
+    y = torch.tensor(points[::-1].copy(), requires_grad=True)
+    traced(y).sum().backward()
+    assert torch.allclose(y.grad, ATan().derivative(y.detach()))
+
+
+@pytest.mark.parametrize("spike_at_threshold", [True, False])
+def test_spikes_are_zero_or_one(spike_at_threshold, dtype):
+    """To the sign of zero, and next to the threshold."""
+    tiny = torch.finfo(getattr(torch, dtype)).tiny
+    x = torch.tensor([-0.0, 0.0, tiny, -tiny, 1.0, -1.0, float("inf"), -float("inf")], dtype=getattr(torch, dtype))
+    at = float(spike_at_threshold)
+    for given in (x, x.clone().requires_grad_()):
+        spikes = ATan()(given, spike_at_threshold=spike_at_threshold)
+        assert spikes.tolist() == [at, at, 1, 0, 1, 0, 1, 0]
+        assert not spikes.signbit().any()
