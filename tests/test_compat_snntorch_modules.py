@@ -338,15 +338,50 @@ def test_transforms(name, options, currents):
     torch.testing.assert_close(per_sample(currents), slopes)
     torch.testing.assert_close(grad(loss)(currents), slopes)
     if neuron.init_hidden:
-        neuron(currents[0])  # what a transform left behind means nothing outside of it
-        copy.deepcopy(neuron)
-        neuron.double()
         return
     assert all(a is b for a, b in zip(own(neuron), before, strict=True)), "a transform changed the neuron"
     tangent = torch.func.jvp(lambda x: run(neuron, x), (currents,), (torch.ones_like(currents),))[1]
     assert tangent.shape == wanted.shape
     torch.compiler.reset()
     torch.testing.assert_close(torch.compile(per_sample, fullgraph=True, backend="aot_eager")(currents), slopes)
+
+
+LEAVE = {
+    "vmap": lambda neuron, x: torch.func.vmap(neuron)(x.expand(3, *x.shape)),
+    "grad": lambda neuron, x: torch.func.grad(lambda x: neuron(x).sum())(x),
+    "vmap(grad)": lambda neuron, x: torch.func.vmap(torch.func.grad(lambda x: neuron(x).sum()))(x.expand(3, *x.shape)),
+}
+
+
+@pytest.mark.parametrize("leave", LEAVE)
+def test_what_a_transform_leaves_behind_means_nothing_outside(make, leave, currents):
+    """States that a neuron kept inside are rest in the next call, also of the same shape, in a copy, and in a conversion."""
+    neuron = make(init_hidden=True, output=True)
+    wanted = [out.clone() for out in neuron(currents[0])]
+
+    def left():
+        neuron.reset_mem()
+        LEAVE[leave](lambda x: neuron(x)[0], currents[0])
+        return neuron
+
+    for take in (lambda neuron: neuron, copy.deepcopy, nn.Module.float):
+        again = take(left())(currents[0])
+        assert all(torch.equal(a, b) for a, b in zip(again, wanted, strict=True))
+    left()
+    type(neuron).detach_hidden()
+    assert not any(state.numel() for state in own(neuron))
+    left()
+    snn.utils.reset(neuron)
+    assert not any(state.numel() for state in own(neuron))
+
+
+def test_a_pure_neuron_starts_from_rest_inside_a_transform(make, currents):
+    """Also where the states it has outside would fit."""
+    neuron = make()
+    wanted = neuron(currents[0])[-1].detach()
+    inside = []
+    torch.func.grad(lambda x: inside.append(neuron(x)[-1]) or inside[0].sum())(currents[0])
+    assert torch.equal(torch._C._functorch.get_unwrapped(inside[0]).detach(), wanted)
 
 
 def test_a_transform_of_one_call_starts_from_rest(make, currents):
