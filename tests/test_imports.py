@@ -69,7 +69,8 @@ def test_nothing_points_up(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_files_are_short_and_well_named(path):
-    assert path.stem not in {"utils", "helpers", "common", "base"}
+    named_by_others = path.relative_to(SOURCE).as_posix() == "compat/snntorch/utils.py"  # as snnTorch calls it
+    assert path.stem not in {"utils", "helpers", "common", "base"} or named_by_others
     assert len(path.read_text().splitlines()) <= 400
 
 

@@ -68,10 +68,11 @@ def spike(
 
 def _step(x: Tensor, spike_at_threshold: bool) -> Tensor:
     """1 where x reaches 0, else 0, and NaN where it is NaN; without a gradient."""
-    # Comparing and choosing cost ten times what rounding does on the CPU: PyTorch does not vectorise between floats and booleans.
-    if spike_at_threshold:
-        return x.clamp(-1, 0).floor_().add_(1)
-    return x.clamp(0, 1).ceil_().abs_()  # -0.0 stays -0.0 until then
+    # On the CPU comparing and choosing cost ten times as much, since PyTorch does not vectorise between floats and booleans, and rounding
+    # wakes all threads for a few thousand elements. The sum keeps NaN, whose sign is 0.
+    clamped = x.clamp(-1, 0) if spike_at_threshold else x.clamp(0, 1)
+    spikes = clamped.sign().add_(clamped, alpha=0)
+    return spikes.add_(1) if spike_at_threshold else spikes
 
 
 class _Step(torch.autograd.Function):

@@ -8,13 +8,13 @@ from spikegrad.compat.snntorch import surrogate as surrogate
 from spikegrad.compat.snntorch import utils as utils
 from spikegrad.compat.snntorch.alpha import Alpha as Alpha
 from spikegrad.compat.snntorch.fusion import Fused as Fused
+from spikegrad.compat.snntorch.fusion import FusionError as FusionError
 from spikegrad.compat.snntorch.fusion import FusionWarning as FusionWarning
 from spikegrad.compat.snntorch.fusion import fuse as fuse
 from spikegrad.compat.snntorch.lapicque import Lapicque as Lapicque
 from spikegrad.compat.snntorch.leaky import LIF as LIF
 from spikegrad.compat.snntorch.leaky import Leaky as Leaky
 from spikegrad.compat.snntorch.neuron import SpikingNeuron as SpikingNeuron
-from spikegrad.compat.snntorch.operations import FusionError as FusionError
 from spikegrad.compat.snntorch.recurrent import RLeaky as RLeaky
 from spikegrad.compat.snntorch.recurrent import RSynaptic as RSynaptic
 from spikegrad.compat.snntorch.synaptic import Synaptic as Synaptic

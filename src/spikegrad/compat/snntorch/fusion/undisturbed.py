@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from spikegrad.compat.snntorch.fusion.operations import refused
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
-from spikegrad.compat.snntorch.operations import refused
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import spikegrad
+from spikegrad.compat.snntorch.fusion.operations import Constant, FusionError, Named, Node, Out, Recording, Tree, leaves, over, refused
+from spikegrad.compat.snntorch.fusion.undisturbed import undisturbed
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
-from spikegrad.compat.snntorch.operations import Constant, FusionError, Named, Node, Out, Recording, Tree, leaves, over, refused
-from spikegrad.compat.snntorch.undisturbed import undisturbed
 
 _LIBRARIES = tuple(os.path.dirname(str(package.__file__)) + os.sep for package in (torch, spikegrad))
 

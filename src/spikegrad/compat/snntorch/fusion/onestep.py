@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spikegrad.compat.snntorch.operations import FusionError, Out, leaves, refused
-from spikegrad.compat.snntorch.recording import recorded
+from spikegrad.compat.snntorch.fusion.operations import FusionError, Out, leaves, refused
+from spikegrad.compat.snntorch.fusion.recording import recorded
 
 
 @dataclass

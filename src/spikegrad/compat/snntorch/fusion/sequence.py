@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikegrad.compat.snntorch.fusion.undisturbed import has_hooks, own_state
 from spikegrad.compat.snntorch.leaky import Leaky
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
 from spikegrad.compat.snntorch.recurrent import Recurrent, RLeaky, RSynaptic
 from spikegrad.compat.snntorch.surrogate import SpikeGradient
 from spikegrad.compat.snntorch.synaptic import Synaptic
-from spikegrad.compat.snntorch.undisturbed import has_hooks, own_state
 from spikegrad.gradient.torch import transforming
 from spikegrad.kernels.call import INTEGRATOR, Call
 from spikegrad.kernels.reference import Options

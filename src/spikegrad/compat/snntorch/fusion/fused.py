@@ -16,14 +16,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from spikegrad.compat.snntorch.fusion.onestep import Steps, find_steps
+from spikegrad.compat.snntorch.fusion.operations import Tree, leaves, over, refused
+from spikegrad.compat.snntorch.fusion.program import Program
+from spikegrad.compat.snntorch.fusion.recording import autocast, recorded
+from spikegrad.compat.snntorch.fusion.schedule import frozen
+from spikegrad.compat.snntorch.fusion.sequence import obstacle
+from spikegrad.compat.snntorch.fusion.undisturbed import has_hooks, is_layer, own_state
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
-from spikegrad.compat.snntorch.onestep import Steps, find_steps
-from spikegrad.compat.snntorch.operations import Tree, leaves, over, refused
-from spikegrad.compat.snntorch.program import Program
-from spikegrad.compat.snntorch.recording import autocast, recorded
-from spikegrad.compat.snntorch.schedule import frozen
-from spikegrad.compat.snntorch.sequence import obstacle
-from spikegrad.compat.snntorch.undisturbed import has_hooks, is_layer, own_state
 
 KEPT_PROGRAMS = 64
 """Recordings that a fused network keeps, one for each combination of shapes it was called with lately."""

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikegrad.compat.snntorch.fusion.operations import Constant, Named, Node, Out, Recording, Tree, leaves, over
+from spikegrad.compat.snntorch.fusion.recording import autocast
+from spikegrad.compat.snntorch.fusion.schedule import Pick, Piece, Schedule, Unit, counts
+from spikegrad.compat.snntorch.fusion.sequence import run as run_neuron
+from spikegrad.compat.snntorch.fusion.undisturbed import has_hooks
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
-from spikegrad.compat.snntorch.operations import Constant, Named, Node, Out, Recording, Tree, leaves, over
-from spikegrad.compat.snntorch.recording import autocast
-from spikegrad.compat.snntorch.schedule import Pick, Piece, Schedule, Unit, counts
-from spikegrad.compat.snntorch.sequence import run as run_neuron
-from spikegrad.compat.snntorch.undisturbed import has_hooks
 
 
 class Values:
