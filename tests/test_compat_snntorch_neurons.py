@@ -185,9 +185,7 @@ def test_parameters_of_single_neurons(name):
 
 
 @pytest.mark.parametrize("name", NEURONS)
-@pytest.mark.parametrize(
-    "spike_grad", ["fast_sigmoid(slope=25)", "sigmoid(slope=5)", "straight_through_estimator()", "triangular(threshold=0.5)"]
-)
+@pytest.mark.parametrize("spike_grad", ["fast_sigmoid(slope=25)", "sigmoid(slope=5)", "straight_through_estimator()", "heaviside()"])
 def test_other_surrogates(name, spike_grad):
     """Each library with its own surrogate."""
     sizes = {"linear_features": FEATURES} if name.startswith("R") else {}
