@@ -49,7 +49,7 @@ import math
 import numpy as np
 import numba
 from spikegrad.kernels.compiler import entry
-from spikegrad.kernels.threads import claimed, finished, settle  # as of {threads}
+from spikegrad.kernels.threads import claimed, finished, settle  # version {version}: what they do is part of the machine code
 
 U = np.uint64
 real, integer = np.{dtype}, np.int{bits}
@@ -195,7 +195,8 @@ def source(variant: Variant) -> str:
     """The module that defines one entry point."""
     dtype, formula = variant.dtype, variant.formula
     count = 0 if formula is None else len(formula.arguments) - 1
-    lines = [_HEADER.format(dtype=dtype, bits=dtype[-2:], threads=_digest(Path(__file__).with_name("threads.py").read_text()))]
+    version = _digest("".join(Path(__file__).with_name(name).read_text() for name in ("compiler.py", "threads.py")))
+    lines = [_HEADER.format(dtype=dtype, bits=dtype[-2:], version=version)]
     if formula is not None:
         given = ", ".join(f"numbers[{k}]" for k in range(count))
         functions = f"{elementary.source(dtype)}\n\n{trace.source(formula.derivative, formula.arguments, 'formula', 'numba')}"
