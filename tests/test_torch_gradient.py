@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -352,3 +353,13 @@ def test_spikes_are_zero_or_one(spike_at_threshold, dtype):
         spikes = ATan()(given, spike_at_threshold=spike_at_threshold)
         assert spikes.tolist() == [at, at, 1, 0, 1, 0, 1, 0]
         assert not spikes.signbit().any()
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_an_infinite_potential_has_no_gradient_whatever_comes_in(create_graph):
+    x = torch.tensor([math.inf, -math.inf, 0.5, math.nan], requires_grad=True)
+    incoming = torch.tensor([math.nan, math.inf, 2.0, 1.0])
+    (gradient,) = torch.autograd.grad(ATan()(x), x, incoming, create_graph=create_graph)
+    assert gradient[:2].tolist() == [0, 0]
+    assert gradient[2] == 2 * ATan().derivative(torch.tensor(0.5))
+    assert gradient[3].isnan()

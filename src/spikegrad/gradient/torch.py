@@ -86,21 +86,19 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (x,) = ctx.saved_tensors
         wide = widen(x)
-        if torch.is_grad_enabled():
-            # What is differentiated again must be finite in the branch not taken too.
-            infinite = wide.abs() == inf
-            slope = torch.where(infinite, 0.0, ctx.surrogate.derivative(torch.where(infinite, 0.0, wide)))
-        else:
-            slope = _slope(ctx.surrogate, wide)
-        return (grad_outputs[0].to(wide.dtype) * slope).to(x.dtype), None, None
+        gradient = grad_outputs[0].to(wide.dtype)
+        if not torch.is_grad_enabled() and _plain(ctx.surrogate, wide):
+            formula: Any = type(ctx.surrogate).derivative
+            return (gradient * formula.__wrapped__(ctx.surrogate, wide)).to(x.dtype), None, None
+        # An infinite potential has no gradient, whatever comes in; what is differentiated again must be finite in the branch not taken.
+        infinite = wide.abs() == inf
+        slope = ctx.surrogate.derivative(torch.where(infinite, 0.0, wide))
+        return torch.where(infinite, 0.0, gradient * slope).to(x.dtype), None, None
 
 
-def _slope(surrogate: Surrogate, x: Tensor) -> Tensor:
-    """The derivative, at a fifth of the cost where every x is finite, so that the formula as it was written needs no completion."""
-    if surrogate.scale == 1.0 and x.is_cpu and not traced() and math.isfinite(x.sum().item()):
-        formula: Any = type(surrogate).derivative
-        return formula.__wrapped__(surrogate, x)
-    return surrogate.derivative(x)
+def _plain(surrogate: Surrogate, x: Tensor) -> bool:
+    """Whether the formula as it was written, a fifth of the cost, is the derivative: every x is finite, and no scale is left."""
+    return surrogate.scale == 1.0 and x.is_cpu and not traced() and math.isfinite(x.sum().item())
 
 
 def traced() -> bool:
