@@ -25,7 +25,7 @@ import numpy as np
 
 from spikegrad import facts, trace
 from spikegrad.trace import Record, Symbol
-from spikegrad.vocabulary import Array, cast, inf, library, quiet, where, widen
+from spikegrad.vocabulary import Array, cast, fits, inf, library, quiet, where, widen
 
 Positive = Annotated[float, "positive", 1]
 """A float parameter that must be greater than zero; powers may take it as a positive base."""
@@ -266,7 +266,7 @@ class Surrogate:
 
 def _require_fit(name: str, shape: tuple[int, ...], x_shape: tuple[int, ...]) -> None:
     """A parameter may not have more elements than the potential: spikes have the shape of `x`."""
-    if len(shape) > len(x_shape) or any(size not in (1, wanted) for size, wanted in zip(shape[::-1], x_shape[::-1], strict=False)):
+    if not fits(shape, x_shape):
         raise ValueError(f"`{name}` must broadcast to the shape of `x`, {tuple(x_shape)}, got shape {tuple(shape)}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -158,6 +159,11 @@ def widen(x: Array) -> Array:
     if not (x.dtype.kind == "f" or x.dtype.name.startswith(("bfloat", "float"))):
         raise TypeError(f"expected a floating-point array, got {x.dtype}; convert it with x.astype('float32')")
     return x.astype("float32") if x.dtype.itemsize < 4 else x
+
+
+def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether an array of this shape broadcasts to the wanted one, and does not make it larger."""
+    return len(shape) <= len(wanted) and all(size in (1, other) for size, other in zip(shape[::-1], wanted[::-1], strict=False))
 
 
 def quiet(x: Array) -> Any:

@@ -83,8 +83,9 @@ def run(kernel: Callable[..., bool], threads: int, columns: int, block: int, arg
         return
     left: SimpleQueue[None] = SimpleQueue()
     while len(_queues) < threads - 1:
-        _queues.append(SimpleQueue())
-        threading.Thread(target=_work, args=(_queues[-1],), name=f"spikegrad-{len(_queues)}", daemon=True).start()
+        jobs: SimpleQueue[Any] = SimpleQueue()  # has its thread before another caller can find it
+        threading.Thread(target=_work, args=(jobs,), name=f"spikegrad-{len(_queues) + 1}", daemon=True).start()
+        _queues.append(jobs)
     for k in range(1, threads):
         _queues[k - 1].put((kernel, shared, k, block, arguments, left))
     if kernel(shared, 0, block, *arguments):

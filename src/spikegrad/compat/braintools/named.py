@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import spikegrad
-from spikegrad.compat.braintools.step import Array, Surrogate, fits, is_array, potential
-from spikegrad.vocabulary import widen
+from spikegrad.compat.braintools.step import Array, Surrogate, is_array, potential
+from spikegrad.vocabulary import fits, widen
 
 Curve = tuple[spikegrad.Surrogate, dict[str, Any]]
 """One of spikegrad's surrogates, and the numbers or arrays to put in place of its own, by name."""
@@ -69,7 +69,7 @@ class Named(Surrogate):
         if getattr(self.surrogate_grad, "__func__", None) is not Named.surrogate_grad:
             return super()._spikes(x)
         for name, value in vars(self).items():
-            if is_array(value) and not fits(value, x):
+            if is_array(value) and not fits(value.shape, x.shape):
                 raise ValueError(
                     f"`{name}` of {type(self).__name__} must broadcast to the shape of `x`, {x.shape}, got shape {value.shape}; "
                     "give it one value for each neuron, or a number"

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from spikegrad.vocabulary import fits
+
 Array = Any
 """What `jax.numpy` takes for a floating-point array."""
 
@@ -126,18 +128,12 @@ def potential(x: Any) -> jax.Array:
 
 def _fitted(owner: Surrogate, slope: Any, x: jax.Array) -> jax.Array:
     slope = jnp.asarray(slope, x.dtype)
-    if not fits(slope, x):
+    if not fits(slope.shape, x.shape):
         raise ValueError(
             f"`surrogate_grad` of {type(owner).__name__} must return an array that broadcasts to the shape of `x`, {x.shape}, "
             f"got shape {slope.shape}"
         )
     return jnp.broadcast_to(slope, x.shape)
-
-
-def fits(value: Any, x: jax.Array) -> bool:
-    """Whether an array broadcasts to the shape of `x`, and not the other way."""
-    pairs = zip(value.shape[::-1], x.shape[::-1], strict=False)
-    return value.ndim <= x.ndim and all(size in (1, wanted) for size, wanted in pairs)
 
 
 def is_array(value: Any) -> bool:

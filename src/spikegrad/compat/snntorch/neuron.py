@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikegrad.compat.snntorch.state import WithStates, broadcasts, transforms
+from spikegrad.compat.snntorch.state import WithStates, transforms
 from spikegrad.compat.snntorch.surrogate import SpikeGradient, atan
 from spikegrad.gradient.torch import spike, traced, transforming
-from spikegrad.vocabulary import widen
+from spikegrad.vocabulary import fits, widen
 
 RESETS = ("subtract", "zero", "none")
 """The reset mechanisms; a state_dict holds the index."""
@@ -124,7 +124,7 @@ class SpikingNeuron(WithStates):
     def _value(self, name: str, x: Tensor) -> Tensor:
         """A parameter in the dtype of the step."""
         value: Tensor = getattr(self, name)
-        if value.ndim and not broadcasts(value, x):
+        if value.ndim and not fits(value.shape, x.shape):
             raise ValueError(
                 f"`{name}` of shape {tuple(value.shape)} does not fit the input of shape {tuple(x.shape)}; it must be one number or "
                 "broadcast to it"

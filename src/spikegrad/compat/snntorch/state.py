@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._functorch import pyfunctorch
 
 from spikegrad.gradient.torch import traced, transforming
+from spikegrad.vocabulary import fits
 
 
 class WithStates(nn.Module):
@@ -139,16 +140,11 @@ def transforms() -> tuple[str, ...]:
     return tuple(interpreter.key().name for interpreter in pyfunctorch.retrieve_all_functorch_interpreters())
 
 
-def broadcasts(value: Tensor, x: Tensor) -> bool:
-    """Whether `value` can be expanded to the shape of `x`."""
-    return value.ndim <= x.ndim and all(a in (1, b) for a, b in zip(value.shape[::-1], x.shape[::-1], strict=False))
-
-
 def _fitted(name: str, state: Tensor, x: Tensor) -> Tensor:
     """A state that was given in another shape than the input's: broadcast to it; or zeros for empty ones and zeros, which mean rest."""
     if state.numel() == 1:
         state = state.reshape(())
-    if broadcasts(state, x):
+    if fits(state.shape, x.shape):
         return state.expand(x.shape)
     if state.numel() == 0 or not (traced() or bool(state.any())):
         return torch.zeros_like(x)

@@ -21,6 +21,7 @@ import spikegrad
 from spikegrad.compat.snntorch.fusion.operations import Constant, FusionError, Named, Node, Out, Recording, Tree, leaves, over, refused
 from spikegrad.compat.snntorch.fusion.undisturbed import undisturbed
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
+from spikegrad.vocabulary import fits
 
 _LIBRARIES = tuple(os.path.dirname(str(package.__file__)) + os.sep for package in (torch, spikegrad))
 
@@ -296,7 +297,9 @@ class Recorder(TorchFunctionMode):
             raise self.refuse(f"`{path}` keeps its state itself (init_hidden=True), and is given {', '.join(states)}")
         given_states: dict[str, Tensor] = {name: states[name] if name in states else getattr(module, name) for name in names}
         for name, state in given_states.items():
-            if state.numel() and not (_fits(state, input_) if name in states else state.shape == input_.shape):
+            if state.numel() and not (
+                (state.numel() == 1 or fits(state.shape, input_.shape)) if name in states else state.shape == input_.shape
+            ):
                 raise self.refuse(f"state {name} of `{path}` has shape {tuple(state.shape)}, and its input {tuple(input_.shape)}")
         refs = {name: self.refer(state) for name, state in given_states.items()}
         node = Node(module, (self.refer(input_),), {}, _where(), torch.is_grad_enabled())
@@ -343,12 +346,6 @@ _IN_PLACE = {f"__i{name}__": f"__{name}__" for name in ["add", "sub", "mul", "tr
 def recorded(module: nn.Module, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Recording:
     """What a module does when this function, the module or a loop around it, is called."""
     return Recorder(module).record(function, args, kwargs)
-
-
-def _fits(state: Tensor, input_: Tensor) -> bool:
-    if state.numel() == 1:
-        return True
-    return state.ndim <= input_.ndim and all(a in (1, b) for a, b in zip(state.shape[::-1], input_.shape[::-1], strict=False))
 
 
 def autocast() -> tuple[Any, ...]:
