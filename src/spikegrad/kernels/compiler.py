@@ -24,18 +24,21 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from llvmlite import ir
+from numba.core import types
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.ccallback import CFunc
 from numba.core.runtime.nrt import rtsys
+from numba.extending import intrinsic
+from numba.np import arrayobj
 
 from spikegrad import trace
 from spikegrad.kernels import elementary
+from spikegrad.kernels.threads import ARGUMENTS, COLUMNS, WORDS
 from spikegrad.trace import Record
 
 _MATRICES = {"currents", "weights", "back_weights", "initial", "spikes", "potentials"}
 _TYPES = {
-    "shared": "counters",
-    "mine": "uint64",
-    "block": "uint64",
     "scratch": "cube",
     "synapses": "cube",
     **dict.fromkeys(_MATRICES, "matrix"),
@@ -48,15 +51,14 @@ _HEADER = """
 import math
 import numpy as np
 import numba
-from spikegrad.kernels.compiler import entry
-from spikegrad.kernels.threads import claimed, finished, settle  # version {version}: what they do is part of the machine code
-
+from spikegrad.kernels.compiler import entry, given, loops
+from spikegrad.kernels.threads import BLOCK, COLUMNS, claimed, launch, serve, words  # version {version}: all of it is part of the machine code
 U = np.uint64
 real, integer = np.{dtype}, np.int{bits}
 arctan, erf, floor, sqrt = math.atan, math.erf, np.floor, np.sqrt
 inf = np.inf
 vector, matrix, cube = numba.{dtype}[::1], numba.{dtype}[:, ::1], numba.{dtype}[:, :, ::1]
-scalar, uint64, counters = numba.{dtype}, numba.uint64, numba.uint64[::1]
+scalar = numba.{dtype}
 # A call left in a loop would keep it from being vectorised. Formulas may fuse a product and a sum; where spikes are decided nothing may.
 helper = numba.njit(error_model="numpy", forceinline=True)
 formulas = numba.njit(error_model="numpy", forceinline=True, fastmath={{"contract"}})
@@ -72,21 +74,60 @@ class NoAlias(CompilerBase):
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
 
 
-def entry(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """A decorator that compiles a function of a generated module for a signature, or takes it from the disk cache."""
+def loops(function: Callable[..., Any]) -> Any:
+    """A decorator for the loops of a kernel, which are compiled with it, for arrays that do not overlap."""
+    return numba.njit(error_model="numpy", pipeline_class=NoAlias, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        kernel: Any = numba.njit(error_model="numpy", nogil=True, cache=True, pipeline_class=NoAlias)(function)
-        cache = kernel._cache
-        # Numba first learns all the types it knows, a quarter of a second, though only compiling needs them; running needs its allocator.
-        if hasattr(cache, "_load_overload"):
-            rtsys.initialize(kernel.targetctx)
-            cache.load_overload = cache._load_overload
-        kernel.compile(signature)
-        kernel.disable_compile()
-        return kernel
 
-    return decorate
+def entry(function: Callable[..., Any]) -> Any:
+    """A decorator that compiles a function of a generated module, which takes two words, or takes it from the disk cache."""
+    kernel: Any = CFunc(function, ((types.uint64, types.uint64), types.void), {}, {"error_model": "numpy"})
+    kernel.enable_caching()
+    cache = kernel._cache
+    # Numba first learns all the types it knows, a quarter of a second, though only compiling needs them; running needs its allocator.
+    if hasattr(cache, "_load_overload"):
+        rtsys.initialize(kernel._targetdescr.target_context)
+        cache.load_overload = cache._load_overload
+    kernel.compile()
+    return kernel
+
+
+def given(*wanted: Any) -> Any:
+    """A function from a job's address to its arguments, of these types: arrays, and a tuple of numbers.
+
+    An array's words are its address and, if it has more than one dimension, its shape; a vector has an element for each column.
+    """
+
+    @intrinsic
+    def arguments(typing_context: Any, job: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
+        def generate(context: Any, builder: Any, signature: Any, job: Any) -> Any:
+            words, whole = builder.inttoptr(job[0], context.get_value_type(WORDS)), ir.IntType(64)
+            place = ARGUMENTS
+
+            def at(pointer: Any, k: int) -> Any:
+                return builder.load(builder.gep(pointer, [whole(k)]))
+
+            found = []
+            for kind in wanted:
+                pointer = builder.inttoptr(at(words, place), context.get_data_type(kind.dtype).as_pointer())
+                place += 1
+                if isinstance(kind, types.UniTuple):
+                    found.append(context.make_tuple(builder, kind, [at(pointer, k) for k in range(kind.count)]))
+                    continue
+                shape = [at(words, COLUMNS)] if kind.ndim == 1 else [at(words, place + k) for k in range(kind.ndim)]
+                place += len(shape) if kind.ndim > 1 else 0
+                size = whole(kind.dtype.bitwidth // 8)
+                strides = [size]
+                for length in shape[:0:-1]:
+                    strides.insert(0, builder.mul(strides[0], length))
+                array = context.make_array(kind)(context, builder)
+                arrayobj.populate_array(array, pointer, shape, strides, size, None)
+                found.append(array._getvalue())
+            return context.make_tuple(builder, signature.return_type, found)
+
+        return types.Tuple(wanted)(types.uint64), generate
+
+    return arguments
 
 
 def _template() -> dict[str, ast.FunctionDef]:
@@ -120,9 +161,9 @@ class Variant:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Machine code, and the names of its arguments in their order, of which ``shared``, ``mine`` and ``block`` are the first."""
+    """Machine code, and the names of its arguments in their order."""
 
-    function: Callable[..., bool]
+    address: int
     names: tuple[str, ...]
 
 
@@ -186,17 +227,21 @@ def _parts(variant: Variant) -> tuple[dict[str, ast.FunctionDef], tuple[str, ...
     write_out = _WrittenOut({name: decide.visit(function) for name, function in template.items() if len(function.body) == 2})
     parts = {name: write_out.visit(decide.visit(template[name])) for name in names}
     entry = parts[variant.entry]
-    used = {"shared", "mine", "block"} | {node.id for statement in entry.body for node in ast.walk(statement) if isinstance(node, ast.Name)}
+    used = {"job", "mine"} | {node.id for statement in entry.body for node in ast.walk(statement) if isinstance(node, ast.Name)}
     entry.args.args = [argument for argument in entry.args.args if argument.arg in used]
-    return parts, tuple(argument.arg for argument in entry.args.args)
+    return parts, tuple([argument.arg for argument in entry.args.args[2:]])
+
+
+def _header(dtype: str) -> str:
+    version = _digest("".join(Path(__file__).with_name(name).read_text() for name in ("compiler.py", "threads.py")))
+    return _HEADER.format(dtype=dtype, bits=dtype[-2:], version=version)
 
 
 def source(variant: Variant) -> str:
     """The module that defines one entry point."""
     dtype, formula = variant.dtype, variant.formula
     count = 0 if formula is None else len(formula.arguments) - 1
-    version = _digest("".join(Path(__file__).with_name(name).read_text() for name in ("compiler.py", "threads.py")))
-    lines = [_HEADER.format(dtype=dtype, bits=dtype[-2:], version=version)]
+    lines = [_header(dtype)]
     if formula is not None:
         given = ", ".join(f"numbers[{k}]" for k in range(count))
         functions = f"{elementary.source(dtype)}\n\n{trace.source(formula.derivative, formula.arguments, 'formula', 'numba')}"
@@ -204,8 +249,9 @@ def source(variant: Variant) -> str:
         lines.append(functions.replace("\ndef ", "\n@formulas\ndef "))
     parts, names = _parts(variant)
     for name, part in parts.items():
-        decorator = f"@entry({_signature(names, count)})" if name == variant.entry else "@helper"
-        lines.append(f"{decorator}\n{ast.unparse(ast.fix_missing_locations(part))}")
+        lines.append(f"{'@loops' if name == variant.entry else '@helper'}\n{ast.unparse(ast.fix_missing_locations(part))}")
+    lines.append(f"arguments = given({_signature(names, count)})")
+    lines.append(f"@entry\ndef kernel(job, mine):\n    {variant.entry}(words(job), mine, *arguments(job))")
     return "\n\n".join(lines) + "\n"
 
 
@@ -216,8 +262,19 @@ def _digest(text: str) -> str:
 @functools.cache
 def compiled(variant: Variant) -> Kernel:
     """An entry point, compiled; from the disk cache where it has been before."""
-    text = source(variant)
-    module_name = f"{variant.entry}_{_digest(text)}"
+    return Kernel(_loaded(variant.entry, source(variant)).kernel.address, _parts(variant)[1])
+
+
+def pool() -> tuple[int, int]:
+    """The addresses of `spikegrad.kernels.threads.launch` and ``serve``, compiled."""
+    functions = (f"@entry\ndef start_{name}(first, second):\n    {name}(first, second)\n" for name in ("launch", "serve"))
+    module = _loaded("pool", "\n\n".join([_header("float32"), *functions]))
+    return module.start_launch.address, module.start_serve.address
+
+
+def _loaded(name: str, text: str) -> Any:
+    """The module with this text."""
+    module_name = f"{name}_{_digest(text)}"
     with _LOCK:
         path = _written(_directory(), f"{module_name}.py", text)
         spec = importlib.util.spec_from_file_location(f"spikegrad_generated_{module_name}", path)
@@ -226,7 +283,7 @@ def compiled(variant: Variant) -> Kernel:
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # Numba's cache finds functions by the name of their module
         spec.loader.exec_module(module)
-    return Kernel(getattr(module, variant.entry), _parts(variant)[1])
+    return module
 
 
 def _written(directory: Path, name: str, text: str) -> Path:

@@ -1,7 +1,7 @@
 """The loops of the fused CPU kernels: a template, read as text by `spikegrad.kernels.compiler`.
 
 There a header precedes these functions: ``real`` (the dtype), ``derivative(x, numbers)`` (the formula, printed), a decorator for each entry
-point, and what threads share the columns out with: ``claimed``, ``settle`` and ``finished``. Names in capitals are a layer's options; they
+point, what threads share the columns out with, ``claimed``, and the words of a `job`. Names in capitals are a layer's options; they
 become True or False, what they switch off is not compiled, and arguments left without a use are no arguments. Functions of one expression
 are written out where they are called. The loops are written for the vectoriser: unsigned indices (a signed one is checked for wrapping
 around), arrays that do not alias, no other branches.
@@ -87,17 +87,17 @@ def spread(feedback, weights, grad, row, start, count):
             feedback[j] += weights[k, j] * received
 
 
-def leaky_forward(shared, mine, block, currents, w, lag, beta, theta, weights, initial, spikes, potentials):
+def leaky_forward(job, mine, currents, w, lag, beta, theta, weights, initial, spikes, potentials):
     """Spikes. `w` and `lag` hold what a step leaves to the next, before and after; `initial` the spikes before the first step.
 
     `potentials` has a row for each step if they are recorded, else one, which becomes the last.
     """
-    steps, columns = U(currents.shape[0]), U(beta.shape[0])
+    steps, columns = U(currents.shape[0]), job[COLUMNS]
     if RECURRENT:
-        feedback = np.zeros(block, currents.dtype)
-    start = claimed(shared, mine, block, columns)
+        feedback = np.zeros(job[BLOCK], currents.dtype)
+    start = claimed(job, mine)
     while start < columns:
-        count = min(block, columns - start)
+        count = min(job[BLOCK], columns - start)
         for t in range(steps):
             if RECURRENT:
                 if t == U(0):
@@ -116,13 +116,11 @@ def leaky_forward(shared, mine, block, currents, w, lag, beta, theta, weights, i
                 w[c] = kept(u, f, theta[c])
                 if SUBTRACT and DELAYED:
                     lag[c] = theta[c] * f
-        settle(shared, count)
-        start = claimed(shared, mine, block, columns)
-    return finished(shared, columns)
+        start = claimed(job, mine)
 
 
 def leaky_backward(
-    shared, mine, block, scratch, currents, w, lag, beta, theta, weights, back_weights, initial, spikes,
+    job, mine, scratch, currents, w, lag, beta, theta, weights, back_weights, initial, spikes,
     grad_spikes, grad_potentials, path, downstream, carried, grad_currents, grad_beta, grad_theta, grad_initial, numbers,
 ):  # fmt: skip
     """Gradients; those of the parameters are added to `grad_beta` and `grad_theta`.
@@ -130,12 +128,12 @@ def leaky_backward(
     `path` holds the gradient of the final state and ends as what reaches the initial one; `downstream` is what multiplies the reset,
     `carried` the gradient of the potential one step later. `spikes` are needed for recurrent weights only.
     """
-    steps, columns = U(currents.shape[0]), U(beta.shape[0])
+    steps, columns = U(currents.shape[0]), job[COLUMNS]
     if RECURRENT:
-        feedback = np.zeros(block, currents.dtype)
-    start = claimed(shared, mine, block, columns)
+        feedback = np.zeros(job[BLOCK], currents.dtype)
+    start = claimed(job, mine)
     while start < columns:
-        count = min(block, columns - start)
+        count = min(job[BLOCK], columns - start)
         for t in range(steps):
             if RECURRENT:
                 if t == U(0):
@@ -151,7 +149,7 @@ def leaky_backward(
                 if SUBTRACT and DELAYED:
                     lag[c] = theta[c] * f
         if RECURRENT:
-            for j in range(block):
+            for j in range(job[BLOCK]):
                 feedback[j] = real(0.0)
         for i in range(steps):
             t = steps - U(1) - i
@@ -191,21 +189,19 @@ def leaky_backward(
         if RECURRENT:
             for j in range(count):
                 grad_initial[U(0), start + j] = feedback[j]
-        settle(shared, count)
-        start = claimed(shared, mine, block, columns)
-    return finished(shared, columns)
+        start = claimed(job, mine)
 
 
 def synaptic_forward(
-    shared, mine, block, currents, i, w, lag, gate, alpha, beta, theta, weights, initial, spikes, potentials
+    job, mine, currents, i, w, lag, gate, alpha, beta, theta, weights, initial, spikes, potentials
 ):  # fmt: skip
     """As `leaky_forward`, with the synaptic current `i` and the `gate` of a delayed reset to zero."""
-    steps, columns = U(currents.shape[0]), U(beta.shape[0])
+    steps, columns = U(currents.shape[0]), job[COLUMNS]
     if RECURRENT:
-        feedback = np.zeros(block, currents.dtype)
-    start = claimed(shared, mine, block, columns)
+        feedback = np.zeros(job[BLOCK], currents.dtype)
+    start = claimed(job, mine)
     while start < columns:
-        count = min(block, columns - start)
+        count = min(job[BLOCK], columns - start)
         for t in range(steps):
             if RECURRENT:
                 if t == U(0):
@@ -226,23 +222,21 @@ def synaptic_forward(
                     lag[c] = theta[c] * f
                 if GATED:
                     gate[c] = real(1.0) - f
-        settle(shared, count)
-        start = claimed(shared, mine, block, columns)
-    return finished(shared, columns)
+        start = claimed(job, mine)
 
 
 def synaptic_backward(
-    shared, mine, block, scratch, synapses, currents, i, w, lag, gate, alpha, beta, theta, weights, back_weights, initial, spikes,
+    job, mine, scratch, synapses, currents, i, w, lag, gate, alpha, beta, theta, weights, back_weights, initial, spikes,
     grad_spikes, grad_potentials, synapse_path, path, downstream, dropped, carried, grad_currents, grad_alpha, grad_beta, grad_theta,
     grad_initial, numbers,
 ):  # fmt: skip
     """As `leaky_backward`; `synapse_path` is the gradient of the synaptic current, `dropped` what a delayed reset to zero discards."""
-    steps, columns = U(currents.shape[0]), U(beta.shape[0])
+    steps, columns = U(currents.shape[0]), job[COLUMNS]
     if RECURRENT:
-        feedback = np.zeros(block, currents.dtype)
-    start = claimed(shared, mine, block, columns)
+        feedback = np.zeros(job[BLOCK], currents.dtype)
+    start = claimed(job, mine)
     while start < columns:
-        count = min(block, columns - start)
+        count = min(job[BLOCK], columns - start)
         for j in range(count):
             c = start + j
             if LEARNED:
@@ -270,7 +264,7 @@ def synaptic_backward(
                 if GATED:
                     gate[c] = real(1.0) - f
         if RECURRENT:
-            for j in range(block):
+            for j in range(job[BLOCK]):
                 feedback[j] = real(0.0)
         for k in range(steps):
             t = steps - U(1) - k
@@ -320,32 +314,28 @@ def synaptic_backward(
         if RECURRENT:
             for j in range(count):
                 grad_initial[U(0), start + j] = feedback[j]
-        settle(shared, count)
-        start = claimed(shared, mine, block, columns)
-    return finished(shared, columns)
+        start = claimed(job, mine)
 
 
-def integrator_forward(shared, mine, block, currents, v, beta, potentials):
-    steps, columns = U(currents.shape[0]), U(beta.shape[0])
-    start = claimed(shared, mine, block, columns)
+def integrator_forward(job, mine, currents, v, beta, potentials):
+    steps, columns = U(currents.shape[0]), job[COLUMNS]
+    start = claimed(job, mine)
     while start < columns:
-        count = min(block, columns - start)
+        count = min(job[BLOCK], columns - start)
         for t in range(steps):
             for j in range(count):
                 c = start + j
                 v[c] = beta[c] * v[c] + currents[t, c]
                 potentials[t, c] = v[c]
-        settle(shared, count)
-        start = claimed(shared, mine, block, columns)
-    return finished(shared, columns)
+        start = claimed(job, mine)
 
 
-def integrator_backward(shared, mine, block, potentials, beta, grad_potentials, path, carried, grad_currents, grad_beta):
+def integrator_backward(job, mine, potentials, beta, grad_potentials, path, carried, grad_currents, grad_beta):
     """As `leaky_backward`, from the potentials, which are the layer's output."""
-    steps, columns = U(grad_potentials.shape[0]), U(beta.shape[0])
-    start = claimed(shared, mine, block, columns)
+    steps, columns = U(grad_potentials.shape[0]), job[COLUMNS]
+    start = claimed(job, mine)
     while start < columns:
-        count = min(block, columns - start)
+        count = min(job[BLOCK], columns - start)
         for i in range(steps):
             t = steps - U(1) - i
             for j in range(count):
@@ -356,6 +346,4 @@ def integrator_backward(shared, mine, block, potentials, beta, grad_potentials, 
                     grad_beta[c] += carried[c] * potentials[t, c]
                     carried[c] = grad
                 path[c] = beta[c] * grad
-        settle(shared, count)
-        start = claimed(shared, mine, block, columns)
-    return finished(shared, columns)
+        start = claimed(job, mine)

@@ -96,7 +96,7 @@ def _kernel(entry: str, dtype: np.dtype[Any], options: Options, formula: Record 
 
 def _run(kernel: Kernel, layer: Layer, steps: int, columns: int, given: dict[str, Any]) -> None:
     """Call a kernel on all columns with those of the given arrays that it takes."""
-    names = kernel.names[3:]
+    names = kernel.names
     small = layer.threads == 1 or steps * columns < _SMALL
     rows = [name for name in ("scratch", "synapses") if name in names]
     block = layer.features
@@ -107,7 +107,13 @@ def _run(kernel: Kernel, layer: Layer, steps: int, columns: int, given: dict[str
     workers = 1 if small else min(layer.threads, -(-columns // block))
     for name in rows:
         given[name] = memory.empty((workers, steps + 1, block), given["beta"].dtype)
-    threads.run(kernel.function, workers, columns, block, tuple([given[name] for name in names]))
+    arguments: list[int] = []
+    for name in names:
+        array = given[name]
+        arguments.append(array.__array_interface__["data"][0])
+        if array.ndim > 1:
+            arguments.extend(array.shape)
+    threads.run(kernel.address, workers, columns, block, arguments)
 
 
 def _fired(x: Floats, layer: Layer) -> Floats:
@@ -258,9 +264,9 @@ def backward(
 
 
 @functools.lru_cache(maxsize=1024)
-def _numbers(surrogate: Surrogate, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+def _numbers(surrogate: Surrogate, dtype: np.dtype[Any]) -> Floats:
     """The surrogate's numbers as the kernels take them."""
-    return tuple(map(dtype.type, surrogate.parameters.values()))
+    return np.array([*surrogate.parameters.values()], dtype)
 
 
 def leaky_integrator(
