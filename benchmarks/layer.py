@@ -160,19 +160,22 @@ def kernels(currents: Any, gradient: Any) -> Any:
     import torch
 
     from spikegrad import ATan
-    from spikegrad.kernels import numba
-    from spikegrad.kernels.numba import Incoming, Layer
+    from spikegrad.kernels import memory, numba
+    from spikegrad.kernels.call import Call
     from spikegrad.kernels.reference import Options
 
     x, g = (a.reshape(len(a), -1) for a in (currents, gradient))
-    zeros, beta, theta = (np.full(x.shape[1], value, np.float32) for value in (0, contenders.BETA, 1))
-    layer, surrogate = Layer(Options(), threads=torch.get_num_threads()), ATan()
+    parameters = tuple(np.full(1, value, np.float32) for value in (contenders.BETA, 1))
+    sizes = numba.Sizes("float32", *x.shape, torch.get_num_threads(), uniform=True)
+    call = Call("leaky", ATan(), Options())
 
-    def call() -> Any:
-        numba.forward("leaky", x, (zeros,), (beta, theta), layer)
-        return numba.backward("leaky", x, (zeros,), (beta, theta), layer, None, None, surrogate, Incoming(g, (zeros,), None), learned=False)
+    def both() -> Any:
+        spikes, last, grad = memory.empty(x.shape, "float32"), np.empty(x.shape[1], np.float32), memory.empty(x.shape, "float32")
+        numba.forward(call, sizes, x, (), parameters, None, spikes, (last,))
+        numba.backward(call, sizes, x, (), parameters, None, None, numba.Incoming(g), numba.Gradients(grad))
+        return spikes, grad
 
-    return call
+    return both
 
 
 def compare(side: Side, kind: str, table: tuple[Contender, ...], label: str, size: Any, effort: Effort, report: Report) -> None:

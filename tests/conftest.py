@@ -37,23 +37,6 @@ def points() -> np.ndarray:
     return POINTS
 
 
-class PoisonedNumPy:
-    """NumPy for one module; the compiler must see the real one."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
-
-    def empty(self, *arguments: Any, **options: Any) -> np.ndarray:
-        made = np.empty(*arguments, **options)
-        made.fill(np.nan)
-        return made
-
-    def empty_like(self, *arguments: Any, **options: Any) -> np.ndarray:
-        made = np.empty_like(*arguments, **options)
-        made.fill(np.nan)
-        return made
-
-
 @pytest.fixture(autouse=True)
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that spikegrad allocates without filling it is NaN, so that an output left unwritten fails its test."""
@@ -74,19 +57,21 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
-    for name in ("numba", "operator"):
-        kernels = sys.modules.get(f"spikegrad.kernels.{name}")
-        if kernels is not None:
-            monkeypatch.setattr(kernels, "np", PoisonedNumPy())
     memory = sys.modules.get("spikegrad.kernels.memory")
     if memory is not None:
-        allocate = memory.empty
+        allocate, take_block = memory.empty, memory.take
 
         def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
             made = allocate(shape, dtype)
             made.fill(np.nan)
             return made
 
+        def take(size: int) -> Any:
+            block = take_block(size)
+            block.bytes.fill(255)  # NaN as float32 and as float64
+            return block
+
+        monkeypatch.setattr(memory, "take", take)
         monkeypatch.setattr(memory, "empty", empty)
 
 

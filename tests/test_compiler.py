@@ -15,15 +15,18 @@ pytest.importorskip("numba")
 
 from spikegrad import FastSigmoid
 from spikegrad.kernels import numba as kernels
+from spikegrad.kernels.call import Call
 from spikegrad.kernels.compiler import compiled
 from spikegrad.kernels.reference import Options
 
 CALL = """
     import numpy as np
     from spikegrad.kernels import numba as kernels
+    from spikegrad.kernels.call import INTEGRATOR
 
-    currents, state, beta = np.ones((3, 4), np.float32), np.zeros(4, np.float32), np.full(4, 0.5, np.float32)
-    potentials, _ = kernels.leaky_integrator(currents, state, beta)
+    currents, beta, potentials, last = [np.ones(shape, np.float32) for shape in ((3, 4), 1, (3, 4), 4)]
+    beta /= 2
+    kernels.forward(INTEGRATOR, kernels.Sizes("float32", 3, 4, uniform=True), currents, (), (beta,), None, potentials, (last,))
     assert (potentials == np.array([[1.0], [1.5], [1.75]])).all(), potentials
 """
 
@@ -73,13 +76,14 @@ def test_damaged_source_is_not_trusted(tmp_path):
 
 def test_a_sweep_compiles_once():
     """Slopes are numbers given to the machine code."""
-    rest = np.zeros(4, np.float32)
     gradients, misses = [], []
     for slope in np.linspace(1, 20, 20):
-        arguments = np.full((3, 4), 0.9, np.float32), (rest,), (rest + 0.5, rest + 1), kernels.Layer(Options()), None
-        incoming = kernels.Incoming(np.ones((3, 4), np.float32), (rest,), None)
-        out = kernels.backward("leaky", *arguments, None, FastSigmoid(slope=float(slope)), incoming, learned=False)
-        gradients.append(out.currents[-1, 0])
+        call, sizes = Call("leaky", FastSigmoid(slope=float(slope)), Options()), kernels.Sizes("float32", 3, 4, uniform=True)
+        parameters = np.full(1, 0.5, np.float32), np.full(1, 1, np.float32)
+        currents, gradient = np.full((3, 4), 0.9, np.float32), np.empty((3, 4), np.float32)
+        incoming = kernels.Incoming(np.ones((3, 4), np.float32))
+        kernels.backward(call, sizes, currents, (), parameters, None, None, incoming, kernels.Gradients(gradient))
+        gradients.append(gradient[-1, 0])
         misses.append(compiled.cache_info().misses)
     assert len(set(gradients)) == 20
     assert misses[0] == misses[-1]
@@ -127,8 +131,6 @@ def test_a_forked_process_runs_a_layer(tmp_path):
 
 def test_a_call_is_read_in_another_process(tmp_path):
     """A compiled graph on disk holds a layer as text."""
-    from spikegrad.kernels.call import Call
-
     call = Call("leaky", FastSigmoid(slope=3.0), Options(reset="zero"), record=True)
     script = f"from spikegrad.kernels.call import read\nprint(read({call.text!r}))"
     assert finish(launch(script, tmp_path)).strip() == repr(call)

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import functools
 import pickle
+from typing import Any
 
 from spikegrad.formulas.leaky import StraightThrough
 from spikegrad.kernels.reference import Options
@@ -29,6 +30,14 @@ class Call:
     options: Options
     started: bool = False
     record: bool = False
+
+    @functools.cached_property
+    def passes(self) -> dict[Any, Any]:
+        """What kernels keep of the call between its runs."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def states(self, recurrent: bool) -> int:
         """Number of arrays in the state."""

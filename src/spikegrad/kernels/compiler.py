@@ -44,7 +44,11 @@ _TYPES = {
     **dict.fromkeys(_MATRICES, "matrix"),
 }
 _HELPERS = ("collect", "spread")
-_SWITCHES = ("ATTACHED", "DELAYED", "GATED", "LEARNED", "RECORDED", "RECURRENT", "SPIKE_AT_THRESHOLD", "SUBTRACT", "ZERO")
+_PARAMETERS = {"alpha", "beta", "theta"}
+_SWITCHES = (
+    "ARRIVING", "ATTACHED", "DELAYED", "GATED", "GIVEN", "LEARNED", "RECORDED", "RECURRENT", "SPIKE_AT_THRESHOLD", "SUBTRACT", "UNIFORM",
+    "ZERO",
+)  # fmt: skip
 _LOCK = threading.Lock()
 
 _HEADER = """
@@ -190,6 +194,13 @@ class _Decided(ast.NodeTransformer):
         self.generic_visit(node)
         known = self._known(node.test)
         return node if known is None else node.body if known else node.orelse
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        """Read the one element of a parameter that all columns share."""
+        self.generic_visit(node)
+        if self.values["UNIFORM"] and isinstance(node.value, ast.Name) and node.value.id in _PARAMETERS:
+            node.slice = ast.parse("U(0)", mode="eval").body
+        return node
 
 
 class _WrittenOut(ast.NodeTransformer):

@@ -1,26 +1,26 @@
-"""Fused CPU kernels: a layer over all time steps in one pass forward and one backward, on NumPy arrays.
+"""Fused CPU kernels: a layer over all time steps in one pass forward and one backward.
 
 They reproduce `spikegrad.kernels.reference` bit for bit. Arrays have one column for each neuron of each sample: currents are ``(time,
-columns)``, states and parameters ``(columns,)``. Columns are independent, so that blocks of them are shared out over threads, which release
-the interpreter's lock; the result does not depend on their number.
+columns)``, states and parameters ``(columns,)``. Columns are independent, so that blocks of them are shared out over threads; the result
+does not depend on their number.
+
+What is handed in is memory, C-contiguous and of one dtype: NumPy arrays, tensors, or whatever else knows its ``data_ptr()``. What is given
+decides what is computed: with a state a layer starts from it, with places for them the parameters get gradients.
 """
 
 from __future__ import annotations
 
-import functools
+from array import array
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spikegrad.kernels import memory, threads
-from spikegrad.kernels.compiler import Kernel, Variant, compiled
-from spikegrad.kernels.reference import Options
-from spikegrad.surrogate import Surrogate
-from spikegrad.trace import Record
+from spikegrad.kernels.call import Call
+from spikegrad.kernels.compiler import Variant, compiled
 
-Floats = NDArray[Any]
-"""float32 or float64, C-contiguous."""
+Memory = Any
+"""Of numbers in float32 or float64."""
 
 _SCRATCH = 2 * 2**20
 """Bytes of scratch that a block of columns may use, about a core's second-level cache. A narrower block costs more than what it spills: its
@@ -31,272 +31,237 @@ _WIDEST = 2048
 """Columns of a block at most: its rows of states and parameters should stay in a core's first-level cache."""
 _SMALL = 2**17
 """Elements below which waking a second thread costs more than it saves."""
+_LINE = 64
+"""Bytes of a cache line, where each working row begins."""
+
+_PASSES = 256
+"""Passes that a call keeps: one for each length and size of batch."""
+
+_STATES = {"integrator": ("v",), "leaky": ("v",), "synaptic": ("i0", "v")}
+_PARAMETERS = {"integrator": ("beta",), "leaky": ("beta", "theta"), "synaptic": ("alpha", "beta", "theta")}
+_LAST = {"integrator": ("w",), "leaky": ("w",), "synaptic": ("i", "w")}
+_ARRIVING = {"integrator": ("arriving",), "leaky": ("arriving",), "synaptic": ("arriving_synapse", "arriving")}
+_PATHS = {"integrator": ("path",), "leaky": ("path",), "synaptic": ("synapse_path", "path")}
+"""The loops' names for the parts of a state, parameters, the last state, its gradients, and the gradients of the first."""
 
 
-class Layer(NamedTuple):
-    """What a pass needs to know of a layer besides its arrays.
+class Sizes(NamedTuple):
+    """What there is to know of a layer's arrays.
 
     Attributes:
-        options: how it fires and resets; inhibition and quantisation stay with the reference.
-        started: whether a state was given; a layer at rest has no spikes to reset.
-        features: neurons of one sample, if they are connected.
+        dtype: ``"float32"`` or ``"float64"``.
+        steps: of time.
+        columns: neurons of all samples.
         threads: how many threads may work.
+        uniform: whether each parameter is one number, for all columns.
+        features: neurons of one sample, if they are connected.
+        senders: neurons that each of them receives spikes from.
     """
 
-    options: Options
-    started: bool = False
-    features: int = 0
+    dtype: str
+    steps: int
+    columns: int
     threads: int = 1
+    uniform: bool = False
+    features: int = 0
+    senders: int = 0
 
 
-class Result(NamedTuple):
-    """Spikes ``(time, columns)``, the state after the last step, and potentials before reset if they were recorded."""
+class Weights(NamedTuple):
+    """Recurrent weights by sending and by receiving neuron, ``(senders, features)``, as the loops take them."""
 
-    spikes: Floats
-    state: tuple[Floats, ...]
-    potentials: Floats | None
+    sending: Memory
+    receiving: Memory
 
 
 class Gradients(NamedTuple):
-    """Gradients of the currents, of the initial state, and of the parameters by column: beta and threshold, for Synaptic alpha first.
+    """Gradients of what goes into a layer, places to fill: the currents, the given state and the parameters, if they are wanted."""
 
-    Those of the parameters are missing unless they were asked for.
-    """
-
-    currents: Floats
-    state: tuple[Floats, ...]
-    parameters: tuple[Floats, ...]
+    currents: Memory
+    state: tuple[Memory, ...] = ()
+    parameters: tuple[Memory, ...] = ()
 
 
 class Incoming(NamedTuple):
-    """Gradients that arrive at a layer's outputs; those of the potentials are None if these were not recorded."""
+    """Gradients of what comes out of a layer: its spikes, the last state if any arrives, potentials if they were recorded."""
 
-    spikes: Floats
-    state: tuple[Floats, ...]
-    potentials: Floats | None
+    spikes: Memory
+    state: tuple[Memory, ...] = ()
+    potentials: Memory | None = None
 
 
-@functools.lru_cache(maxsize=1024)
-def _kernel(entry: str, dtype: np.dtype[Any], options: Options, formula: Record | None, **given: bool) -> tuple[Kernel, frozenset[str]]:
-    """The kernel of a layer with these options, and the switches of `spikegrad.kernels.loops` that are on; further ones by name."""
-    o = options
-    gated = entry.startswith("synaptic") and o.reset == "zero" and o.reset_delay
+class _Pass(NamedTuple):
+    """A kernel and its job, which lacks only where the given memory is, and where working rows and scratch.
+
+    Attributes:
+        job: its words.
+        given: what is given by name, and the word that says where.
+        working: words of the rest, and where it lies in `size` bytes.
+        numbers: of the surrogate, to which a word points.
+    """
+
+    job: array[int]
+    given: tuple[tuple[str, int], ...]
+    working: tuple[tuple[int, int], ...]
+    size: int
+    numbers: Any
+
+
+def _prepare(direction: str, call: Call, sizes: Sizes, given: tuple[str, ...]) -> _Pass:
+    """The pass of a layer when memory for these names is given."""
+    o, backward = call.options, direction == "backward"
+    gated = call.kind == "synaptic" and o.reset == "zero" and o.reset_delay
+    spiking = call.kind != "integrator"
     on = {
-        "ATTACHED": not o.detach_reset and o.reset != "none",
-        "DELAYED": o.reset_delay,
+        "ARRIVING": "arriving" in given,
+        "ATTACHED": spiking and backward and not o.detach_reset and o.reset != "none",
+        "DELAYED": spiking and o.reset_delay,
         "GATED": gated,
-        "SPIKE_AT_THRESHOLD": o.spike_at_threshold,
-        "SUBTRACT": o.reset == "subtract",
-        "ZERO": o.reset == "zero" and not gated,
-        **given,
+        "GIVEN": "v" in given,
+        "LEARNED": "grad_beta" in given,
+        "RECORDED": spiking and ("potentials" in given or "grad_potentials" in given),
+        "RECURRENT": "weights" in given,
+        "SPIKE_AT_THRESHOLD": spiking and o.spike_at_threshold,
+        "SUBTRACT": spiking and o.reset == "subtract",
+        "UNIFORM": sizes.uniform,
+        "ZERO": spiking and o.reset == "zero" and not gated,
     }
-    switches = frozenset(name for name, value in on.items() if value)
-    return compiled(Variant(entry, dtype.name, formula, switches)), switches
-
-
-def _run(kernel: Kernel, layer: Layer, steps: int, columns: int, given: dict[str, Any]) -> None:
-    """Call a kernel on all columns with those of the given arrays that it takes."""
-    names = kernel.names
-    small = layer.threads == 1 or steps * columns < _SMALL
-    rows = [name for name in ("scratch", "synapses") if name in names]
-    block = layer.features
+    formula = call.surrogate.structure if spiking and backward else None
+    kernel = compiled(Variant(f"{call.kind}_{direction}", sizes.dtype, formula, frozenset(name for name, value in on.items() if value)))
+    steps, columns, item = sizes.steps, sizes.columns, np.dtype(sizes.dtype).itemsize
+    small = sizes.threads == 1 or steps * columns < _SMALL
+    rows = [name for name in ("scratch", "synapses") if name in kernel.names]
+    block = sizes.features
     if not block:
-        share = -(-columns // (1 if small else _BLOCKS * layer.threads))
-        fits = _SCRATCH // given["beta"].itemsize // (len(rows) * (steps + 1)) if rows else _WIDEST
+        share = -(-columns // (1 if small else _BLOCKS * sizes.threads))
+        fits = _SCRATCH // item // (len(rows) * (steps + 1)) if rows else _WIDEST
         block = max(64, min(_WIDEST, fits, share + 63) // 64 * 64)
-    workers = 1 if small else min(layer.threads, -(-columns // block))
-    for name in rows:
-        given[name] = memory.empty((workers, steps + 1, block), given["beta"].dtype)
+    workers = 1 if small else min(sizes.threads, -(-columns // block))
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
+        ("currents", "spikes", "potentials", "grad_currents", "grad_spikes", "grad_potentials"), (steps, columns)
+    )
+    shapes |= dict.fromkeys(("weights", "back_weights"), (sizes.senders, sizes.features))
+    shapes |= dict.fromkeys(("initial", "grad_initial"), (1, columns)) | dict.fromkeys(rows, (workers, steps + 1, block))
+    numbers = np.array([*call.surrogate.parameters.values()], sizes.dtype)
     arguments: list[int] = []
-    for name in names:
-        array = given[name]
-        arguments.append(array.__array_interface__["data"][0])
-        if array.ndim > 1:
-            arguments.extend(array.shape)
-    threads.run(kernel.address, workers, columns, block, arguments)
+    places: dict[str, int] = {}
+    for name in kernel.names:
+        places[name] = threads.ARGUMENTS + len(arguments)
+        shape = shapes.get(name, (columns,))
+        arguments += [0, *(shape if len(shape) > 1 else ())]
+    working: list[tuple[int, int]] = []
+    size = 0
+    for name, place in places.items():
+        if name == "numbers":
+            arguments[place - threads.ARGUMENTS] = numbers.ctypes.data
+        elif name not in given:
+            working.append((place, size))
+            size += -(-int(np.prod(shapes.get(name, (columns,)))) * item // _LINE) * _LINE
+    job = threads.job(kernel.address, workers, columns, block, arguments)
+    return _Pass(job, tuple((name, places[name]) for name in given if name in places), tuple(working), size, numbers)
 
 
-def _fired(x: Floats, layer: Layer) -> Floats:
-    fires = x >= 0 if layer.options.spike_at_threshold else x > 0
-    return np.where(x == x, fires.astype(x.dtype), x)
+def _address(given: Memory) -> int:
+    return given.data_ptr() if hasattr(given, "data_ptr") else given.__array_interface__["data"][0]
 
 
-def _start(state: tuple[Floats, ...], synapses: int, threshold: Floats, layer: Layer, on: frozenset[str]) -> dict[str, Floats]:
-    """What the first step takes over: w and lag, for Synaptic also i and gate; and the `spikes` before it, if any matter."""
-    v = state[synapses]
-    given = {"i": state[0].copy()} if synapses else {}
-    if len(state) > synapses + 1:
-        given["spikes"] = state[-1]
-    elif "DELAYED" in on:
-        given["spikes"] = _fired(v - threshold, layer) if layer.started else np.zeros_like(v)
-    delayed = "DELAYED" in on
-    given["w"] = (1 - given["spikes"]) * v if delayed and "ZERO" in on else v.copy()
-    if delayed and "SUBTRACT" in on:
-        given["lag"] = threshold * given["spikes"]
-    if "GATED" in on:
-        given["gate"] = 1 - given["spikes"]
+def _run(direction: str, call: Call, sizes: Sizes, given: dict[str, Memory]) -> None:
+    """Run a pass on memory given by the loops' names for it."""
+    key = direction, sizes, *given
+    ready: _Pass | None = call.passes.get(key)
+    if ready is None:
+        if len(call.passes) >= _PASSES:
+            call.passes.clear()
+        ready = call.passes[key] = _prepare(direction, call, sizes, tuple(given))
+    job = ready.job[:]
+    for name, place in ready.given:
+        job[place] = _address(given[name])
+    if not ready.size:
+        threads.run(job)
+        return
+    working = memory.take(ready.size)
+    for place, offset in ready.working:
+        job[place] = working.address + offset
+    threads.run(job)
+    memory.give(working)
+
+
+def _inputs(
+    call: Call, currents: Memory, state: tuple[Memory, ...], parameters: tuple[Memory, ...], weights: Weights | None
+) -> dict[str, Memory]:
+    given = {"currents": currents, **dict(zip(_PARAMETERS[call.kind], parameters, strict=True))}
+    if state:
+        given.update(zip(_STATES[call.kind], state, strict=False))
+    if weights is not None:
+        given["initial"], given["weights"] = state[-1], weights.sending
     return given
 
 
-def _parameters(parameters: tuple[Floats, ...]) -> dict[str, Floats]:
-    names = ("beta", "theta") if len(parameters) == 2 else ("alpha", "beta", "theta")
-    return dict(zip(names, parameters, strict=True))
-
-
-def _weights(weights: Floats | None) -> dict[str, Floats]:
-    """Recurrent weights by sending and by receiving neuron, as the loops take them."""
-    if weights is None:
-        return {}
-    if weights.ndim == 1:
-        return {"weights": weights[None], "back_weights": weights[None]}
-    return {"weights": np.ascontiguousarray(weights.T), "back_weights": np.ascontiguousarray(weights)}
-
-
 def forward(
-    kind: str,
-    currents: Floats,
-    state: tuple[Floats, ...],
-    parameters: tuple[Floats, ...],
-    layer: Layer,
-    weights: Floats | None = None,
-    *,
-    record: bool = False,
-    out: tuple[Floats, ...] = (),
-) -> Result:
-    """See `leaky` and `synaptic`, the kinds, in `spikegrad.kernels.reference`; parameters are decays and threshold in their order there.
+    call: Call,
+    sizes: Sizes,
+    currents: Memory,
+    state: tuple[Memory, ...],
+    parameters: tuple[Memory, ...],
+    weights: Weights | None,
+    spikes: Memory,
+    last: tuple[Memory, ...],
+    potentials: Memory | None = None,
+) -> None:
+    """See `leaky`, `synaptic` and `leaky_integrator`, the kinds, in `spikegrad.kernels.reference`.
 
-    The state is ``(v,)`` or ``(i, v)``, with recurrent weights followed by the spikes of the step before. The spikes, and the potentials if
-    they are recorded, are written into the arrays of `out` if given.
+    Args:
+        call: the layer.
+        sizes: of its arrays.
+        currents: ``(time, columns)``.
+        state: ``(v,)`` or ``(i, v)``, with recurrent weights, which need one, followed by the spikes of the step before; empty for rest.
+        parameters: decays and threshold, in the order of the reference: ``(columns,)``, or one number each.
+        weights: recurrent ones.
+        spikes: is filled, ``(time, columns)``; of an integrator with the potentials.
+        last: are filled with the last state, but for its spikes.
+        potentials: is filled with the potentials before reset, if given.
     """
-    dtype, synapses, (steps, columns) = currents.dtype, len(parameters) - 2, currents.shape
-    recurrent = weights is not None
-    kernel, on = _kernel(f"{kind}_forward", dtype, layer.options, None, RECURRENT=recurrent, RECORDED=record)
-    start = _start(state, synapses, parameters[-1], layer, on)
-    spikes = out[0] if out else memory.empty(currents.shape, dtype)
-    given = {**start, **_parameters(parameters), **_weights(weights), "currents": currents}
-    if recurrent:
-        given["initial"] = start["spikes"][None]
-    given["spikes"] = spikes
-    if "potentials" in kernel.names:
-        given["potentials"] = out[1] if out and record else memory.empty((steps if record else 1, columns), dtype)
-    potentials = given.get("potentials")
-    _run(kernel, layer, steps, columns, given)
-    if not steps:
-        return Result(spikes, tuple(part.copy() for part in state), potentials if record else None)
-    # A delayed reset to zero has not acted yet on the potential after the last step.
-    v = given["w"] if potentials is None or not {"ZERO", "DELAYED"} <= on else potentials[-1].copy()
-    last = (given["i"], v) if synapses else (v,)
-    return Result(spikes, (*last, spikes[-1].copy()) if recurrent else last, potentials if record else None)
+    given = _inputs(call, currents, state, parameters, weights)
+    given["potentials" if call.kind == "integrator" else "spikes"] = spikes
+    if potentials is not None:
+        given["potentials"] = potentials
+    names = _LAST[call.kind]
+    if call.kind == "leaky" and call.options.reset == "zero" and call.options.reset_delay:
+        names = ("after",)
+    given.update(zip(names, last, strict=False))
+    _run("forward", call, sizes, given)
 
 
 def backward(
-    kind: str,
-    currents: Floats,
-    state: tuple[Floats, ...],
-    parameters: tuple[Floats, ...],
-    layer: Layer,
-    weights: Floats | None,
-    spikes: Floats | None,
-    surrogate: Surrogate,
+    call: Call,
+    sizes: Sizes,
+    currents: Memory,
+    state: tuple[Memory, ...],
+    parameters: tuple[Memory, ...],
+    weights: Weights | None,
+    spikes: Memory | None,
     incoming: Incoming,
-    *,
-    learned: bool,
-    out: Floats | None = None,
-) -> Gradients:
-    """Gradients of `forward`.
+    gradients: Gradients,
+) -> None:
+    """Fill the gradients of what goes into a layer from those of what comes out of it.
 
-    `spikes` are those of the forward pass, needed for recurrent weights only. The parameters have gradients if `learned`. That of the
-    currents is written into `out` if given.
+    The first arguments are those of `forward`; `spikes` those it filled, needed for recurrent weights only. There the last spikes are part of
+    the state: its gradient must be in that of the spikes.
     """
-    dtype, synapses, (steps, columns) = currents.dtype, len(parameters) - 2, currents.shape
-    recurrent = weights is not None
-    kernel, on = _kernel(
-        f"{kind}_backward", dtype, layer.options, surrogate.structure,
-        RECURRENT=recurrent, RECORDED=incoming.potentials is not None, LEARNED=learned,
-    )  # fmt: skip
-    delayed = "DELAYED" in on
-    start = _start(state, synapses, parameters[-1], layer, on)
-    grad = memory.empty(currents.shape, dtype) if out is None else out
-    paths = tuple([part.copy() for part in incoming.state[: synapses + 1]])
-    path = paths[-1]
-    names = _parameters(parameters)
-    grads = {f"grad_{name}": np.zeros(columns, dtype) for name in names} if learned else {}
-    if not steps:  # the state passes through
-        return Gradients(grad, tuple(part.copy() for part in incoming.state), tuple(grads.values()))
-    given: dict[str, Any] = {**start, **names, **_weights(weights), **grads, "currents": currents, "path": path, "grad_currents": grad}
-    given["numbers"] = _numbers(surrogate, dtype)
-    given["grad_spikes"], given["grad_potentials"] = incoming.spikes, incoming.potentials
-    if synapses:
-        given["synapse_path"] = paths[0]
-    if learned:
-        given["w"], given["carried"] = start["w"].copy(), np.zeros(columns, dtype)
-    if "downstream" in kernel.names:
-        given["downstream"] = np.zeros(columns, dtype) if delayed else path.copy()
-    if "GATED" in on:
-        given["dropped"] = np.zeros(columns, dtype)
-    if "initial" in kernel.names:
-        given["initial"] = start["spikes"][None]
-    grad_feedback = np.zeros(columns if recurrent else 0, dtype)
-    if recurrent:  # the last spikes are part of the state
-        given["spikes"], given["grad_initial"] = spikes, grad_feedback[None]
-        given["grad_spikes"] = incoming.spikes.copy()
-        given["grad_spikes"][-1:] += incoming.state[-1]
-    _run(kernel, layer, steps, columns, given)
-    if learned:
-        grads["grad_beta"] += given["carried"] * start["w"]
-    if not delayed or not (layer.started or recurrent):
-        return Gradients(grad, (*paths, grad_feedback) if recurrent else paths, tuple(grads.values()))
-    # The reset of the given state, which acts on the first step.
-    v, s, threshold = state[synapses], start["spikes"], parameters[-1]
-    through, lost = np.zeros(columns, dtype), np.zeros(columns, dtype)
-    if "SUBTRACT" in on and "downstream" in given:
-        through, lost = threshold * given["downstream"], s * given["downstream"]
-    elif "ZERO" in on:
-        through, path = v * path, (1 - s) * path
-    elif "GATED" in on:
-        through = given["dropped"]
-    through = -through if "ATTACHED" in on else np.zeros(columns, dtype)
-    decided = np.zeros(columns, dtype) if recurrent else through * surrogate.derivative(v - threshold)
-    if learned:
-        grads["grad_theta"] -= lost + decided
-    into = (*paths[:-1], path + decided)
-    return Gradients(grad, (*into, grad_feedback + through) if recurrent else into, tuple(grads.values()))
-
-
-@functools.lru_cache(maxsize=1024)
-def _numbers(surrogate: Surrogate, dtype: np.dtype[Any]) -> Floats:
-    """The surrogate's numbers as the kernels take them."""
-    return np.array([*surrogate.parameters.values()], dtype)
-
-
-def leaky_integrator(
-    currents: Floats, state: Floats, beta: Floats, workers: int = 1, *, out: Floats | None = None
-) -> tuple[Floats, Floats]:
-    """See `spikegrad.kernels.reference.leaky_integrator`; the potentials are written into `out` if given."""
-    potentials, v = memory.empty(currents.shape, currents.dtype) if out is None else out, state.copy()
-    kernel = compiled(Variant("integrator_forward", currents.dtype.name))
-    given = {"currents": currents, "v": v, "beta": beta, "potentials": potentials}
-    _run(kernel, Layer(Options(), threads=workers), len(currents), len(v), given)
-    return potentials, v
-
-
-def leaky_integrator_backward(
-    potentials: Floats | None,
-    state: Floats,
-    beta: Floats,
-    grad_potentials: Floats,
-    grad_state: Floats,
-    workers: int = 1,
-    *,
-    out: Floats | None = None,
-) -> tuple[Floats, Floats, Floats]:
-    """Gradients of the currents, the initial state and beta (by column; zero without `potentials`, the output of the forward pass)."""
-    grad, path = memory.empty(grad_potentials.shape, grad_potentials.dtype) if out is None else out, grad_state.copy()
-    carried, grad_beta = np.zeros_like(path), np.zeros_like(path)
-    kernel = compiled(Variant("integrator_backward", grad.dtype.name, None, frozenset({"LEARNED"} if potentials is not None else ())))
-    given = {
-        "potentials": potentials, "beta": beta, "grad_potentials": grad_potentials, "path": path, "carried": carried,
-        "grad_currents": grad, "grad_beta": grad_beta,
-    }  # fmt: skip
-    _run(kernel, Layer(Options(), threads=workers), len(grad), len(path), given)
-    return grad, path, grad_beta + carried * state
+    given = _inputs(call, currents, state, parameters, weights)
+    given["grad_currents"] = gradients.currents
+    given.update(zip(_ARRIVING[call.kind], incoming.state, strict=False))
+    given.update(zip(_PATHS[call.kind], gradients.state, strict=False))
+    given.update(zip([f"grad_{name}" for name in _PARAMETERS[call.kind]], gradients.parameters, strict=False))
+    if call.kind == "integrator":
+        given["grad_potentials"] = incoming.spikes
+        if gradients.parameters:
+            given["potentials"] = potentials = memory.empty((sizes.steps, sizes.columns), sizes.dtype)
+            forward(call, sizes, currents, state, parameters, None, potentials, ())
+    else:
+        given["grad_spikes"] = incoming.spikes
+        if incoming.potentials is not None:
+            given["grad_potentials"] = incoming.potentials
+    if weights is not None:
+        given["back_weights"], given["spikes"], given["grad_initial"] = weights.receiving, spikes, gradients.state[-1]
+    _run("backward", call, sizes, given)

@@ -12,14 +12,13 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from spikegrad.kernels import memory, reference
 from spikegrad.kernels import numba as kernels
-from spikegrad.kernels.call import Call, read
-from spikegrad.kernels.numba import Incoming, Layer
+from spikegrad.kernels.call import Call, called, read
+from spikegrad.kernels.numba import Incoming, Sizes, Weights
 
 State = tuple[Tensor, ...]
 """Empty for a layer that starts from rest."""
@@ -29,70 +28,68 @@ Gradients = tuple[Any, ...]
 """Of spikes, of potentials if they are recorded, and of each part of the last state; None for zero."""
 
 
-def _array(tensor: Tensor) -> Any:
-    """The memory of a tensor as a C-contiguous NumPy array, without gradient."""
-    array = tensor.detach().numpy()
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
-@functools.lru_cache(maxsize=64)
-def _filled(value: float, columns: int, dtype: np.dtype[Any]) -> Any:
-    """A number by column; kernels only read it."""
-    return np.full(columns, value, dtype)
+@functools.lru_cache(maxsize=256)
+def _number(value: float, dtype: torch.dtype) -> Tensor:
+    """A number in memory; kernels only read it."""
+    return torch.tensor([value], dtype=dtype)
 
 
-def _columns(parameter: Tensor | float, shape: tuple[int, ...], columns: int, dtype: np.dtype[Any]) -> Any:
-    """A parameter by column."""
-    if not isinstance(parameter, Tensor):
-        return _filled(parameter, columns, dtype)
-    expanded = np.empty(shape, dtype)
-    torch.from_numpy(expanded).copy_(parameter.detach())  # also from bfloat16, which NumPy does not have
-    return expanded.reshape(columns)
+def _memory(tensor: Tensor) -> Tensor:
+    """A tensor whose memory is C-contiguous, without gradient."""
+    return tensor.detach().contiguous()
 
 
-class _Given(NamedTuple):
+def _parameters(parameters: Parameters, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[bool, tuple[Tensor, ...]]:
+    """Whether each parameter is one number, and the parameters as memory: one number each, or one for each neuron of a step."""
+    if not any(isinstance(p, Tensor) for p in parameters):
+        return True, tuple([_number(p, dtype) for p in parameters])  # pyright: ignore[reportArgumentType]
+    tensors = [p.detach().to(dtype) if isinstance(p, Tensor) else _number(p, dtype) for p in parameters]
+    uniform = all(p.numel() == 1 for p in tensors)
+    return uniform, tuple([p if uniform else p.expand(shape).contiguous() for p in tensors])
+
+
+class _Inputs(NamedTuple):
     """The inputs of a layer as the kernels take them."""
 
-    layer: Layer
-    shape: tuple[int, ...]
-    currents: Any
-    state: tuple[Any, ...]
-    parameters: tuple[Any, ...]
-    weights: Any
+    sizes: Sizes
+    currents: Tensor
+    state: State
+    parameters: tuple[Tensor, ...]
+    weights: Weights | None
 
 
-def _given(call: Call, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None, shape: tuple[int, ...]) -> _Given:
-    """`shape` is that of one step; an integrator may have forgotten its currents."""
-    array = _array(currents)
-    columns, dtype = math.prod(shape), array.dtype
-    parts = [_array(part).reshape(columns) for part in state] if state else [np.zeros(columns, dtype)] * call.states(weights is not None)
-    return _Given(
-        Layer(call.options, call.started, 0 if weights is None else shape[-1], torch.get_num_threads()),
-        shape,
-        array.reshape(len(array), columns),
-        tuple(parts),
-        tuple([_columns(parameter, shape, columns, dtype) for parameter in parameters]),
-        None if weights is None else _array(weights),
-    )
+def _inputs(call: Call, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None, shape: tuple[int, ...]) -> _Inputs:
+    """`shape` is that of all steps; an integrator may have forgotten its currents."""
+    dtype, step = currents.dtype, shape[1:]
+    uniform, given = _parameters(parameters, step, dtype)
+    columns, connections = math.prod(step), None
+    features, senders = 0, 0
+    if weights is not None:
+        features, senders = shape[-1], len(weights) if weights.ndim == 2 else 1
+        both = _memory(weights).view(senders, features)
+        connections = Weights(both.T.contiguous() if weights.ndim == 2 else both, both)
+        state = state or tuple([torch.zeros(step, dtype=dtype)] * call.states(True))
+    sizes = Sizes(_DTYPES[dtype], shape[0], columns, torch.get_num_threads(), uniform, features, senders)
+    return _Inputs(sizes, _memory(currents), tuple([_memory(part) for part in state]), given, connections)
 
 
 def _forward(call: Call, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None) -> list[Tensor]:
     """Spikes, potentials if they are recorded, and the parts of the last state, in the dtype of the currents."""
     shape = tuple(currents.shape)
-    given = _given(call, currents, state, parameters, weights, shape[1:])
-    spikes = memory.empty(shape, given.currents.dtype)
-    flat = spikes.reshape(given.currents.shape)
-    if call.kind == "integrator":
-        last = (kernels.leaky_integrator(given.currents, given.state[0], given.parameters[0], given.layer.threads, out=flat)[1],)
-        sequences = [spikes]
-    else:
-        potentials = memory.empty(shape, spikes.dtype) if call.record else spikes[:0]
-        out = (flat, potentials.reshape(flat.shape)) if call.record else (flat,)
-        found = kernels.forward(
-            call.kind, given.currents, given.state, given.parameters, given.layer, given.weights, record=call.record, out=out
-        )
-        last, sequences = found.state, [spikes, potentials] if call.record else [spikes]
-    return [torch.from_numpy(array) for array in (*sequences, *[part.reshape(shape[1:]) for part in last])]
+    inputs = _inputs(call, currents, state, parameters, weights, shape)
+    spikes, *potentials = [_large(shape, inputs.sizes) for _ in range(1 + call.record)]
+    last = [torch.empty(shape[1:], dtype=currents.dtype) for _ in range(call.states(False))]
+    kernels.forward(call, *inputs, spikes, tuple(last), *potentials)
+    if weights is not None:
+        last.append(spikes[-1].clone() if len(spikes) else inputs.state[-1].clone())
+    return [spikes, *potentials, *last]
+
+
+def _large(shape: tuple[int, ...], sizes: Sizes) -> Tensor:
+    return torch.from_numpy(memory.empty(shape, sizes.dtype))
 
 
 def _backward(
@@ -106,40 +103,39 @@ def _backward(
     learned: bool,
 ) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor | None]]:
     """Gradients of currents (of the given shape), weights, state and parameters."""
-    given = _given(call, saved, state, parameters, weights, shape[1:])
-    dtype, flat = given.parameters[0].dtype, (shape[0], len(given.parameters[0]))
+    inputs = _inputs(call, saved, state, parameters, weights, shape)
+    dtype, step = saved.dtype, shape[1:]
 
-    def arriving(gradient: Tensor | None, wanted: tuple[int, ...]) -> Any:
-        return np.zeros(wanted, dtype) if gradient is None else _array(gradient).reshape(wanted)
+    def arriving(gradient: Tensor | None, wanted: tuple[int, ...]) -> Tensor:
+        return torch.zeros(wanted, dtype=dtype) if gradient is None else _memory(gradient)
 
-    grad_spikes, rest = arriving(gradients[0], flat), gradients[1 + call.record :]
-    grad_state = tuple([arriving(gradient, flat[1:]) for gradient in rest])
-    into = memory.empty(shape, dtype)
-    grad_weights = None
-    if call.kind == "integrator":
-        decay, threads = given.parameters[0], given.layer.threads
-        potentials = kernels.leaky_integrator(given.currents, given.state[0], decay, threads)[0] if learned else None
-        _, start, grad_beta = kernels.leaky_integrator_backward(
-            potentials, given.state[0], decay, grad_spikes, grad_state[0], threads, out=into.reshape(flat)
-        )
-        out = kernels.Gradients(into, (start,), (grad_beta,))
-    else:
-        spikes = None
-        same = call.kind, given.currents, given.state, given.parameters, given.layer, given.weights
-        if weights is not None:  # spikes are not saved: they are the next layer's to keep
-            spikes = kernels.forward(*same).spikes
-        incoming = Incoming(grad_spikes, grad_state, arriving(gradients[1], flat) if call.record else None)
-        out = kernels.backward(*same, spikes, call.surrogate, incoming, learned=learned, out=into.reshape(flat))
-        if weights is not None and spikes is not None:
-            sent = torch.from_numpy(np.concatenate([given.state[-1][None], spikes])[:-1]).view(-1, given.layer.features)
-            received = torch.from_numpy(into).view(-1, given.layer.features)
-            grad_weights = received.T @ sent if weights.ndim == 2 else (received * sent).sum(0)
-    grads: list[Tensor | None] = [None] * len(parameters)
-    if learned:
-        for place, (g, p) in enumerate(zip(out.parameters, parameters, strict=True)):
-            grads[place] = torch.from_numpy(g.reshape(shape[1:])).sum_to_size(p.shape).to(p.dtype) if isinstance(p, Tensor) else None
-    grad_start = [torch.from_numpy(g.reshape(shape[1:])) for g in out.state] if state else []
-    return torch.from_numpy(into), grad_weights, grad_start, grads
+    def rows(number: int) -> list[Tensor]:
+        return [torch.empty(step, dtype=dtype) for _ in range(number)]
+
+    rest = gradients[1 + call.record :]
+    ends = [arriving(gradient, step) for gradient in rest] if any(g is not None for g in rest) else []
+    at_spikes = arriving(gradients[0], shape)
+    if weights is not None and ends:  # the last spikes are part of the state
+        at_spikes = at_spikes.clone()
+        at_spikes[-1:] += ends[-1]
+    incoming = Incoming(at_spikes, tuple(ends), arriving(gradients[1], shape) if call.record else None)
+    grad, start, grads = _large(shape, inputs.sizes), rows(len(inputs.state)), rows(len(parameters) * learned)
+    out = kernels.Gradients(grad, tuple(start), tuple(grads))
+    grad_weights = spikes = None
+    if weights is not None:  # spikes are not saved: they are the next layer's to keep
+        spikes = _large(shape, inputs.sizes)
+        kernels.forward(call, *inputs, spikes, ())
+    kernels.backward(call, *inputs, spikes, incoming, out)
+    if weights is not None and spikes is not None:
+        if not len(grad) and ends:
+            start[-1].copy_(ends[-1])
+        sent = torch.cat([inputs.state[-1][None], spikes])[:-1].view(-1, shape[-1])
+        received = grad.view(-1, shape[-1])
+        grad_weights = received.T @ sent if weights.ndim == 2 else (received * sent).sum(0)
+    wanted: list[Tensor | None] = [None] * len(parameters)
+    for place, (g, p) in enumerate(zip(grads, parameters, strict=False)):
+        wanted[place] = g.sum_to_size(p.shape).to(p.dtype) if isinstance(p, Tensor) else None
+    return grad, grad_weights, start if state else [], wanted
 
 
 def _saved(call: Call, currents: Tensor, learned: bool) -> Tensor:
@@ -243,8 +239,8 @@ def _(*given: Any) -> list[Tensor]:
 def _numbered(text: str, numbers: list[float]) -> Call:
     """The call with these numbers in its surrogate: they travel beside its structure, so that a sweep compiles once."""
     call = read(text)
-    names = call.surrogate.parameters
-    return dataclasses.replace(call, surrogate=dataclasses.replace(call.surrogate, **dict(zip(names, numbers, strict=True))))
+    surrogate = dataclasses.replace(call.surrogate, **dict(zip(call.surrogate.parameters, numbers, strict=True)))
+    return called(call.kind, surrogate, call.options, call.started, call.record)
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jax.interpreters import ad, batching, mlir
 from spikegrad.kernels import ffi, reference
 from spikegrad.kernels import numba as kernels
 from spikegrad.kernels.call import Call
-from spikegrad.kernels.numba import Incoming, Layer
+from spikegrad.kernels.numba import Incoming, Sizes, Weights
 
 Arrays = Sequence[Any]
 
@@ -78,51 +78,56 @@ def _flat(array: Any) -> Any:
     return array.reshape(len(array), -1) if array.size else array.reshape(len(array), int(np.prod(array.shape[1:])))
 
 
-def _arrays(static: Static, given: Arrays) -> tuple[Any, ...]:
-    """The inputs as the kernels take them: layer, currents, state, parameters, weights."""
+class _Inputs(NamedTuple):
+    """The inputs as the kernels take them."""
+
+    sizes: Sizes
+    currents: Any
+    state: Arrays
+    parameters: Arrays
+    weights: Weights | None
+
+
+def _inputs(static: Static, given: Arrays) -> _Inputs:
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    currents, count = given[0], 1 + static.states
-    layer = Layer(static.call.options, static.call.started, currents.shape[-1] if static.recurrent else 0, threads)
-    steps = [part.reshape(-1) for part in given[1 : count + static.parameters]]
-    weights = given[count + static.parameters] if static.recurrent else None
-    return layer, _flat(currents), tuple(steps[: count - 1]), tuple(steps[count - 1 :]), weights
+    currents, count = _flat(given[0]), 1 + static.states
+    rows = tuple(part.reshape(-1) for part in given[1 : count + static.parameters])
+    connections, features, senders = None, 0, 0
+    if static.recurrent:
+        weights, features = given[count + static.parameters], given[0].shape[-1]
+        both = weights if weights.ndim == 2 else weights[None]
+        senders = len(both)
+        connections = Weights(np.ascontiguousarray(both.T) if weights.ndim == 2 else both, both)
+    sizes = Sizes(currents.dtype.name, *currents.shape, threads, False, features, senders)
+    started = static.call.started or static.recurrent or static.call.kind == "integrator"  # else the state is that of rest
+    state = rows[: count - 1] if started else ()
+    return _Inputs(sizes, currents, state, rows[count - 1 :], connections)
 
 
 def _forward(static: Static, given: Arrays, results: Arrays) -> None:
     """Run a layer: inputs in, outputs filled."""
-    layer, currents, state, parameters, weights = _arrays(static, given)
-    call, count = static.call, 1 + static.call.record
-    if call.kind == "integrator":
-        last = (kernels.leaky_integrator(currents, state[0], parameters[0], layer.threads, out=_flat(results[0]))[1],)
-    else:
-        filled = tuple(map(_flat, results[:count]))
-        last = kernels.forward(call.kind, currents, state, parameters, layer, weights, record=call.record, out=filled).state
-    for result, part in zip(results[count:], last, strict=True):
-        result.reshape(-1)[:] = part
+    inputs, recorded = _inputs(static, given), static.call.record
+    spikes, *potentials = map(_flat, results[: 1 + recorded])
+    last = results[1 + recorded :]
+    kernels.forward(static.call, *inputs, spikes, tuple(last), *potentials)
+    if static.recurrent:
+        last[-1].reshape(-1)[:] = spikes[-1] if len(spikes) else inputs.state[-1]
 
 
 def _backward(static: Static, learned: bool, given: Arrays, results: Arrays) -> None:
     """Gradients of currents, state and, if learned, parameters; from the inputs, if recurrent the spikes, and the outputs' gradients."""
-    layer, currents, state, parameters, weights = _arrays(static, given)
-    call, rest = static.call, list(given[len(static.inputs) :])
+    inputs, rest = _inputs(static, given), list(given[len(static.inputs) :])
     spikes = _flat(rest.pop(0)) if static.recurrent else None
     arriving = _flat(rest.pop(0))
-    potentials = _flat(rest.pop(0)) if call.record else None
-    incoming = Incoming(arriving, tuple(part.reshape(-1) for part in rest), potentials)
-    into = _flat(results[0])
-    if call.kind == "integrator":
-        recomputed = kernels.leaky_integrator(currents, state[0], parameters[0], layer.threads)[0] if learned else None
-        _, start, decay = kernels.leaky_integrator_backward(
-            recomputed, state[0], parameters[0], arriving, incoming.state[0], layer.threads, out=into
-        )
-        steps = (start, decay)
-    else:
-        found = kernels.backward(
-            call.kind, currents, state, parameters, layer, weights, spikes, call.surrogate, incoming, learned=learned, out=into
-        )
-        steps = (*found.state, *found.parameters)
-    for result, part in zip(results[1:], steps, strict=False):
-        result.reshape(-1)[:] = part
+    potentials = rest.pop(0) if static.call.record else None
+    if static.recurrent:  # the last spikes are part of the state
+        arriving = arriving.copy()
+        arriving[-1:] += rest[-1].reshape(-1)
+    grad, state, grads = results[0], results[1 : 1 + static.states], results[1 + static.states :]
+    into = kernels.Gradients(grad, tuple(state), tuple(grads) if learned else ())
+    kernels.backward(static.call, *inputs, spikes, Incoming(arriving, tuple(rest), potentials), into)
+    if static.recurrent and not len(arriving):
+        state[-1][:] = rest[-1]
 
 
 def _reference(static: Static, *given: Any) -> list[Any]:

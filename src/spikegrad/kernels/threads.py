@@ -238,11 +238,15 @@ def wake(threads: int) -> None:
         _pool().wake(min(threads - 1, _MOST))
 
 
-def run(kernel: int, threads: int, columns: int, block: int, arguments: Sequence[int]) -> None:
-    """Run the kernel at an address on all columns, with at most this many threads."""
-    wake(threads)
+def job(kernel: int, threads: int, columns: int, block: int, arguments: Sequence[int]) -> array[int]:
+    """The words of a job: run the kernel at an address on all columns, with at most this many threads."""
     counters = ARGUMENTS + len(arguments)
-    job = array("Q", (kernel, threads, columns, block, counters, *arguments, *(0,) * (_LINE * threads)))
+    return array("Q", (kernel, threads, columns, block, counters, *arguments, *(0,) * (_LINE * threads)))
+
+
+def run(job: array[int]) -> None:
+    """Do a job."""
+    wake(job[THREADS])
     pool = _pool()
     pool.launch(job.buffer_info()[0], pool.address)
 
