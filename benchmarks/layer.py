@@ -160,19 +160,18 @@ def kernels(currents: Any, gradient: Any) -> Any:
     import torch
 
     from spikegrad import ATan
-    from spikegrad.kernels import memory, numba
+    from spikegrad.kernels import numba, results
     from spikegrad.kernels.call import Call
     from spikegrad.kernels.reference import Options
 
     x, g = (a.reshape(len(a), -1) for a in (currents, gradient))
-    parameters = tuple(np.full(1, value, np.float32) for value in (contenders.BETA, 1))
-    sizes = numba.Sizes("float32", *x.shape, torch.get_num_threads(), uniform=True)
-    call = Call("leaky", ATan(), Options())
+    sizes = numba.Sizes("float32", *x.shape, torch.get_num_threads(), (contenders.BETA, 1.0))
+    layer = numba.layer(Call("leaky", ATan(), Options()), sizes)
 
     def both() -> Any:
-        spikes, last, grad = memory.empty(x.shape, "float32"), np.empty(x.shape[1], np.float32), memory.empty(x.shape, "float32")
-        numba.forward(call, sizes, x, (), parameters, None, spikes, (last,))
-        numba.backward(call, sizes, x, (), parameters, None, None, numba.Incoming(g), numba.Gradients(grad))
+        spikes, last, grad = results.empty(x.shape, torch.float32), torch.empty(x.shape[1]), results.empty(x.shape, torch.float32)
+        numba.forward(layer, x, (), (), None, spikes, (last,))
+        numba.backward(layer, x, (), (), None, None, numba.Incoming(g), numba.Gradients(grad))
         return spikes, grad
 
     return both

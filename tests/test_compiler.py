@@ -24,9 +24,9 @@ CALL = """
     from spikegrad.kernels import numba as kernels
     from spikegrad.kernels.call import INTEGRATOR
 
-    currents, beta, potentials, last = [np.ones(shape, np.float32) for shape in ((3, 4), 1, (3, 4), 4)]
-    beta /= 2
-    kernels.forward(INTEGRATOR, kernels.Sizes("float32", 3, 4, uniform=True), currents, (), (beta,), None, potentials, (last,))
+    currents, potentials, last = [np.ones(shape, np.float32) for shape in ((3, 4), (3, 4), 4)]
+    layer = kernels.layer(INTEGRATOR, kernels.Sizes("float32", 3, 4, numbers=(0.5,)))
+    kernels.forward(layer, currents, (), (), None, potentials, (last,))
     assert (potentials == np.array([[1.0], [1.5], [1.75]])).all(), potentials
 """
 
@@ -78,11 +78,10 @@ def test_a_sweep_compiles_once():
     """Slopes are numbers given to the machine code."""
     gradients, misses = [], []
     for slope in np.linspace(1, 20, 20):
-        call, sizes = Call("leaky", FastSigmoid(slope=float(slope)), Options()), kernels.Sizes("float32", 3, 4, uniform=True)
-        parameters = np.full(1, 0.5, np.float32), np.full(1, 1, np.float32)
+        call, sizes = Call("leaky", FastSigmoid(slope=float(slope)), Options()), kernels.Sizes("float32", 3, 4, numbers=(0.5, 1.0))
         currents, gradient = np.full((3, 4), 0.9, np.float32), np.empty((3, 4), np.float32)
         incoming = kernels.Incoming(np.ones((3, 4), np.float32))
-        kernels.backward(call, sizes, currents, (), parameters, None, None, incoming, kernels.Gradients(gradient))
+        kernels.backward(kernels.layer(call, sizes), currents, (), (), None, None, incoming, kernels.Gradients(gradient))
         gradients.append(gradient[-1, 0])
         misses.append(compiled.cache_info().misses)
     assert len(set(gradients)) == 20

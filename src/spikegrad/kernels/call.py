@@ -32,8 +32,8 @@ class Call:
     record: bool = False
 
     @functools.cached_property
-    def passes(self) -> dict[Any, Any]:
-        """What kernels keep of the call between its runs."""
+    def layers(self) -> dict[Any, Any]:
+        """What kernels keep of the call between its runs, by the sizes of arrays."""
         return {}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ import math
 import numpy as np
 import numba
 from spikegrad.kernels.compiler import entry, given, loops
-from spikegrad.kernels.threads import BLOCK, COLUMNS, claimed, launch, serve, words  # version {version}: all of it is part of the machine code
+from spikegrad.kernels.threads import BLOCK, COLUMNS, claimed, claimed_back, launch, serve, words  # version {version}: all of it is part of the machine code
 U = np.uint64
 real, integer = np.{dtype}, np.int{bits}
 arctan, erf, floor, sqrt = math.atan, math.erf, np.floor, np.sqrt

@@ -148,7 +148,7 @@ def leaky_backward(
     steps, columns = U(currents.shape[0]), job[COLUMNS]
     if RECURRENT:
         feedback = np.empty(job[BLOCK], currents.dtype)
-    start = claimed(job, mine)
+    start = claimed_back(job, mine)
     while start < columns:
         count = min(job[BLOCK], columns - start)
         for j in range(count):
@@ -246,7 +246,7 @@ def leaky_backward(
         if RECURRENT:
             for j in range(count):
                 grad_initial[U(0), start + j] = feedback[j]
-        start = claimed(job, mine)
+        start = claimed_back(job, mine)
 
 
 def synaptic_forward(job, mine, currents, i0, v, alpha, beta, theta, weights, initial, i, w, lag, gate, spikes, potentials, after):
@@ -305,7 +305,7 @@ def synaptic_backward(
     steps, columns = U(currents.shape[0]), job[COLUMNS]
     if RECURRENT:
         feedback = np.empty(job[BLOCK], currents.dtype)
-    start = claimed(job, mine)
+    start = claimed_back(job, mine)
     while start < columns:
         count = min(job[BLOCK], columns - start)
         for j in range(count):
@@ -427,7 +427,7 @@ def synaptic_backward(
         if RECURRENT:
             for j in range(count):
                 grad_initial[U(0), start + j] = feedback[j]
-        start = claimed(job, mine)
+        start = claimed_back(job, mine)
 
 
 def integrator_forward(job, mine, currents, v, beta, w, potentials):
@@ -449,7 +449,7 @@ def integrator_forward(job, mine, currents, v, beta, w, potentials):
 def integrator_backward(job, mine, potentials, v, beta, grad_potentials, arriving, path, carried, grad_currents, grad_beta):
     """As `leaky_backward`, from the potentials, the output of the forward pass."""
     steps, columns = U(grad_potentials.shape[0]), job[COLUMNS]
-    start = claimed(job, mine)
+    start = claimed_back(job, mine)
     while start < columns:
         count = min(job[BLOCK], columns - start)
         for j in range(count):
@@ -470,4 +470,4 @@ def integrator_backward(job, mine, potentials, v, beta, grad_potentials, arrivin
         if LEARNED and GIVEN:
             for j in range(count):
                 grad_beta[start + j] += carried[start + j] * v[start + j]
-        start = claimed(job, mine)
+        start = claimed_back(job, mine)

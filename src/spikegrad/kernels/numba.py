@@ -10,6 +10,7 @@ decides what is computed: with a state a layer starts from it, with places for t
 
 from __future__ import annotations
 
+import math
 from array import array
 from typing import Any, NamedTuple
 
@@ -34,8 +35,8 @@ _SMALL = 2**17
 _LINE = 64
 """Bytes of a cache line, where each working row begins."""
 
-_PASSES = 256
-"""Passes that a call keeps: one for each length and size of batch."""
+_LAYERS = 256
+"""Layers that a call keeps: one for each length and size of batch."""
 
 _STATES = {"integrator": ("v",), "leaky": ("v",), "synaptic": ("i0", "v")}
 _PARAMETERS = {"integrator": ("beta",), "leaky": ("beta", "theta"), "synaptic": ("alpha", "beta", "theta")}
@@ -53,7 +54,7 @@ class Sizes(NamedTuple):
         steps: of time.
         columns: neurons of all samples.
         threads: how many threads may work.
-        uniform: whether each parameter is one number, for all columns.
+        numbers: decays and threshold where each is one number for all columns; else they are given.
         features: neurons of one sample, if they are connected.
         senders: neurons that each of them receives spikes from.
     """
@@ -62,7 +63,7 @@ class Sizes(NamedTuple):
     steps: int
     columns: int
     threads: int = 1
-    uniform: bool = False
+    numbers: tuple[float, ...] = ()
     features: int = 0
     senders: int = 0
 
@@ -95,111 +96,127 @@ class _Pass(NamedTuple):
 
     Attributes:
         job: its words.
-        given: what is given by name, and the word that says where.
+        places: the words that say where the given memory is; those of what the kernel has no use for are past the job's end.
         working: words of the rest, and where it lies in `size` bytes.
-        numbers: of the surrogate, to which a word points.
+        numbers: of the layer and of the surrogate, to which words point.
     """
 
     job: array[int]
-    given: tuple[tuple[str, int], ...]
+    places: tuple[int, ...]
     working: tuple[tuple[int, int], ...]
     size: int
-    numbers: Any
+    numbers: dict[str, Any]
 
 
-def _prepare(direction: str, call: Call, sizes: Sizes, given: tuple[str, ...]) -> _Pass:
-    """The pass of a layer when memory for these names is given."""
-    o, backward = call.options, direction == "backward"
-    gated = call.kind == "synaptic" and o.reset == "zero" and o.reset_delay
-    spiking = call.kind != "integrator"
-    on = {
-        "ARRIVING": "arriving" in given,
-        "ATTACHED": spiking and backward and not o.detach_reset and o.reset != "none",
-        "DELAYED": spiking and o.reset_delay,
-        "GATED": gated,
-        "GIVEN": "v" in given,
-        "LEARNED": "grad_beta" in given,
-        "RECORDED": spiking and ("potentials" in given or "grad_potentials" in given),
-        "RECURRENT": "weights" in given,
-        "SPIKE_AT_THRESHOLD": spiking and o.spike_at_threshold,
-        "SUBTRACT": spiking and o.reset == "subtract",
-        "UNIFORM": sizes.uniform,
-        "ZERO": spiking and o.reset == "zero" and not gated,
-    }
-    formula = call.surrogate.structure if spiking and backward else None
-    kernel = compiled(Variant(f"{call.kind}_{direction}", sizes.dtype, formula, frozenset(name for name, value in on.items() if value)))
-    steps, columns, item = sizes.steps, sizes.columns, np.dtype(sizes.dtype).itemsize
-    small = sizes.threads == 1 or steps * columns < _SMALL
-    rows = [name for name in ("scratch", "synapses") if name in kernel.names]
-    block = sizes.features
-    if not block:
-        share = -(-columns // (1 if small else _BLOCKS * sizes.threads))
-        fits = _SCRATCH // item // (len(rows) * (steps + 1)) if rows else _WIDEST
-        block = max(64, min(_WIDEST, fits, share + 63) // 64 * 64)
-    workers = 1 if small else min(sizes.threads, -(-columns // block))
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
-        ("currents", "spikes", "potentials", "grad_currents", "grad_spikes", "grad_potentials"), (steps, columns)
-    )
-    shapes |= dict.fromkeys(("weights", "back_weights"), (sizes.senders, sizes.features))
-    shapes |= dict.fromkeys(("initial", "grad_initial"), (1, columns)) | dict.fromkeys(rows, (workers, steps + 1, block))
-    numbers = np.array([*call.surrogate.parameters.values()], sizes.dtype)
-    arguments: list[int] = []
-    places: dict[str, int] = {}
-    for name in kernel.names:
-        places[name] = threads.ARGUMENTS + len(arguments)
-        shape = shapes.get(name, (columns,))
-        arguments += [0, *(shape if len(shape) > 1 else ())]
-    working: list[tuple[int, int]] = []
-    size = 0
-    for name, place in places.items():
-        if name == "numbers":
-            arguments[place - threads.ARGUMENTS] = numbers.ctypes.data
-        elif name not in given:
-            working.append((place, size))
-            size += -(-int(np.prod(shapes.get(name, (columns,)))) * item // _LINE) * _LINE
-    job = threads.job(kernel.address, workers, columns, block, arguments)
-    return _Pass(job, tuple((name, places[name]) for name in given if name in places), tuple(working), size, numbers)
+class Layer:
+    """A layer whose arrays have these sizes. It keeps what passes have in common; ask `layer` for it."""
 
+    def __init__(self, call: Call, sizes: Sizes) -> None:
+        self.call, self.sizes = call, sizes
+        self._passes: dict[tuple[str, ...], _Pass] = {}
 
-def _address(given: Memory) -> int:
-    return given.data_ptr() if hasattr(given, "data_ptr") else given.__array_interface__["data"][0]
-
-
-def _run(direction: str, call: Call, sizes: Sizes, given: dict[str, Memory]) -> None:
-    """Run a pass on memory given by the loops' names for it."""
-    key = direction, sizes, *given
-    ready: _Pass | None = call.passes.get(key)
-    if ready is None:
-        if len(call.passes) >= _PASSES:
-            call.passes.clear()
-        ready = call.passes[key] = _prepare(direction, call, sizes, tuple(given))
-    job = ready.job[:]
-    for name, place in ready.given:
-        job[place] = _address(given[name])
-    if not ready.size:
+    def run(self, direction: str, given: dict[str, Memory]) -> None:
+        """Run a pass on memory given by the loops' names for it."""
+        key = direction, *given
+        ready = self._passes.get(key)
+        if ready is None:
+            ready = self._passes[key] = self._prepare(direction, tuple(given))
+        job = ready.job[:]
+        for place, memory_of in zip(ready.places, given.values(), strict=True):
+            job[place] = memory_of.data_ptr() if hasattr(memory_of, "data_ptr") else memory_of.__array_interface__["data"][0]
+        if not ready.size:
+            threads.run(job)
+            return
+        working = memory.take(ready.size)
+        for place, offset in ready.working:
+            job[place] = working.address + offset
         threads.run(job)
-        return
-    working = memory.take(ready.size)
-    for place, offset in ready.working:
-        job[place] = working.address + offset
-    threads.run(job)
-    memory.give(working)
+        memory.give(working)
+
+    def _prepare(self, direction: str, given: tuple[str, ...]) -> _Pass:
+        """The pass when memory for these names is given."""
+        call, sizes, o, backward = self.call, self.sizes, self.call.options, direction == "backward"
+        gated = call.kind == "synaptic" and o.reset == "zero" and o.reset_delay
+        spiking = call.kind != "integrator"
+        on = {
+            "ARRIVING": "arriving" in given,
+            "ATTACHED": spiking and backward and not o.detach_reset and o.reset != "none",
+            "DELAYED": spiking and o.reset_delay,
+            "GATED": gated,
+            "GIVEN": "v" in given,
+            "LEARNED": "grad_beta" in given,
+            "RECORDED": spiking and ("potentials" in given or "grad_potentials" in given),
+            "RECURRENT": "weights" in given,
+            "SPIKE_AT_THRESHOLD": spiking and o.spike_at_threshold,
+            "SUBTRACT": spiking and o.reset == "subtract",
+            "UNIFORM": bool(sizes.numbers),
+            "ZERO": spiking and o.reset == "zero" and not gated,
+        }
+        formula = call.surrogate.structure if spiking and backward else None
+        kernel = compiled(Variant(f"{call.kind}_{direction}", sizes.dtype, formula, frozenset(name for name, value in on.items() if value)))
+        steps, columns, item = sizes.steps, sizes.columns, np.dtype(sizes.dtype).itemsize
+        rows = [name for name in ("scratch", "synapses") if name in kernel.names]
+        workers, block = self._shares(len(rows))
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
+            ("currents", "spikes", "potentials", "grad_currents", "grad_spikes", "grad_potentials"), (steps, columns)
+        )
+        shapes |= dict.fromkeys(("weights", "back_weights"), (sizes.senders, sizes.features))
+        shapes |= dict.fromkeys(("initial", "grad_initial"), (1, columns)) | dict.fromkeys(rows, (workers, steps + 1, block))
+        numbers = {"numbers": np.array([*call.surrogate.parameters.values()], sizes.dtype)}
+        numbers |= {name: np.full(1, number, sizes.dtype) for name, number in zip(_PARAMETERS[call.kind], sizes.numbers, strict=False)}
+        arguments: list[int] = []
+        working: list[tuple[int, int]] = []
+        places: dict[str, int] = {}
+        size = 0
+        for name in kernel.names:
+            places[name] = threads.ARGUMENTS + len(arguments)
+            shape = shapes.get(name, (columns,))
+            arguments += [numbers[name].ctypes.data if name in numbers else 0, *(shape if len(shape) > 1 else ())]
+            if name not in numbers and name not in given:
+                working.append((places[name], size))
+                size += -(-math.prod(shape) * item // _LINE) * _LINE
+        job = threads.job(kernel.address, workers, columns, block, arguments)
+        unused = len(job)
+        job.append(0)
+        return _Pass(job, tuple(places.get(name, unused) for name in given), tuple(working), size, numbers)
+
+    def _shares(self, rows: int) -> tuple[int, int]:
+        """How many threads work, and the columns of a block, of which so many rows of scratch are needed for each step."""
+        dtype, steps, columns, most, _, features, _ = self.sizes
+        small = most == 1 or steps * columns < _SMALL
+        block = features
+        if not block:
+            share = -(-columns // (1 if small else _BLOCKS * most))
+            fits = _SCRATCH // np.dtype(dtype).itemsize // (rows * (steps + 1)) if rows else _WIDEST
+            block = max(64, min(_WIDEST, fits, share + 63) // 64 * 64)
+        return 1 if small else min(most, threads.MOST, -(-columns // block)), block
+
+
+def layer(call: Call, sizes: Sizes) -> Layer:
+    """The layer of these sizes, the same object each time while the call is in use."""
+    found = call.layers.get(sizes)
+    if found is None:
+        if len(call.layers) >= _LAYERS:
+            call.layers.clear()
+        found = call.layers[sizes] = Layer(call, sizes)
+    return found
 
 
 def _inputs(
-    call: Call, currents: Memory, state: tuple[Memory, ...], parameters: tuple[Memory, ...], weights: Weights | None
+    kind: str, currents: Memory, state: tuple[Memory, ...], parameters: tuple[Memory, ...], weights: Weights | None
 ) -> dict[str, Memory]:
-    given = {"currents": currents, **dict(zip(_PARAMETERS[call.kind], parameters, strict=True))}
+    given = {"currents": currents}
+    if parameters:
+        given.update(zip(_PARAMETERS[kind], parameters, strict=True))
     if state:
-        given.update(zip(_STATES[call.kind], state, strict=False))
+        given.update(zip(_STATES[kind], state, strict=False))
     if weights is not None:
         given["initial"], given["weights"] = state[-1], weights.sending
     return given
 
 
 def forward(
-    call: Call,
-    sizes: Sizes,
+    layer: Layer,
     currents: Memory,
     state: tuple[Memory, ...],
     parameters: tuple[Memory, ...],
@@ -211,17 +228,17 @@ def forward(
     """See `leaky`, `synaptic` and `leaky_integrator`, the kinds, in `spikegrad.kernels.reference`.
 
     Args:
-        call: the layer.
-        sizes: of its arrays.
+        layer: the layer.
         currents: ``(time, columns)``.
         state: ``(v,)`` or ``(i, v)``, with recurrent weights, which need one, followed by the spikes of the step before; empty for rest.
-        parameters: decays and threshold, in the order of the reference: ``(columns,)``, or one number each.
+        parameters: decays and threshold, ``(columns,)``, in the order of the reference; empty if the layer has them as numbers.
         weights: recurrent ones.
         spikes: is filled, ``(time, columns)``; of an integrator with the potentials.
         last: are filled with the last state, but for its spikes.
         potentials: is filled with the potentials before reset, if given.
     """
-    given = _inputs(call, currents, state, parameters, weights)
+    call = layer.call
+    given = _inputs(call.kind, currents, state, parameters, weights)
     given["potentials" if call.kind == "integrator" else "spikes"] = spikes
     if potentials is not None:
         given["potentials"] = potentials
@@ -229,12 +246,11 @@ def forward(
     if call.kind == "leaky" and call.options.reset == "zero" and call.options.reset_delay:
         names = ("after",)
     given.update(zip(names, last, strict=False))
-    _run("forward", call, sizes, given)
+    layer.run("forward", given)
 
 
 def backward(
-    call: Call,
-    sizes: Sizes,
+    layer: Layer,
     currents: Memory,
     state: tuple[Memory, ...],
     parameters: tuple[Memory, ...],
@@ -248,7 +264,9 @@ def backward(
     The first arguments are those of `forward`; `spikes` those it filled, needed for recurrent weights only. There the last spikes are part of
     the state: its gradient must be in that of the spikes.
     """
-    given = _inputs(call, currents, state, parameters, weights)
+    call = layer.call
+    given = _inputs(call.kind, currents, state, parameters, weights)
+    potentials = None
     given["grad_currents"] = gradients.currents
     given.update(zip(_ARRIVING[call.kind], incoming.state, strict=False))
     given.update(zip(_PATHS[call.kind], gradients.state, strict=False))
@@ -256,12 +274,14 @@ def backward(
     if call.kind == "integrator":
         given["grad_potentials"] = incoming.spikes
         if gradients.parameters:
-            given["potentials"] = potentials = memory.empty((sizes.steps, sizes.columns), sizes.dtype)
-            forward(call, sizes, currents, state, parameters, None, potentials, ())
+            given["potentials"] = potentials = memory.take(layer.sizes.steps * layer.sizes.columns * np.dtype(layer.sizes.dtype).itemsize)
+            forward(layer, currents, state, parameters, None, potentials, ())
     else:
         given["grad_spikes"] = incoming.spikes
         if incoming.potentials is not None:
             given["grad_potentials"] = incoming.potentials
     if weights is not None:
         given["back_weights"], given["spikes"], given["grad_initial"] = weights.receiving, spikes, gradients.state[-1]
-    _run("backward", call, sizes, given)
+    layer.run("backward", given)
+    if potentials is not None:
+        memory.give(potentials)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from spikegrad.kernels import memory, reference
+from spikegrad.kernels import reference, results
 from spikegrad.kernels import numba as kernels
 from spikegrad.kernels.call import Call, called, read
 from spikegrad.kernels.numba import Incoming, Sizes, Weights
@@ -31,65 +31,50 @@ Gradients = tuple[Any, ...]
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
-@functools.lru_cache(maxsize=256)
-def _number(value: float, dtype: torch.dtype) -> Tensor:
-    """A number in memory; kernels only read it."""
-    return torch.tensor([value], dtype=dtype)
-
-
 def _memory(tensor: Tensor) -> Tensor:
     """A tensor whose memory is C-contiguous, without gradient."""
-    return tensor.detach().contiguous()
-
-
-def _parameters(parameters: Parameters, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[bool, tuple[Tensor, ...]]:
-    """Whether each parameter is one number, and the parameters as memory: one number each, or one for each neuron of a step."""
-    if not any(isinstance(p, Tensor) for p in parameters):
-        return True, tuple([_number(p, dtype) for p in parameters])  # pyright: ignore[reportArgumentType]
-    tensors = [p.detach().to(dtype) if isinstance(p, Tensor) else _number(p, dtype) for p in parameters]
-    uniform = all(p.numel() == 1 for p in tensors)
-    return uniform, tuple([p if uniform else p.expand(shape).contiguous() for p in tensors])
+    return tensor if tensor.is_contiguous() and not tensor.requires_grad else tensor.detach().contiguous()
 
 
 class _Inputs(NamedTuple):
     """The inputs of a layer as the kernels take them."""
 
-    sizes: Sizes
+    layer: kernels.Layer
     currents: Tensor
     state: State
     parameters: tuple[Tensor, ...]
     weights: Weights | None
 
 
-def _inputs(call: Call, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None, shape: tuple[int, ...]) -> _Inputs:
+def _inputs(
+    call: Call, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None, shape: tuple[int, ...]
+) -> _Inputs:
     """`shape` is that of all steps; an integrator may have forgotten its currents."""
     dtype, step = currents.dtype, shape[1:]
-    uniform, given = _parameters(parameters, step, dtype)
-    columns, connections = math.prod(step), None
-    features, senders = 0, 0
+    given: tuple[Tensor, ...] = ()
+    if any(isinstance(p, Tensor) for p in parameters):
+        given = tuple([torch.as_tensor(p, dtype=dtype).detach().expand(step).contiguous() for p in parameters])
+    connections, features, senders = None, 0, 0
     if weights is not None:
         features, senders = shape[-1], len(weights) if weights.ndim == 2 else 1
         both = _memory(weights).view(senders, features)
         connections = Weights(both.T.contiguous() if weights.ndim == 2 else both, both)
         state = state or tuple([torch.zeros(step, dtype=dtype)] * call.states(True))
-    sizes = Sizes(_DTYPES[dtype], shape[0], columns, torch.get_num_threads(), uniform, features, senders)
-    return _Inputs(sizes, _memory(currents), tuple([_memory(part) for part in state]), given, connections)
+    numbers = () if given else parameters
+    sizes = Sizes(_DTYPES[dtype], shape[0], math.prod(step), torch.get_num_threads(), numbers, features, senders)
+    return _Inputs(kernels.layer(call, sizes), _memory(currents), tuple([_memory(part) for part in state]), given, connections)
 
 
 def _forward(call: Call, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None) -> list[Tensor]:
     """Spikes, potentials if they are recorded, and the parts of the last state, in the dtype of the currents."""
-    shape = tuple(currents.shape)
+    shape = currents.shape
     inputs = _inputs(call, currents, state, parameters, weights, shape)
-    spikes, *potentials = [_large(shape, inputs.sizes) for _ in range(1 + call.record)]
+    spikes, *potentials = [results.empty(shape, currents.dtype) for _ in range(1 + call.record)]
     last = [torch.empty(shape[1:], dtype=currents.dtype) for _ in range(call.states(False))]
-    kernels.forward(call, *inputs, spikes, tuple(last), *potentials)
+    kernels.forward(*inputs, spikes, tuple(last), *potentials)
     if weights is not None:
         last.append(spikes[-1].clone() if len(spikes) else inputs.state[-1].clone())
     return [spikes, *potentials, *last]
-
-
-def _large(shape: tuple[int, ...], sizes: Sizes) -> Tensor:
-    return torch.from_numpy(memory.empty(shape, sizes.dtype))
 
 
 def _backward(
@@ -119,13 +104,13 @@ def _backward(
         at_spikes = at_spikes.clone()
         at_spikes[-1:] += ends[-1]
     incoming = Incoming(at_spikes, tuple(ends), arriving(gradients[1], shape) if call.record else None)
-    grad, start, grads = _large(shape, inputs.sizes), rows(len(inputs.state)), rows(len(parameters) * learned)
+    grad, start, grads = results.empty(shape, dtype), rows(len(inputs.state)), rows(len(parameters) * learned)
     out = kernels.Gradients(grad, tuple(start), tuple(grads))
     grad_weights = spikes = None
     if weights is not None:  # spikes are not saved: they are the next layer's to keep
-        spikes = _large(shape, inputs.sizes)
-        kernels.forward(call, *inputs, spikes, ())
-    kernels.backward(call, *inputs, spikes, incoming, out)
+        spikes = results.empty(shape, dtype)
+        kernels.forward(*inputs, spikes, ())
+    kernels.backward(*inputs, spikes, incoming, out)
     if weights is not None and spikes is not None:
         if not len(grad) and ends:
             start[-1].copy_(ends[-1])
@@ -175,22 +160,23 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, states: int, currents: Tensor, weights: Tensor | None, *rest: Any) -> Any:  # pyright: ignore
         state, parameters = rest[:states], rest[states:]
-        outputs = _forward(call, currents, state, parameters, weights)
-        ctx.call, ctx.shape, ctx.states, ctx.learned = call, tuple(currents.shape), states, any(ctx.needs_input_grad[4 + states :])
-        ctx.plain = [None if isinstance(p, Tensor) else p for p in parameters]
-        saved = _saved(call, currents, ctx.learned)
-        ctx.save_for_backward(saved, weights, *state, *[p for p in parameters if isinstance(p, Tensor)])
+        learned = True in ctx.needs_input_grad[4 + states :]
+        tensors = [p for p in parameters if isinstance(p, Tensor)]
+        plain = [None if isinstance(p, Tensor) else p for p in parameters] if tensors else parameters
+        ctx.known = call, currents.shape, states, learned, plain
+        ctx.save_for_backward(_saved(call, currents, learned), weights, *state, *tensors)
         ctx.set_materialize_grads(False)
-        return tuple(outputs)
+        return tuple(_forward(call, currents, state, parameters, weights))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:  # pyright: ignore
+        call, shape, states, learned, plain = ctx.known
         saved, weights, *rest = ctx.saved_tensors
-        state, tensors = tuple(rest[: ctx.states]), iter(rest[ctx.states :])
-        parameters = tuple([next(tensors) if p is None else p for p in ctx.plain])
+        state, tensors = tuple(rest[:states]), iter(rest[states:])
+        parameters = tuple([next(tensors) if p is None else p for p in plain])
         if torch.is_grad_enabled():  # create_graph=True
-            return None, None, *_differentiable(ctx.call, ctx.states, (saved, weights, *state, *parameters), ctx.shape, gradients)
-        grad, grad_weights, grad_start, grads = _backward(ctx.call, saved, state, parameters, weights, ctx.shape, gradients, ctx.learned)
+            return None, None, *_differentiable(call, states, (saved, weights, *state, *parameters), shape, gradients)
+        grad, grad_weights, grad_start, grads = _backward(call, saved, state, parameters, weights, shape, gradients, learned)
         return None, None, grad, grad_weights, *grad_start, *grads
 
 

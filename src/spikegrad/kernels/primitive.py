@@ -81,7 +81,7 @@ def _flat(array: Any) -> Any:
 class _Inputs(NamedTuple):
     """The inputs as the kernels take them."""
 
-    sizes: Sizes
+    layer: kernels.Layer
     currents: Any
     state: Arrays
     parameters: Arrays
@@ -98,10 +98,10 @@ def _inputs(static: Static, given: Arrays) -> _Inputs:
         both = weights if weights.ndim == 2 else weights[None]
         senders = len(both)
         connections = Weights(np.ascontiguousarray(both.T) if weights.ndim == 2 else both, both)
-    sizes = Sizes(currents.dtype.name, *currents.shape, threads, False, features, senders)
+    sizes = Sizes(currents.dtype.name, *currents.shape, threads, (), features, senders)
     started = static.call.started or static.recurrent or static.call.kind == "integrator"  # else the state is that of rest
     state = rows[: count - 1] if started else ()
-    return _Inputs(sizes, currents, state, rows[count - 1 :], connections)
+    return _Inputs(kernels.layer(static.call, sizes), currents, state, rows[count - 1 :], connections)
 
 
 def _forward(static: Static, given: Arrays, results: Arrays) -> None:
@@ -109,7 +109,7 @@ def _forward(static: Static, given: Arrays, results: Arrays) -> None:
     inputs, recorded = _inputs(static, given), static.call.record
     spikes, *potentials = map(_flat, results[: 1 + recorded])
     last = results[1 + recorded :]
-    kernels.forward(static.call, *inputs, spikes, tuple(last), *potentials)
+    kernels.forward(*inputs, spikes, tuple(last), *potentials)
     if static.recurrent:
         last[-1].reshape(-1)[:] = spikes[-1] if len(spikes) else inputs.state[-1]
 
@@ -125,7 +125,7 @@ def _backward(static: Static, learned: bool, given: Arrays, results: Arrays) -> 
         arriving[-1:] += rest[-1].reshape(-1)
     grad, state, grads = results[0], results[1 : 1 + static.states], results[1 + static.states :]
     into = kernels.Gradients(grad, tuple(state), tuple(grads) if learned else ())
-    kernels.backward(static.call, *inputs, spikes, Incoming(arriving, tuple(rest), potentials), into)
+    kernels.backward(*inputs, spikes, Incoming(arriving, tuple(rest), potentials), into)
     if static.recurrent and not len(arriving):
         state[-1][:] = rest[-1]
 

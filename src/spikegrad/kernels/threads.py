@@ -34,14 +34,15 @@ _LINE = 8
 """Words of a cache line. Each thread has one for its counters: the next column of its share, and the end of the share. A box is another."""
 _STATE, _JOB = range(2)
 _IDLE, _ASLEEP, _RESERVED, _POSTED, _TAKEN = range(5)
-_MOST = 256
-"""Workers at most."""
+MOST = 256
+"""Threads at most."""
 _LOOKS = 100
 """How often the caller looks for the others' last blocks before it lets others run."""
 _PATIENCE = 2000
 """How often a worker looks for the next job, each time after it has let others run, before it sleeps: some tenths of a millisecond, which is
 what lies between two passes of a small layer."""
 
+U = np.uint64
 WORDS = types.CPointer(types.uint64)
 
 
@@ -131,6 +132,15 @@ def claimed(job: Any, mine: Any) -> Any:
     return job[COLUMNS]
 
 
+@numba.njit(forceinline=True)
+def claimed_back(job: Any, mine: Any) -> Any:
+    """As `claimed`, the last block first: that of a forward pass just before may still be in the cache."""
+    start = claimed(job, job[THREADS] - U(1) - mine)
+    if start == job[COLUMNS]:
+        return start
+    return (job[COLUMNS] - U(1)) // job[BLOCK] * job[BLOCK] - start
+
+
 @numba.njit
 def launch(job: Any, boxes: Any) -> None:
     """Do the job at an address, with the help of the workers who are awake."""
@@ -183,8 +193,8 @@ class _Pool:
 
         signature = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)
         self.launch, self.serve = (signature(address) for address in pool())
-        self.boxes = np.zeros(_MOST * _LINE, np.uint64)
-        self.address: int = self.boxes.ctypes.data
+        boxes = np.zeros(MOST * _LINE, np.uint64)
+        self.states, self.address = memoryview(boxes)[_STATE:], int(boxes.ctypes.data)
         self.signals: list[SimpleQueue[bool]] = []
         self.workers: list[threading.Thread] = []
         self.lock = threading.Lock()
@@ -195,13 +205,13 @@ class _Pool:
             with self.lock:
                 self._hire()
         for k in range(number):
-            if self.boxes[k * _LINE + _STATE] == _ASLEEP:
-                self.boxes[k * _LINE + _STATE] = _IDLE
+            if self.states[k * _LINE] == _ASLEEP:
+                self.states[k * _LINE] = _IDLE
                 self.signals[k].put(True)
 
     def _hire(self) -> None:
         k, signal = len(self.workers), SimpleQueue[bool]()
-        self.boxes[k * _LINE + _STATE] = _ASLEEP
+        self.states[k * _LINE] = _ASLEEP
         self.signals.append(signal)
         worker = threading.Thread(target=self._work, args=(k, signal), name=f"spikegrad-{k + 1}", daemon=True)
         worker.start()
@@ -225,17 +235,13 @@ _pools: list[_Pool] = []
 
 
 def _pool() -> _Pool:
-    with _lock:
-        if not _pools:
-            _pools.append(_Pool())
-            atexit.register(_pools[0].close)
+    if not _pools:
+        with _lock:
+            if not _pools:
+                pool = _Pool()
+                atexit.register(pool.close)
+                _pools.append(pool)
     return _pools[0]
-
-
-def wake(threads: int) -> None:
-    """Have workers awake for a job with this many threads that comes soon."""
-    if threads > 1:
-        _pool().wake(min(threads - 1, _MOST))
 
 
 def job(kernel: int, threads: int, columns: int, block: int, arguments: Sequence[int]) -> array[int]:
@@ -246,8 +252,9 @@ def job(kernel: int, threads: int, columns: int, block: int, arguments: Sequence
 
 def run(job: array[int]) -> None:
     """Do a job."""
-    wake(job[THREADS])
     pool = _pool()
+    if job[THREADS] > 1:
+        pool.wake(job[THREADS] - 1)
     pool.launch(job.buffer_info()[0], pool.address)
 
 
