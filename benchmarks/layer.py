@@ -170,7 +170,7 @@ def kernels(currents: Any, gradient: Any) -> Any:
 
     def both() -> Any:
         spikes, last, grad = results.empty(x.shape, torch.float32), torch.empty(x.shape[1]), results.empty(x.shape, torch.float32)
-        numba.forward(layer, x, (), (), None, spikes, (last,))
+        numba.forward(layer, x, (), (), None, (last,), spikes)
         numba.backward(layer, x, (), (), None, None, numba.Incoming(g), numba.Gradients(grad))
         return spikes, grad
 

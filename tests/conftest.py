@@ -55,16 +55,13 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return empty
 
-    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+    results = sys.modules.get("spikegrad.kernels.results")
+    owners = (torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty"), (results, "empty")
+    for owner, name in owners[: 3 if results is None else 4]:
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
     memory = sys.modules.get("spikegrad.kernels.memory")
     if memory is not None:
-        allocate, take_block = memory.empty, memory.take
-
-        def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-            made = allocate(shape, dtype)
-            made.fill(np.nan)
-            return made
+        take_block = memory.take
 
         def take(size: int) -> Any:
             block = take_block(size)
@@ -72,7 +69,6 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
             return block
 
         monkeypatch.setattr(memory, "take", take)
-        monkeypatch.setattr(memory, "empty", empty)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ CALL = """
 
     currents, potentials, last = [np.ones(shape, np.float32) for shape in ((3, 4), (3, 4), 4)]
     layer = kernels.layer(INTEGRATOR, kernels.Sizes("float32", 3, 4, numbers=(0.5,)))
-    kernels.forward(layer, currents, (), (), None, potentials, (last,))
+    kernels.forward(layer, currents, (), (), None, (last,), potentials)
     assert (potentials == np.array([[1.0], [1.5], [1.75]])).all(), potentials
 """
 

@@ -221,8 +221,8 @@ def forward(
     state: tuple[Memory, ...],
     parameters: tuple[Memory, ...],
     weights: Weights | None,
-    spikes: Memory,
     last: tuple[Memory, ...],
+    spikes: Memory,
     potentials: Memory | None = None,
 ) -> None:
     """See `leaky`, `synaptic` and `leaky_integrator`, the kinds, in `spikegrad.kernels.reference`.
@@ -233,8 +233,8 @@ def forward(
         state: ``(v,)`` or ``(i, v)``, with recurrent weights, which need one, followed by the spikes of the step before; empty for rest.
         parameters: decays and threshold, ``(columns,)``, in the order of the reference; empty if the layer has them as numbers.
         weights: recurrent ones.
-        spikes: is filled, ``(time, columns)``; of an integrator with the potentials.
         last: are filled with the last state, but for its spikes.
+        spikes: is filled, ``(time, columns)``; of an integrator with the potentials.
         potentials: is filled with the potentials before reset, if given.
     """
     call = layer.call
@@ -275,7 +275,7 @@ def backward(
         given["grad_potentials"] = incoming.spikes
         if gradients.parameters:
             given["potentials"] = potentials = memory.take(layer.sizes.steps * layer.sizes.columns * np.dtype(layer.sizes.dtype).itemsize)
-            forward(layer, currents, state, parameters, None, potentials, ())
+            forward(layer, currents, state, parameters, None, (), potentials)
     else:
         given["grad_spikes"] = incoming.spikes
         if incoming.potentials is not None:

@@ -8,8 +8,8 @@ derivative in reverse mode falls to the reference here.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +31,33 @@ Gradients = tuple[Any, ...]
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
+class _Layout(NamedTuple):
+    """How a layer's inputs but for the currents are given: tensors for the state, the weights and those parameters that are not numbers.
+
+    Attributes:
+        states: number of tensors of the state, none at rest.
+        recurrent: whether weights follow.
+        parameters: numbers, and None for each of the tensors that follow then.
+    """
+
+    states: int
+    recurrent: bool
+    parameters: tuple[float | None, ...]
+
+    def split(self, tensors: Sequence[Tensor]) -> tuple[State, Tensor | None, Parameters]:
+        """State, weights and parameters."""
+        rest = iter(tensors[self.states + self.recurrent :])
+        parameters = tuple([next(rest) if p is None else p for p in self.parameters])
+        return tuple(tensors[: self.states]), tensors[self.states] if self.recurrent else None, parameters
+
+
+def _laid_out(state: State, parameters: Parameters, weights: Tensor | None) -> tuple[_Layout, list[Tensor]]:
+    tensors = [p for p in parameters if isinstance(p, Tensor)]
+    numbers = tuple([None if isinstance(p, Tensor) else p for p in parameters]) if tensors else parameters
+    layout = _Layout(len(state), weights is not None, numbers)  # pyright: ignore[reportArgumentType]
+    return layout, [*state, *([] if weights is None else [weights]), *tensors]
+
+
 def _memory(tensor: Tensor) -> Tensor:
     """A tensor whose memory is C-contiguous, without gradient."""
     return tensor if tensor.is_contiguous() and not tensor.requires_grad else tensor.detach().contiguous()
@@ -46,81 +73,83 @@ class _Inputs(NamedTuple):
     weights: Weights | None
 
 
-def _inputs(
-    call: Call, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None, shape: tuple[int, ...]
-) -> _Inputs:
+def _inputs(call: Call, layout: _Layout, currents: Tensor, tensors: Sequence[Tensor], shape: torch.Size) -> _Inputs:
     """`shape` is that of all steps; an integrator may have forgotten its currents."""
-    dtype, step = currents.dtype, shape[1:]
-    given: tuple[Tensor, ...] = ()
-    if any(isinstance(p, Tensor) for p in parameters):
-        given = tuple([torch.as_tensor(p, dtype=dtype).detach().expand(step).contiguous() for p in parameters])
-    connections, features, senders = None, 0, 0
+    dtype, threads = currents.dtype, torch.get_num_threads()
+    if not tensors:
+        key = shape, dtype, threads, layout.parameters
+        layer = call.layers.get(key)
+        if layer is None:
+            numbers: Any = layout.parameters
+            sizes = Sizes(_DTYPES[dtype], shape[0], math.prod(shape[1:]), threads, numbers)
+            layer = call.layers[key] = kernels.layer(call, sizes)
+        return _Inputs(layer, _memory(currents), (), (), None)
+    state, weights, parameters = layout.split(tensors)
+    step, connections, features, senders = shape[1:], None, 0, 0
     if weights is not None:
         features, senders = shape[-1], len(weights) if weights.ndim == 2 else 1
         both = _memory(weights).view(senders, features)
         connections = Weights(both.T.contiguous() if weights.ndim == 2 else both, both)
         state = state or tuple([torch.zeros(step, dtype=dtype)] * call.states(True))
-    numbers = () if given else parameters
-    sizes = Sizes(_DTYPES[dtype], shape[0], math.prod(step), torch.get_num_threads(), numbers, features, senders)
+    given, numbers = (), parameters
+    if None in layout.parameters:
+        given = tuple([torch.as_tensor(p, dtype=dtype).detach().expand(step).contiguous() for p in parameters])
+        numbers = ()
+    sizes = Sizes(_DTYPES[dtype], shape[0], math.prod(step), threads, numbers, features, senders)  # pyright: ignore[reportArgumentType]
     return _Inputs(kernels.layer(call, sizes), _memory(currents), tuple([_memory(part) for part in state]), given, connections)
 
 
-def _forward(call: Call, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None) -> list[Tensor]:
+def _forward(call: Call, layout: _Layout, currents: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Spikes, potentials if they are recorded, and the parts of the last state, in the dtype of the currents."""
-    shape = currents.shape
-    inputs = _inputs(call, currents, state, parameters, weights, shape)
-    spikes, *potentials = [results.empty(shape, currents.dtype) for _ in range(1 + call.record)]
-    last = [torch.empty(shape[1:], dtype=currents.dtype) for _ in range(call.states(False))]
-    kernels.forward(*inputs, spikes, tuple(last), *potentials)
-    if weights is not None:
-        last.append(spikes[-1].clone() if len(spikes) else inputs.state[-1].clone())
-    return [spikes, *potentials, *last]
+    shape, dtype = currents.shape, currents.dtype
+    inputs = _inputs(call, layout, currents, tensors, shape)
+    step = shape[1:]
+    sequences = (results.empty(shape, dtype), results.empty(shape, dtype)) if call.record else (results.empty(shape, dtype),)
+    last = tuple([torch.empty(step, dtype=dtype) for _ in range(2 if call.kind == "synaptic" else 1)])
+    kernels.forward(*inputs, last, *sequences)
+    if layout.recurrent:
+        last = (*last, sequences[0][-1].clone() if len(currents) else inputs.state[-1].clone())
+    return *sequences, *last
 
 
 def _backward(
-    call: Call,
-    saved: Tensor,
-    state: State,
-    parameters: Parameters,
-    weights: Tensor | None,
-    shape: tuple[int, ...],
-    gradients: Gradients,
-    learned: bool,
-) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor | None]]:
-    """Gradients of currents (of the given shape), weights, state and parameters."""
-    inputs = _inputs(call, saved, state, parameters, weights, shape)
-    dtype, step = saved.dtype, shape[1:]
+    call: Call, layout: _Layout, saved: Tensor, tensors: Sequence[Tensor], shape: torch.Size, gradients: Gradients, learned: bool
+) -> tuple[Tensor | None, ...]:
+    """Gradients of currents (of the given shape) and of the tensors."""
+    inputs = _inputs(call, layout, saved, tensors, shape)
+    dtype, step, recorded = saved.dtype, shape[1:], call.record
 
     def arriving(gradient: Tensor | None, wanted: tuple[int, ...]) -> Tensor:
         return torch.zeros(wanted, dtype=dtype) if gradient is None else _memory(gradient)
 
-    def rows(number: int) -> list[Tensor]:
-        return [torch.empty(step, dtype=dtype) for _ in range(number)]
-
-    rest = gradients[1 + call.record :]
-    ends = [arriving(gradient, step) for gradient in rest] if any(g is not None for g in rest) else []
-    at_spikes = arriving(gradients[0], shape)
-    if weights is not None and ends:  # the last spikes are part of the state
-        at_spikes = at_spikes.clone()
-        at_spikes[-1:] += ends[-1]
-    incoming = Incoming(at_spikes, tuple(ends), arriving(gradients[1], shape) if call.record else None)
-    grad, start, grads = results.empty(shape, dtype), rows(len(inputs.state)), rows(len(parameters) * learned)
-    out = kernels.Gradients(grad, tuple(start), tuple(grads))
-    grad_weights = spikes = None
+    grad, at_spikes = results.empty(shape, dtype), arriving(gradients[0], shape)
+    rest = gradients[1 + recorded :]
+    ends = tuple([arriving(g, step) for g in rest]) if any([g is not None for g in rest]) else ()
+    incoming = Incoming(at_spikes, ends, arriving(gradients[1], shape) if recorded else None)
+    if not tensors:
+        kernels.backward(*inputs, None, incoming, kernels.Gradients(grad))
+        return (grad,)
+    _, weights, parameters = layout.split(tensors)
+    start = [torch.empty(step, dtype=dtype) for _ in inputs.state]
+    grads = [torch.empty(step, dtype=dtype) for _ in parameters] if learned else []
+    spikes, grad_weights = None, []
     if weights is not None:  # spikes are not saved: they are the next layer's to keep
         spikes = results.empty(shape, dtype)
-        kernels.forward(*inputs, spikes, ())
-    kernels.backward(*inputs, spikes, incoming, out)
+        kernels.forward(*inputs, (), spikes)
+        if ends:  # the last spikes are part of the state
+            at_spikes = at_spikes.clone()
+            at_spikes[-1:] += ends[-1]
+            incoming = incoming._replace(spikes=at_spikes)
+    kernels.backward(*inputs, spikes, incoming, kernels.Gradients(grad, tuple(start), tuple(grads)))
     if weights is not None and spikes is not None:
         if not len(grad) and ends:
             start[-1].copy_(ends[-1])
         sent = torch.cat([inputs.state[-1][None], spikes])[:-1].view(-1, shape[-1])
         received = grad.view(-1, shape[-1])
-        grad_weights = received.T @ sent if weights.ndim == 2 else (received * sent).sum(0)
-    wanted: list[Tensor | None] = [None] * len(parameters)
-    for place, (g, p) in enumerate(zip(grads, parameters, strict=False)):
-        wanted[place] = g.sum_to_size(p.shape).to(p.dtype) if isinstance(p, Tensor) else None
-    return grad, grad_weights, start if state else [], wanted
+        grad_weights = [received.T @ sent if weights.ndim == 2 else (received * sent).sum(0)]
+    pairs = zip(grads, parameters, strict=False)
+    wanted = [g.sum_to_size(p.shape).to(p.dtype) for g, p in pairs if isinstance(p, Tensor)]
+    return grad, *start[: layout.states], *grad_weights, *(wanted if learned else [None] * layout.parameters.count(None))
 
 
 def _saved(call: Call, currents: Tensor, learned: bool) -> Tensor:
@@ -129,16 +158,15 @@ def _saved(call: Call, currents: Tensor, learned: bool) -> Tensor:
 
 
 def _differentiable(
-    call: Call, states: int, inputs: tuple[Any, ...], shape: tuple[int, ...], gradients: Gradients
+    call: Call, layout: _Layout, saved: Tensor, tensors: Sequence[Tensor], shape: torch.Size, gradients: Gradients
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of all inputs by way of the reference, themselves differentiable."""
-    currents, weights, *rest = inputs
-    state, parameters = tuple(rest[:states]) or None, rest[states:]
+    """The gradients of currents and tensors by way of the reference, themselves differentiable."""
+    start, weights, parameters = layout.split(tensors)
+    currents, state = saved, start or None
     with torch.enable_grad():
         if call.kind == "integrator":
             if len(currents) != shape[0]:  # not saved, for the gradient does not depend on them
                 currents = torch.zeros(shape, dtype=currents.dtype, requires_grad=True)
-                inputs = (currents, *inputs[1:])
             outputs = [*reference.leaky_integrator(currents, state, *parameters)]
         else:
 
@@ -149,42 +177,37 @@ def _differentiable(
             spikes, last, potentials = run(currents, state, *parameters, fire, call.options, weights, record=True)
             outputs = [spikes, *((potentials,) if call.record else ()), *(last if isinstance(last, tuple) else (last,))]
         heads, given = zip(*[(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None], strict=True)
-        wanted = [t for t in inputs if isinstance(t, Tensor) and t.requires_grad]
-        found = iter(torch.autograd.grad(heads, wanted, given, create_graph=True, allow_unused=True))
-    return tuple(next(found) if isinstance(t, Tensor) and t.requires_grad else None for t in inputs)
+        inputs = [currents, *tensors]
+        found = iter(torch.autograd.grad(heads, [t for t in inputs if t.requires_grad], given, create_graph=True, allow_unused=True))
+    return tuple(next(found) if t.requires_grad else None for t in inputs)
 
 
 class _Fused(torch.autograd.Function):
     """The eager path: an operator's dispatch through Python costs as much as a small layer."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, states: int, currents: Tensor, weights: Tensor | None, *rest: Any) -> Any:  # pyright: ignore
-        state, parameters = rest[:states], rest[states:]
-        learned = True in ctx.needs_input_grad[4 + states :]
-        tensors = [p for p in parameters if isinstance(p, Tensor)]
-        plain = [None if isinstance(p, Tensor) else p for p in parameters] if tensors else parameters
-        ctx.known = call, currents.shape, states, learned, plain
-        ctx.save_for_backward(_saved(call, currents, learned), weights, *state, *tensors)
+    def forward(ctx: Any, call: Call, layout: _Layout, currents: Tensor, *tensors: Tensor) -> Any:  # pyright: ignore
+        learned = True in ctx.needs_input_grad[3 + layout.states + layout.recurrent :]
+        ctx.known = call, layout, currents.shape, learned
+        ctx.save_for_backward(_saved(call, currents, learned), *tensors)
         ctx.set_materialize_grads(False)
-        return tuple(_forward(call, currents, state, parameters, weights))
+        return _forward(call, layout, currents, tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:  # pyright: ignore
-        call, shape, states, learned, plain = ctx.known
-        saved, weights, *rest = ctx.saved_tensors
-        state, tensors = tuple(rest[:states]), iter(rest[states:])
-        parameters = tuple([next(tensors) if p is None else p for p in plain])
+        call, layout, shape, learned = ctx.known
+        saved, *tensors = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True
-            return None, None, *_differentiable(call, states, (saved, weights, *state, *parameters), shape, gradients)
-        grad, grad_weights, grad_start, grads = _backward(call, saved, state, parameters, weights, shape, gradients, learned)
-        return None, None, grad, grad_weights, *grad_start, *grads
+            return None, None, *_differentiable(call, layout, saved, tensors, shape, gradients)
+        return None, None, *_backward(call, layout, saved, tensors, shape, gradients, learned)
 
 
 @torch.library.custom_op("spikegrad::layer", mutates_args=(), device_types="cpu")
 def _layer(
     currents: Tensor, weights: Tensor | None, state: list[Tensor], parameters: list[Tensor], text: str, numbers: list[float]
 ) -> list[Tensor]:
-    return _forward(_numbered(text, numbers), currents, tuple(state), tuple(parameters), weights)
+    layout, tensors = _laid_out(tuple(state), tuple(parameters), weights)
+    return list(_forward(_numbered(text, numbers), layout, currents, tensors))
 
 
 @_layer.register_fake
@@ -206,13 +229,11 @@ def _layer_backward(
     gradients: list[Tensor],
     learned: bool,
 ) -> list[Tensor]:
-    call = _numbered(text, numbers)
-    shape = tuple(gradients[0].shape)
-    grad, grad_weights, grad_state, grads = _backward(
-        call, saved, tuple(state), tuple(parameters), weights, shape, tuple(gradients), learned
-    )
-    filled = (torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True))
-    return [grad, saved.new_empty(0) if grad_weights is None else grad_weights, *grad_state, *filled]
+    layout, tensors = _laid_out(tuple(state), tuple(parameters), weights)
+    grads = _backward(_numbered(text, numbers), layout, saved, tensors, gradients[0].shape, tuple(gradients), learned)
+    grad, *grad_state = grads[: 1 + len(state)]
+    filled = (torch.zeros_like(p) if g is None else g for g, p in zip(grads[len(grads) - len(parameters) :], parameters, strict=True))
+    return [grad, saved.new_empty(0) if weights is None else grads[1 + len(state)], *grad_state, *filled]  # pyright: ignore
 
 
 @_layer_backward.register_fake
@@ -257,9 +278,11 @@ def run(
         tensors = [torch.as_tensor(p, dtype=currents.dtype) for p in parameters]
         numbers = list(call.surrogate.parameters.values())
         outputs = torch.ops.spikegrad.layer(currents, weights, list(state), tensors, text, numbers)
-    elif torch.is_grad_enabled():
-        outputs = _Fused.apply(call, len(state), currents, weights, *state, *parameters)  # pyright: ignore
     else:
-        outputs = _forward(call, currents, state, parameters, weights)
+        layout, tensors = _laid_out(state, parameters, weights)
+        if torch.is_grad_enabled():
+            outputs = _Fused.apply(call, layout, currents, *tensors)  # pyright: ignore
+        else:
+            outputs = _forward(call, layout, currents, tensors)
     spikes, *last = outputs
     return spikes, tuple(last[call.record :]), last[0] if call.record else None

@@ -109,7 +109,7 @@ def _forward(static: Static, given: Arrays, results: Arrays) -> None:
     inputs, recorded = _inputs(static, given), static.call.record
     spikes, *potentials = map(_flat, results[: 1 + recorded])
     last = results[1 + recorded :]
-    kernels.forward(*inputs, spikes, tuple(last), *potentials)
+    kernels.forward(*inputs, tuple(last), spikes, *potentials)
     if static.recurrent:
         last[-1].reshape(-1)[:] = spikes[-1] if len(spikes) else inputs.state[-1]
 
