@@ -18,6 +18,8 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from spikegrad.kernels import memory
+
 Function = Callable[[list[NDArray[Any]], list[NDArray[Any]]], None]
 """Fills its second argument, the results, from its first."""
 
@@ -27,8 +29,6 @@ _METADATA = 1  # XLA_FFI_Extension_Metadata
 _INVALID, _INTERNAL = 3, 13  # XLA_FFI_Error_Code
 _ERROR_CREATE = 48  # offset in XLA_FFI_Api
 _WRITABLE = 0x200  # PyBUF_WRITE
-_HUGE = 2 << 20  # bytes of a huge page
-_MADV_HUGEPAGE = 14
 
 _HEAD: Any = [("struct_size", c_size_t), ("extension", c_void_p)]
 
@@ -113,7 +113,7 @@ def _handle(address: int) -> int | None:
             return _error(frame, _INVALID, "this program was compiled in another process; trace it again in this one")
         results = _arrays(frame.results)
         for result in results:
-            _prefer_huge_pages(result)
+            memory.prefer_huge_pages(result.ctypes.data, result.nbytes)  # it is fresh
         function(_arrays(frame.arguments), results)
     except BaseException as error:
         return _error(frame, _INTERNAL, f"{type(error).__name__}: {error}")
@@ -125,21 +125,6 @@ def _error(frame: _Frame, code: int, message: str) -> int | None:
     text = f"spikegrad: {message}".encode()
     return create(_ErrorArguments(ctypes.sizeof(_ErrorArguments), None, text, code))
 
-
-def _prefer_huge_pages(array: NDArray[Any]) -> None:
-    """Ask for huge pages under a large result: it is fresh memory, and its page faults would cost more than filling it."""
-    if array.nbytes < 4 * _HUGE or _madvise is None:
-        return
-    first = -(-array.ctypes.data // _HUGE) * _HUGE
-    last = (array.ctypes.data + array.nbytes) // _HUGE * _HUGE
-    _madvise(first, last - first, _MADV_HUGEPAGE)  # advice: where it is refused nothing is lost
-
-
-try:
-    _madvise: Any = ctypes.CDLL(None).madvise
-    _madvise.argtypes = (c_void_p, c_size_t, c_int)
-except (AttributeError, OSError, TypeError):  # not Linux
-    _madvise = None
 
 _VERSION = _version()
 _HANDLER = ctypes.CFUNCTYPE(c_void_p, c_void_p)(_handle)

@@ -202,6 +202,10 @@ class _Fused(torch.autograd.Function):
         return None, None, *_backward(call, layout, saved, tensors, shape, gradients, learned)
 
 
+_apply: Any = super(torch.autograd.Function, _Fused).apply
+"""Without what `torch.autograd.Function.apply` does for transforms, inside which the reference runs; it costs as much as a small kernel."""
+
+
 @torch.library.custom_op("spikegrad::layer", mutates_args=(), device_types="cpu")
 def _layer(
     currents: Tensor, weights: Tensor | None, state: list[Tensor], parameters: list[Tensor], text: str, numbers: list[float]
@@ -269,20 +273,16 @@ _layer.register_autograd(_gradient, setup_context=_setup)
 
 def run(
     call: Call, text: str, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None
-) -> tuple[Tensor, State, Tensor | None]:
-    """Spikes, the last state and the potentials (None unless recorded) of a layer on the CPU; all tensors float32 or all float64.
+) -> Sequence[Tensor]:
+    """Spikes, potentials if they are recorded, and the parts of the last state, of a layer on the CPU; tensors all float32 or all float64.
 
     `text` is ``call.text``, made beforehand so that a compiler sees a constant.
     """
     if torch.compiler.is_compiling():
         tensors = [torch.as_tensor(p, dtype=currents.dtype) for p in parameters]
         numbers = list(call.surrogate.parameters.values())
-        outputs = torch.ops.spikegrad.layer(currents, weights, list(state), tensors, text, numbers)
-    else:
-        layout, tensors = _laid_out(state, parameters, weights)
-        if torch.is_grad_enabled():
-            outputs = _Fused.apply(call, layout, currents, *tensors)  # pyright: ignore
-        else:
-            outputs = _forward(call, layout, currents, tensors)
-    spikes, *last = outputs
-    return spikes, tuple(last[call.record :]), last[0] if call.record else None
+        return torch.ops.spikegrad.layer(currents, weights, list(state), tensors, text, numbers)
+    layout, tensors = _laid_out(state, parameters, weights)
+    if torch.is_grad_enabled():
+        return _apply(call, layout, currents, *tensors)
+    return _forward(call, layout, currents, tensors)

@@ -2,18 +2,20 @@
 
 The first touch of fresh memory costs a page fault for every 4 KiB, for a layer's output more than the kernel that fills it, and allocators
 give large pieces back to the system as soon as they are freed, some time or other. So the memory of large results stays here, and a new
-result takes it when nothing else refers to it any more. NumPy asks for huge pages under what is allocated anew.
+result takes it when nothing else refers to it any more.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from spikegrad.kernels import memory
 
 _SMALLEST = 2**20
 """Bytes from which memory is kept."""
@@ -41,10 +43,11 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             if _users(storage) == _OURS and tensor.data_ptr() == address:
                 tensors.append(tensors.pop(k))
                 return tensor.data
-    if _users is None or torch.Size(shape).numel() * dtype.itemsize < _SMALLEST:
+    size = math.prod(shape) * dtype.itemsize
+    if _users is None or size < _SMALLEST:
         return torch.empty(shape, dtype=dtype)
     with torch.inference_mode(False):
-        tensor = torch.from_numpy(np.empty(shape, str(dtype).removeprefix("torch.")))
+        tensor = torch.from_numpy(memory.allocate(size).view(str(dtype).removeprefix("torch.")).reshape(shape))
     storage = tensor.untyped_storage()
     with _lock:
         _kept.setdefault(key, []).append((tensor, storage, storage._cdata, tensor.data_ptr()))

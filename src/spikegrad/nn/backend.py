@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from spikegrad.gradient.torch import transforming
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
     from spikegrad.kernels.call import Call
 
 BACKENDS = ("auto", "numba", "reference")
+_FLOATS = (torch.float32, torch.float64)
 INSTALLED = importlib.util.find_spec("numba") is not None
+
+
+_operator: Any = None
+"""`spikegrad.kernels.operator`, once there is a layer that may use it: it imports Numba."""
 
 
 def check(backend: str) -> None:
@@ -27,8 +33,9 @@ def check(backend: str) -> None:
         raise ValueError(f"`backend` must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     if backend == "numba" and not INSTALLED:
         raise ValueError("backend='numba' needs Numba; install it with `pip install numba`")
+    global _operator
     if backend != "reference" and INSTALLED:
-        importlib.import_module("spikegrad.kernels.operator")  # its operators are registered before a compiler sees the layer
+        _operator = importlib.import_module("spikegrad.kernels.operator")  # registered before a compiler sees the layer
 
 
 def fused(backend: str, currents: Tensor, spike: Spike | None, options: Options | None) -> bool:
@@ -46,7 +53,7 @@ def fused(backend: str, currents: Tensor, spike: Spike | None, options: Options 
 
 
 def _obstacle(currents: Tensor, spike: Spike | None, options: Options | None) -> str | None:
-    if currents.device.type != "cpu":
+    if not currents.is_cpu:
         return f"its input is on {currents.device}"
     if transforming():
         return "it runs inside a torch.func transform or forward-mode differentiation"
@@ -71,11 +78,10 @@ def run_fused(
     weights: Tensor | None = None,
 ) -> tuple[Any, ...]:
     """A layer in the fused kernels, as the reference would return it; the state has the parts `names`."""
-    from spikegrad.kernels import operator
-
-    wide = reference.checked(currents)
+    wide = currents if currents.dtype in _FLOATS and currents.ndim > 1 else reference.checked(currents)
     start = () if state is None else reference.given_state(state, wide, names)
     weights = None if weights is None else weights.to(wide.dtype)
-    output, last, potentials = operator.run(call, text, wide, start, parameters, weights)
-    out = output if wide is currents else cast(output, currents), last if len(names) > 1 else last[-1]
-    return (*out, potentials) if call.record else out
+    spikes, *rest = _operator.run(call, text, wide, start, parameters, weights)
+    spikes = spikes if wide is currents else cast(spikes, currents)
+    potentials = [rest.pop(0)] if call.record else []
+    return spikes, tuple(rest) if len(names) > 1 else rest[-1], *potentials

@@ -83,12 +83,14 @@ class Neuron(Stateful):
 
     def _run(self, currents: Tensor, state: Any, decays: tuple[float | Tensor, ...], record: bool) -> tuple[Any, ...]:
         """The layer of the kind that has these decays: Leaky one, Synaptic two."""
-        self._check_features(currents)
+        if self.weight is not None:
+            self._check_features(currents, self.weight)
         kind = "leaky" if len(decays) == 1 else "synaptic"
         parameters = (*decays, self.threshold)
-        if fused(self.backend, currents, self.spike, self.options):
+        spike: Any = self._modules["spike"]  # a module's getattr costs as much as a small kernel
+        if fused(self.backend, currents, spike, self.options):
             compiling = torch.compiler.is_compiling()  # compilers trace through a cache, and warn of it
-            call = (Call if compiling else called)(kind, self.spike.surrogate, self.options, state is not None, record)
+            call = (Call if compiling else called)(kind, spike.surrogate, self.options, state is not None, record)
             text = self._text(kind, state is not None, record) if compiling else ""
             names = ("i", "v")[2 - len(decays) :] + (() if self.weight is None else ("s",))
             return run_fused(call, text, currents, state, names, parameters, self.weight)
@@ -101,11 +103,11 @@ class Neuron(Stateful):
         """The static part of a call as text, which a compiler takes for a constant."""
         return called(kind, self.spike.surrogate, self.options, started, record).text
 
-    def _check_features(self, currents: Tensor) -> None:
-        if self.weight is not None and currents.shape[-1] != len(self.weight):
+    def _check_features(self, currents: Tensor, weight: Tensor) -> None:
+        if currents.shape[-1] != len(weight):
             raise ValueError(
                 f"`currents` of shape {tuple(currents.shape)} have {currents.shape[-1]} features, but the recurrent weights of shape "
-                f"{tuple(self.weight.shape)} connect {len(self.weight)}"
+                f"{tuple(weight.shape)} connect {len(weight)}"
             )
 
     def _fire(self, x: Tensor, draw: None) -> Tensor:
