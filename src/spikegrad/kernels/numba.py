@@ -109,10 +109,18 @@ class _Pass(NamedTuple):
 
 
 class Layer:
-    """A layer whose arrays have these sizes. It keeps what passes have in common; ask `layer` for it."""
+    """A layer whose arrays have these sizes. It keeps what passes have in common; ask `layer` for it.
+
+    Attributes:
+        call: the layer.
+        sizes: of its arrays.
+        last: the loops' names for the parts of the last state.
+    """
 
     def __init__(self, call: Call, sizes: Sizes) -> None:
         self.call, self.sizes = call, sizes
+        o = call.options
+        self.last = ("after",) if call.kind == "leaky" and o.reset == "zero" and o.reset_delay else _LAST[call.kind]
         self._passes: dict[tuple[str, ...], _Pass] = {}
 
     def run(self, direction: str, given: dict[str, Memory]) -> None:
@@ -242,10 +250,7 @@ def forward(
     given["potentials" if call.kind == "integrator" else "spikes"] = spikes
     if potentials is not None:
         given["potentials"] = potentials
-    names = _LAST[call.kind]
-    if call.kind == "leaky" and call.options.reset == "zero" and call.options.reset_delay:
-        names = ("after",)
-    given.update(zip(names, last, strict=False))
+    given.update(zip(layer.last, last, strict=False))
     layer.run("forward", given)
 
 

@@ -63,6 +63,16 @@ def _memory(tensor: Tensor) -> Tensor:
     return tensor if tensor.is_contiguous() and not tensor.requires_grad else tensor.detach().contiguous()
 
 
+def _plain_layer(call: Call, shape: torch.Size, dtype: torch.dtype, numbers: Any) -> kernels.Layer:
+    """A layer at rest whose parameters are numbers."""
+    threads = torch.get_num_threads()
+    key = shape, dtype, threads, numbers
+    layer = call.layers.get(key)
+    if layer is None:
+        layer = call.layers[key] = kernels.layer(call, Sizes(_DTYPES[dtype], shape[0], math.prod(shape[1:]), threads, numbers))
+    return layer
+
+
 class _Inputs(NamedTuple):
     """The inputs of a layer as the kernels take them."""
 
@@ -75,15 +85,9 @@ class _Inputs(NamedTuple):
 
 def _inputs(call: Call, layout: _Layout, currents: Tensor, tensors: Sequence[Tensor], shape: torch.Size) -> _Inputs:
     """`shape` is that of all steps; an integrator may have forgotten its currents."""
-    dtype, threads = currents.dtype, torch.get_num_threads()
+    dtype = currents.dtype
     if not tensors:
-        key = shape, dtype, threads, layout.parameters
-        layer = call.layers.get(key)
-        if layer is None:
-            numbers: Any = layout.parameters
-            sizes = Sizes(_DTYPES[dtype], shape[0], math.prod(shape[1:]), threads, numbers)
-            layer = call.layers[key] = kernels.layer(call, sizes)
-        return _Inputs(layer, _memory(currents), (), (), None)
+        return _Inputs(_plain_layer(call, shape, dtype, layout.parameters), _memory(currents), (), (), None)
     state, weights, parameters = layout.split(tensors)
     step, connections, features, senders = shape[1:], None, 0, 0
     if weights is not None:
@@ -95,7 +99,7 @@ def _inputs(call: Call, layout: _Layout, currents: Tensor, tensors: Sequence[Ten
     if None in layout.parameters:
         given = tuple([torch.as_tensor(p, dtype=dtype).detach().expand(step).contiguous() for p in parameters])
         numbers = ()
-    sizes = Sizes(_DTYPES[dtype], shape[0], math.prod(step), threads, numbers, features, senders)  # pyright: ignore[reportArgumentType]
+    sizes = Sizes(_DTYPES[dtype], shape[0], math.prod(step), torch.get_num_threads(), numbers, features, senders)  # pyright: ignore[reportArgumentType]
     return _Inputs(kernels.layer(call, sizes), _memory(currents), tuple([_memory(part) for part in state]), given, connections)
 
 
@@ -202,7 +206,34 @@ class _Fused(torch.autograd.Function):
         return None, None, *_backward(call, layout, saved, tensors, shape, gradients, learned)
 
 
+class _Plain(torch.autograd.Function):
+    """`_Fused` for what most layers are, at rest and with numbers for parameters: as little around the kernels as can be."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: kernels.Layer, currents: Tensor) -> Any:  # pyright: ignore
+        shape, dtype = currents.shape, currents.dtype
+        ctx.layer = layer
+        ctx.save_for_backward(currents)
+        ctx.set_materialize_grads(False)
+        spikes, last = results.empty(shape, dtype), [torch.empty(shape[1:], dtype=dtype) for _ in layer.last]
+        layer.run("forward", {"currents": _memory(currents), "spikes": spikes, **dict(zip(layer.last, last, strict=True))})
+        return spikes, *last
+
+    @staticmethod
+    def backward(ctx: Any, at_spikes: Tensor | None, *at_last: Tensor | None) -> Any:  # pyright: ignore
+        layer, (currents,) = ctx.layer, ctx.saved_tensors
+        if at_spikes is None or at_last.count(None) < len(at_last) or torch.is_grad_enabled():
+            layout, gradients = _Layout(0, False, layer.sizes.numbers), (at_spikes, *at_last)
+            if torch.is_grad_enabled():  # create_graph=True
+                return None, *_differentiable(layer.call, layout, currents, (), currents.shape, gradients)
+            return None, *_backward(layer.call, layout, currents, (), currents.shape, gradients, learned=False)
+        grad = results.empty(currents.shape, currents.dtype)
+        layer.run("backward", {"currents": _memory(currents), "grad_currents": grad, "grad_spikes": _memory(at_spikes)})
+        return None, grad
+
+
 _apply: Any = super(torch.autograd.Function, _Fused).apply
+_apply_plain: Any = super(torch.autograd.Function, _Plain).apply
 """Without what `torch.autograd.Function.apply` does for transforms, inside which the reference runs; it costs as much as a small kernel."""
 
 
@@ -282,6 +313,9 @@ def run(
         tensors = [torch.as_tensor(p, dtype=currents.dtype) for p in parameters]
         numbers = list(call.surrogate.parameters.values())
         return torch.ops.spikegrad.layer(currents, weights, list(state), tensors, text, numbers)
+    if not (state or call.record or call.kind == "integrator") and weights is None and torch.is_grad_enabled():
+        if not any([isinstance(p, Tensor) for p in parameters]):
+            return _apply_plain(_plain_layer(call, currents.shape, currents.dtype, parameters), currents)
     layout, tensors = _laid_out(state, parameters, weights)
     if torch.is_grad_enabled():
         return _apply(call, layout, currents, *tensors)
