@@ -62,12 +62,15 @@ class Effort:
     """How long to measure: rounds of all tasks, each repeated in a round until `seconds` have passed."""
 
     rounds: int = 15
-    seconds: float = 0.03
+    seconds: float = 0.1
     quick: bool = False
 
 
 def alternate(tasks: Mapping[str, Task], effort: Effort) -> dict[str, list[float]]:
-    """Seconds for one call of each task, one sample a round: A B C A B C …, so that what disturbs the machine disturbs all of them."""
+    """Seconds for one call of each task, one sample a round: A B C A B C …, so that what disturbs the machine disturbs all of them.
+
+    In each round a task is called once before its calls are timed, since it finds the caches full of the others' data.
+    """
     print(textwrap.shorten(f"timing {', '.join(tasks)}", 120), file=sys.stderr, flush=True)
     repeats: dict[str, int] = {}
     for name, task in tasks.items():
@@ -82,6 +85,7 @@ def alternate(tasks: Mapping[str, Task], effort: Effort) -> dict[str, list[float
         for name, task in tasks.items():
             gc.collect()  # a peer's cycles must not be collected on another's time
             gc.disable()
+            task()
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 task()
