@@ -38,12 +38,20 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tor
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def build(kind: str, spike: Surrogate | None = None, features: Any = 5, *, learn: bool = True, random: bool = False, **options: Any) -> Any:
-    """A layer with decays and threshold per neuron; recurrent weights are dyadic, so that their sums are exact, unless `random`."""
+def build(
+    kind: str, spike: Surrogate | None = None, features: Any = 5, *, learn: bool = True, random: bool = False, same: bool = False,
+    **options: Any,
+) -> Any:  # fmt: skip
+    """A layer with decays and threshold per neuron, or the `same` numbers for all.
+
+    Recurrent weights are dyadic, so that their sums are exact, unless `random`.
+    """
     shape = (features,) if isinstance(features, int) else features
     count = math.prod(shape)
 
-    def spread(low: float, high: float) -> torch.Tensor:
+    def spread(low: float, high: float) -> float | torch.Tensor:
+        if same:
+            return (low + high) / 2
         return torch.linspace(low, high, count, dtype=torch.float64).reshape(shape)
 
     learned = {"learn_beta": learn}
@@ -61,11 +69,16 @@ def build(kind: str, spike: Surrogate | None = None, features: Any = 5, *, learn
     return layer
 
 
+def threshold(layer: Any) -> torch.Tensor:
+    """That of each neuron, of at least one dimension."""
+    return torch.atleast_1d(torch.as_tensor(layer.threshold, dtype=torch.float64).detach())
+
+
 def drive(layer: Any, *shape: int, dtype: str = "float64") -> torch.Tensor:
     """Currents that make about a third spike, some of them from rest exactly at the threshold."""
     currents = (randn(*shape) * 0.8 + 0.4).to(FLOATS[dtype])
     if len(currents) and hasattr(layer, "threshold"):
-        currents[0, ..., :1] = layer.threshold.detach()[..., :1].to(currents)
+        currents[0, ..., :1] = threshold(layer)[..., :1].to(currents)
     return currents
 
 
@@ -74,7 +87,7 @@ def start(layer: Any, currents: torch.Tensor) -> Any:
     v, i = (randn(*currents.shape[1:], seed=seed).to(currents) for seed in (2, 3))
     if isinstance(layer, nn.LeakyIntegrator):
         return v
-    v[:1] = layer.threshold.detach().to(currents).expand(v.shape)[:1]
+    v[:1] = threshold(layer).to(currents).expand(v.shape)[:1]
     parts = ((i,) if hasattr(layer, "alpha") else ()) + (v,) + (() if layer.weight is None else ((i > 0).to(currents),))
     return parts if len(parts) > 1 else v
 
@@ -187,6 +200,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "given": (False, True),
     "record": (False, True),
     "learn": (True, False),
+    "same": (False, True),
     "spike": (ATan(), Gaussian()),
 }
 
@@ -217,11 +231,11 @@ def covering(strength: int) -> list[tuple[Any, ...]]:
 )
 def test_options(row):
     """Every two options meet, and all of how a reset acts; with the slow rows, every three."""
-    kind, connection, *_, given, record, learn, spike = row
+    kind, connection, *_, given, record, learn, same, spike = row
     options = dict(zip(OPTIONS, row, strict=True))
     options = {name: options[name] for name in ("reset", "reset_delay", "detach_reset", "spike_at_threshold")}
     more = {} if connection is None else {"connection": connection}
-    layer = build(kind if connection is None else f"Recurrent{kind}", spike, learn=learn, **options, **more)
+    layer = build(kind if connection is None else f"Recurrent{kind}", spike, learn=learn, same=same, **options, **more)
     currents = drive(layer, 9, 3, 5, dtype="float64" if isinstance(spike, ATan) else "float32")
     both(layer, currents, start(layer, currents) if given else None, record=record)
 

@@ -26,8 +26,8 @@ from typing import Any
 import numba
 from llvmlite import ir
 from numba.core import types
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.ccallback import CFunc
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic
 from numba.np import arrayobj
@@ -56,7 +56,8 @@ import math
 import numpy as np
 import numba
 from spikegrad.kernels.compiler import entry, given, loops
-from spikegrad.kernels.threads import BLOCK, COLUMNS, claimed, claimed_back, launch, serve, words  # version {version}: all of it is part of the machine code
+# All of the machine code depends on them; their version is {version}.
+from spikegrad.kernels.threads import BLOCK, COLUMNS, claimed, claimed_back, launch, serve, words
 U = np.uint64
 real, integer = np.{dtype}, np.int{bits}
 arctan, erf, floor, sqrt = math.atan, math.erf, np.floor, np.sqrt
@@ -80,7 +81,8 @@ class NoAlias(CompilerBase):
 
 def loops(function: Callable[..., Any]) -> Any:
     """A decorator for the loops of a kernel, which are compiled with it, for arrays that do not overlap."""
-    return numba.njit(error_model="numpy", pipeline_class=NoAlias, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    jit: Any = numba.njit
+    return jit(error_model="numpy", pipeline_class=NoAlias, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 def entry(function: Callable[..., Any]) -> Any:

@@ -6,10 +6,10 @@ become True or False, what they switch off is not compiled, and arguments left w
 are written out where they are called. The loops are written for the vectoriser: unsigned indices (a signed one is checked for wrapping
 around), arrays that do not alias, no other branches.
 
-A column is one neuron of one sample; arrays are ``(time, columns)``, parameters ``(columns,)`` or, if UNIFORM, one number. Threads claim a block of columns at a time,
-so that one that starts late takes fewer. The equations are those of `spikegrad.kernels.reference`, bit for bit. With spikes f, w is the
-potential that decays into the next step, `lag` what a delayed subtraction takes from it, and `gate` what a delayed reset to zero
-leaves::
+A column is one neuron of one sample; arrays are ``(time, columns)``, parameters ``(columns,)`` or, if UNIFORM, one number. Threads claim a
+block of columns at a time, so that one that starts late takes fewer. The equations are those of `spikegrad.kernels.reference`, bit for bit.
+With spikes f, w is the potential that decays into the next step, `lag` what a delayed subtraction takes from it, and `gate` what a delayed
+reset to zero leaves::
 
     u = gate (beta w + I + W f') - lag
 
@@ -23,7 +23,7 @@ Backward, potentials are computed anew from the currents, block by block, into `
 costs less than writing potentials and reading them.
 """
 
-# ruff: noqa: D103, F821
+# ruff: noqa: F821
 # pyright: basic, reportUndefinedVariable=false
 
 import numpy as np

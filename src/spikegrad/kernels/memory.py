@@ -1,8 +1,8 @@
 """Memory for kernels: huge pages under what is large, and scratch that is used again.
 
-The first touch of fresh memory costs a page fault for every 4 KiB, more than the kernel that fills it, and allocators give large pieces back
-to the system as soon as they are freed. So what was used is kept, up to a limit, past which sizes not used lately go first. A pass over
-memory in small pages also leaves the processor without the addresses of everything else, the interpreter's code included.
+The first touch of fresh memory costs a page fault for every 4 KiB, more than the kernel that fills it, and allocators give large pieces
+back to the system as soon as they are freed. So what was used is kept, up to a limit, past which sizes not used lately go first. A pass
+over memory in small pages also leaves the processor without the addresses of everything else, the interpreter's code included.
 """
 
 from __future__ import annotations

@@ -266,8 +266,8 @@ def backward(
 ) -> None:
     """Fill the gradients of what goes into a layer from those of what comes out of it.
 
-    The first arguments are those of `forward`; `spikes` those it filled, needed for recurrent weights only. There the last spikes are part of
-    the state: its gradient must be in that of the spikes.
+    The first arguments are those of `forward`; `spikes` those it filled, needed for recurrent weights only. There the last spikes are
+    part of the state: its gradient must be in that of the spikes.
     """
     call = layer.call
     given = _inputs(call.kind, currents, state, parameters, weights)

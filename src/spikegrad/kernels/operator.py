@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from spikegrad.kernels import reference, results
 from spikegrad.kernels import numba as kernels
+from spikegrad.kernels import reference, results
 from spikegrad.kernels.call import Call, called, read
 from spikegrad.kernels.numba import Incoming, Sizes, Weights
 
@@ -128,7 +128,7 @@ def _backward(
 
     grad, at_spikes = results.empty(shape, dtype), arriving(gradients[0], shape)
     rest = gradients[1 + recorded :]
-    ends = tuple([arriving(g, step) for g in rest]) if any([g is not None for g in rest]) else ()
+    ends = tuple([arriving(g, step) for g in rest]) if any(g is not None for g in rest) else ()
     incoming = Incoming(at_spikes, ends, arriving(gradients[1], shape) if recorded else None)
     if not tensors:
         kernels.backward(*inputs, None, incoming, kernels.Gradients(grad))
@@ -232,8 +232,8 @@ class _Plain(torch.autograd.Function):
         return None, grad
 
 
-_apply: Any = super(torch.autograd.Function, _Fused).apply
-_apply_plain: Any = super(torch.autograd.Function, _Plain).apply
+_apply: Any = super(torch.autograd.Function, _Fused).apply  # pyright: ignore[reportAttributeAccessIssue]
+_apply_plain: Any = super(torch.autograd.Function, _Plain).apply  # pyright: ignore[reportAttributeAccessIssue]
 """Without what `torch.autograd.Function.apply` does for transforms, inside which the reference runs; it costs as much as a small kernel."""
 
 
@@ -302,9 +302,7 @@ def _gradient(ctx: Any, gradients: list[Tensor]) -> Any:
 _layer.register_autograd(_gradient, setup_context=_setup)
 
 
-def run(
-    call: Call, text: str, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None
-) -> Sequence[Tensor]:
+def run(call: Call, text: str, currents: Tensor, state: State, parameters: Parameters, weights: Tensor | None) -> Sequence[Tensor]:
     """Spikes, potentials if they are recorded, and the parts of the last state, of a layer on the CPU; tensors all float32 or all float64.
 
     `text` is ``call.text``, made beforehand so that a compiler sees a constant.
@@ -313,9 +311,9 @@ def run(
         tensors = [torch.as_tensor(p, dtype=currents.dtype) for p in parameters]
         numbers = list(call.surrogate.parameters.values())
         return torch.ops.spikegrad.layer(currents, weights, list(state), tensors, text, numbers)
-    if not (state or call.record or call.kind == "integrator") and weights is None and torch.is_grad_enabled():
-        if not any([isinstance(p, Tensor) for p in parameters]):
-            return _apply_plain(_plain_layer(call, currents.shape, currents.dtype, parameters), currents)
+    tensors = state or weights is not None or any(isinstance(p, Tensor) for p in parameters)
+    if not (tensors or call.record or call.kind == "integrator") and torch.is_grad_enabled():
+        return _apply_plain(_plain_layer(call, currents.shape, currents.dtype, parameters), currents)
     layout, tensors = _laid_out(state, parameters, weights)
     if torch.is_grad_enabled():
         return _apply(call, layout, currents, *tensors)

@@ -83,8 +83,8 @@ class _Inputs(NamedTuple):
 
     layer: kernels.Layer
     currents: Any
-    state: Arrays
-    parameters: Arrays
+    state: tuple[Any, ...]
+    parameters: tuple[Any, ...]
     weights: Weights | None
 
 
@@ -98,7 +98,7 @@ def _inputs(static: Static, given: Arrays) -> _Inputs:
         both = weights if weights.ndim == 2 else weights[None]
         senders = len(both)
         connections = Weights(np.ascontiguousarray(both.T) if weights.ndim == 2 else both, both)
-    sizes = Sizes(currents.dtype.name, *currents.shape, threads, (), features, senders)
+    sizes = Sizes(currents.dtype.name, len(currents), currents.shape[1], threads, (), features, senders)
     started = static.call.started or static.recurrent or static.call.kind == "integrator"  # else the state is that of rest
     state = rows[: count - 1] if started else ()
     return _Inputs(kernels.layer(static.call, sizes), currents, state, rows[count - 1 :], connections)

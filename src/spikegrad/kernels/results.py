@@ -24,7 +24,7 @@ _LIMIT = 2**28
 _OURS = 2
 """References to the memory of a result that is kept here: by a tensor, and by its storage in Python."""
 
-_users: Any = getattr(torch._C, "_storage_Use_Count", None)
+_users: Any = getattr(torch._C, "_storage_Use_Count", None)  # pyright: ignore[reportPrivateUsage]
 """How many refer to a storage; without that nothing is kept."""
 _Key = tuple[tuple[int, ...], torch.dtype]
 _kept: OrderedDict[_Key, list[tuple[Tensor, Any, int, int]]] = OrderedDict()
@@ -39,7 +39,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         tensors = _kept.get(key, [])
         for k in range(len(tensors) - 1, -1, -1):  # what was given out last may still be in the processor's cache
             tensor, _, storage, address = tensors[k]
-            # A storage that was resized, or moved to where another process may read it, has its memory elsewhere.
+            # A storage that moved to where another process may read it has its memory elsewhere.
             if _users(storage) == _OURS and tensor.data_ptr() == address:
                 tensors.append(tensors.pop(k))
                 return tensor.data
@@ -48,7 +48,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
     with torch.inference_mode(False):
         tensor = torch.from_numpy(memory.allocate(size).view(str(dtype).removeprefix("torch.")).reshape(shape))
-    storage = tensor.untyped_storage()
+    storage: Any = tensor.untyped_storage()
     with _lock:
         _kept.setdefault(key, []).append((tensor, storage, storage._cdata, tensor.data_ptr()))
         _kept.move_to_end(key)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import functools
 import os
 import threading
 from array import array
@@ -39,8 +38,8 @@ MOST = 256
 _LOOKS = 100
 """How often the caller looks for the others' last blocks before it lets others run."""
 _PATIENCE = 2000
-"""How often a worker looks for the next job, each time after it has let others run, before it sleeps: some tenths of a millisecond, which is
-what lies between two passes of a small layer."""
+"""How often a worker looks for the next job before it sleeps, letting others run each time: some tenths of a millisecond, more than lies
+between two passes of a small layer."""
 
 U = np.uint64
 WORDS = types.CPointer(types.uint64)
@@ -123,7 +122,7 @@ else:
 
 @numba.njit(forceinline=True)
 def claimed(job: Any, mine: Any) -> Any:
-    """The first column of a block for this thread, of its own share or, when that is done, of another's; the number of columns if none is left."""
+    """The first column of a block for this thread, of its own share or, when that is done, of another's; if none is left, past the last."""
     for k in range(job[THREADS]):
         place = job[COUNTERS] + (mine + k) % job[THREADS] * _LINE
         start = add(job, place, job[BLOCK])
@@ -193,7 +192,7 @@ class _Pool:
 
         signature = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)
         self.launch, self.serve = (signature(address) for address in pool())
-        boxes = np.zeros(MOST * _LINE, np.uint64)
+        boxes: Any = np.zeros(MOST * _LINE, np.uint64)
         self.states, self.address = memoryview(boxes)[_STATE:], int(boxes.ctypes.data)
         self.signals: list[SimpleQueue[bool]] = []
         self.workers: list[threading.Thread] = []
