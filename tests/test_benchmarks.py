@@ -120,7 +120,7 @@ def test_every_installed_peer_agrees(peer):
 def test_alternation_and_ratios():
     calls = []
     samples = measure.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, Effort(rounds=3, seconds=0))
-    assert calls == ["a", "a", "b", "b"] + ["a", "b"] * 3
+    assert calls == ["a", "a", "b", "b"] + ["a", "a", "b", "b"] * 3  # once before it is timed, each time
     assert {name: len(values) for name, values in samples.items()} == {"a": 3, "b": 3}
     rows = measure.rows({"a": [1.0, 2.0, 4.0], "b": [3.0, 6.0, 12.0]}, "a")
     assert [row.ratio for row in rows] == [1, 3]

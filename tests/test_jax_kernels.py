@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,7 +16,7 @@ pytest.importorskip("numba")
 
 from spikegrad import ATan, Gaussian, NoisyThreshold, Triangle, from_formula
 from spikegrad import jax as sj
-from spikegrad.kernels import ffi, primitive
+from spikegrad.kernels import ffi, memory, primitive
 
 KINDS = ("leaky", "synaptic", "recurrent_leaky", "recurrent_synaptic")
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -54,7 +55,7 @@ def pairwise(choices: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """XLA's memory holds NaN where a kernel has not written."""
-    monkeypatch.setattr(ffi, "_prefer_huge_pages", lambda array: array.fill(np.nan))
+    monkeypatch.setattr(memory, "prefer_huge_pages", lambda address, size: ctypes.memset(address, 255, size))
 
 
 def rng(*shape: int, seed: int = 0, dtype: Any = "float32") -> jax.Array:

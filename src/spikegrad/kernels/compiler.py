@@ -37,7 +37,7 @@ from spikegrad.kernels import elementary
 from spikegrad.kernels.threads import ARGUMENTS, COLUMNS, WORDS
 from spikegrad.trace import Record
 
-_MATRICES = {"currents", "weights", "back_weights", "initial", "spikes", "potentials"}
+_MATRICES = {"currents", "weights", "back_weights", "feedback", "initial", "spikes", "potentials"}
 _TYPES = {
     "scratch": "cube",
     "synapses": "cube",
@@ -138,8 +138,8 @@ def given(*wanted: Any) -> Any:
 
 def _template() -> dict[str, ast.FunctionDef]:
     """The functions of the template, to change: reading them anew is quicker than copying them."""
-    tree = ast.parse(Path(__file__).with_name("loops.py").read_text())
-    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    trees = (ast.parse(path.read_text()) for path in Path(__file__).with_name("loops").glob("*.py"))
+    return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 def _signature(names: Sequence[str], numbers: int) -> str:
@@ -245,7 +245,8 @@ def _parts(variant: Variant) -> tuple[dict[str, ast.FunctionDef], tuple[str, ...
     return parts, tuple([argument.arg for argument in entry.args.args[2:]])
 
 
-def _header(dtype: str) -> str:
+def header(dtype: str) -> str:
+    """What precedes the functions of a generated module."""
     version = _digest("".join(Path(__file__).with_name(name).read_text() for name in ("compiler.py", "threads.py")))
     return _HEADER.format(dtype=dtype, bits=dtype[-2:], version=version)
 
@@ -254,7 +255,7 @@ def source(variant: Variant) -> str:
     """The module that defines one entry point."""
     dtype, formula = variant.dtype, variant.formula
     count = 0 if formula is None else len(formula.arguments) - 1
-    lines = [_header(dtype)]
+    lines = [header(dtype)]
     if formula is not None:
         given = ", ".join(f"numbers[{k}]" for k in range(count))
         functions = f"{elementary.source(dtype)}\n\n{trace.source(formula.derivative, formula.arguments, 'formula', 'numba')}"
@@ -275,18 +276,18 @@ def _digest(text: str) -> str:
 @functools.cache
 def compiled(variant: Variant) -> Kernel:
     """An entry point, compiled; from the disk cache where it has been before."""
-    return Kernel(_loaded(variant.entry, source(variant)).kernel.address, _parts(variant)[1])
+    return Kernel(loaded(variant.entry, source(variant)).kernel.address, _parts(variant)[1])
 
 
 def pool() -> tuple[int, int]:
     """The addresses of `spikegrad.kernels.threads.launch` and ``serve``, compiled."""
     functions = (f"@entry\ndef start_{name}(first, second):\n    {name}(first, second)\n" for name in ("launch", "serve"))
-    module = _loaded("pool", "\n\n".join([_header("float32"), *functions]))
+    module = loaded("pool", "\n\n".join([header("float32"), *functions]))
     return module.start_launch.address, module.start_serve.address
 
 
-def _loaded(name: str, text: str) -> Any:
-    """The module with this text."""
+def loaded(name: str, text: str) -> Any:
+    """The module with this text; machine code from the disk cache where it has been before."""
     module_name = f"{name}_{_digest(text)}"
     with _LOCK:
         path = _written(_directory(), f"{module_name}.py", text)

@@ -170,6 +170,7 @@ class Layer:
         )
         shapes |= dict.fromkeys(("weights", "back_weights"), (sizes.senders, sizes.features))
         shapes |= dict.fromkeys(("initial", "grad_initial"), (1, columns)) | dict.fromkeys(rows, (workers, steps + 1, block))
+        shapes["feedback"] = workers, block
         numbers = {"numbers": np.array([*call.surrogate.parameters.values()], sizes.dtype)}
         numbers |= {name: np.full(1, number, sizes.dtype) for name, number in zip(_PARAMETERS[call.kind], sizes.numbers, strict=False)}
         arguments: list[int] = []

@@ -15,7 +15,7 @@ from spikegrad.compat.snntorch.recurrent import Recurrent, RLeaky, RSynaptic
 from spikegrad.compat.snntorch.surrogate import SpikeGradient
 from spikegrad.compat.snntorch.synaptic import Synaptic
 from spikegrad.gradient.torch import transforming
-from spikegrad.kernels.call import INTEGRATOR, Call
+from spikegrad.kernels.call import INTEGRATOR, called
 from spikegrad.kernels.reference import Options
 from spikegrad.nn.backend import INSTALLED, run_fused
 from spikegrad.surrogate import Surrogate
@@ -143,7 +143,7 @@ def _kernels(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor
     if start or (bool((threshold <= 0).any()) if isinstance(threshold, Tensor) else threshold <= 0):  # rest may be above the threshold
         parts = [start.get(name, currents.new_zeros(currents.shape[1:])) for name in names]
         state = tuple(parts) if len(parts) > 1 else parts[0]
-    call = Call(kind, surrogate, options, state is not None, "mem" in wanted)
+    call = called(kind, surrogate, options, state is not None, "mem" in wanted)
     out = run_fused(call, "", driven, state, names, (*decays.values(), threshold), weights)
     spikes, found = out[0], {"mem": out[-1]} if call.record else {}
     factor = _plain(neuron.graded_spikes_factor)
