@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from benchmarks import contenders
 from benchmarks.agreement import same
 from benchmarks.contenders import Contender, Twin, ours, ours_jax
-from benchmarks.measure import Effort, Report, Row, Section, alternate, quartiles, rows, timed
+from benchmarks.measure import DisagreementError, Effort, Report, Row, Section, alternate, quartiles, rows, timed
 
 SIZES = {"small": (100, 16, 512), "large": (500, 16, 4096)}
 QUICK = {"small": (12, 2, 8)}
@@ -126,29 +125,64 @@ def prove(side: Side, kind: str, peer: Contender, arrays: tuple[Any, Any], mine:
     return same(f"{side.name} {peer.name}", *both, u[compared])
 
 
+COPIES = """
+@loops
+def copied(job, mine, currents, spikes):
+    start = claimed(job, mine)
+    while start < job[COLUMNS]:
+        stop = min(start + job[BLOCK], job[COLUMNS])
+        for t in range(U(currents.shape[0])):
+            for c in range(start, stop):
+                spikes[t, c] = currents[t, c]
+        start = claimed(job, mine)
+
+@loops
+def added(job, mine, currents, gradient, grad):
+    start = claimed_back(job, mine)
+    while start < job[COLUMNS]:
+        stop = min(start + job[BLOCK], job[COLUMNS])
+        for t in range(U(currents.shape[0])):
+            for c in range(start, stop):
+                grad[t, c] = currents[t, c] + gradient[t, c]
+        start = claimed_back(job, mine)
+
+two, three = given(matrix, matrix), given(matrix, matrix, matrix)
+
+@entry
+def copy(job, mine):
+    copied(words(job), mine, *two(job))
+
+@entry
+def add(job, mine):
+    added(words(job), mine, *three(job))
+"""
+"""Loops like ours that do nothing but read and write."""
+
+
 def floor(currents: Any, gradient: Any) -> dict[str, Any]:
     """The same bytes copied: read currents, write spikes, read gradient and currents, write gradient; buffers reused, and new each time.
 
-    A pool of threads shares the work, as in our kernels: PyTorch's copies wait for each other whenever the machine does something else.
+    Our threads share the work, block by block as in our kernels.
     """
     import torch
 
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(max(1, threads - 1))
-    edges = [len(currents) * k // threads for k in range(threads + 1)]
-    first, second = np.empty_like(currents), np.empty_like(currents)
+    from spikegrad.kernels import compiler, threads
 
-    def part(k: int, spikes: Any, grad: Any) -> None:
-        share = slice(edges[k], edges[k + 1])
-        np.copyto(spikes[share], currents[share])
-        np.add(currents[share], gradient[share], out=grad[share])
+    machine_code, workers = compiler.loaded("copies", compiler.header("float32") + COPIES), torch.get_num_threads()
+    first, second = np.empty_like(currents), np.empty_like(currents)
+    steps, columns = len(currents), currents[0].size
+
+    def run(kernel: Any, *arrays: Any) -> None:
+        arguments = [word for array in arrays for word in (array.ctypes.data, steps, columns)]
+        threads.run(threads.job(kernel.address, workers, columns, 1024, arguments))
 
     def copy(spikes: Any, grad: Any) -> None:
-        futures = [pool.submit(part, k, spikes, grad) for k in range(1, threads)]
-        part(0, spikes, grad)
-        for future in futures:
-            future.result()
+        run(machine_code.copy, currents, spikes)
+        run(machine_code.add, currents, gradient, grad)
 
+    copy(first, second)
+    if not (np.array_equal(first, currents) and np.array_equal(second, currents + gradient)):
+        raise DisagreementError("the copy of the same bytes is none")
     return {
         COPY: lambda: copy(first, second),
         "copy into new memory": lambda: copy(np.empty_like(currents), np.empty_like(currents)),
