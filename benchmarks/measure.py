@@ -69,7 +69,7 @@ class Effort:
 def alternate(tasks: Mapping[str, Task], effort: Effort) -> dict[str, list[float]]:
     """Seconds for one call of each task, one sample a round: A B C A B C …, so that what disturbs the machine disturbs all of them.
 
-    In each round a task is called once before its calls are timed, since it finds the caches full of the others' data.
+    In each round a task that is timed over several calls is called once before, since it finds the caches full of the others' data.
     """
     print(textwrap.shorten(f"timing {', '.join(tasks)}", 120), file=sys.stderr, flush=True)
     repeats: dict[str, int] = {}
@@ -85,7 +85,8 @@ def alternate(tasks: Mapping[str, Task], effort: Effort) -> dict[str, list[float
         for name, task in tasks.items():
             gc.collect()  # a peer's cycles must not be collected on another's time
             gc.disable()
-            task()
+            if repeats[name] > 1:
+                task()
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 task()

@@ -120,8 +120,11 @@ def test_every_installed_peer_agrees(peer):
 def test_alternation_and_ratios():
     calls = []
     samples = measure.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, Effort(rounds=3, seconds=0))
-    assert calls == ["a", "a", "b", "b"] + ["a", "a", "b", "b"] * 3  # once before it is timed, each time
+    assert calls == ["a", "a", "b", "b"] + ["a", "b"] * 3
     assert {name: len(values) for name, values in samples.items()} == {"a": 3, "b": 3}
+    calls.clear()
+    measure.alternate({"a": lambda: calls.append("a")}, Effort(rounds=1, seconds=1))
+    assert len(calls) == 2 + 1 + 1000, "once before it is timed over several calls"
     rows = measure.rows({"a": [1.0, 2.0, 4.0], "b": [3.0, 6.0, 12.0]}, "a")
     assert [row.ratio for row in rows] == [1, 3]
     assert rows[0].value == 2000
