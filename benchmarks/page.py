@@ -15,11 +15,14 @@ HEAD = """# Benchmarks
 
 Every benchmark first proves that both sides compute the same spikes and the same gradients, with ours set to the options of each peer,
 and reports nothing while that fails. Then it times all of them in alternation in one run, so that what disturbs the machine disturbs
-everyone alike. Times are medians with their quartiles; a ratio is the median of the ratios taken round by round.
+everyone alike. Times are medians with their quartiles; a ratio is the median of the ratios taken round by round. In each round a task is
+repeated for a tenth of a second, after one call that is not timed: it finds the caches full of the others' data. A task that takes longer
+than that is called once.
 
 Peers are run the way that costs them least: step loops are given `currents.unbind(0)`, since the backward pass of an index `currents[t]`
 would add up a tensor of the size of the whole sequence at each step. sinabs' own layer indexes, so that its step is looped over here.
-The floor is a copy of the same bytes: read the currents, write spikes, read their gradient and the currents, write a gradient.
+The floor is a copy of the same bytes by the same threads in the same blocks: read the currents, write spikes, read their gradient and the
+currents, write a gradient.
 
 ## How to repeat it
 
