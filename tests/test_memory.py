@@ -49,6 +49,15 @@ def test_a_result_takes_memory_that_nothing_refers_to():
     assert array.shape == (4, FLOATS // 4)
 
 
+def test_a_storage_in_other_hands_is_not_taken():
+    first = EMPTY((FLOATS,), torch.float32)
+    storage, where = first.untyped_storage(), first.data_ptr()
+    del first
+    assert EMPTY((FLOATS,), torch.float32).data_ptr() != where
+    del storage
+    assert EMPTY((FLOATS,), torch.float32).data_ptr() == where
+
+
 def test_what_autograd_saved_is_not_taken():
     layer, currents = nn.Leaky(0.9), torch.rand(16, 16, 1024, requires_grad=True)
     weight = torch.ones((), requires_grad=True)

@@ -21,14 +21,14 @@ _SMALLEST = 2**20
 """Bytes from which memory is kept."""
 _LIMIT = 2**28
 """Bytes kept at most, used or not: enough for the output and the gradient of a layer with 32 million neurons times steps."""
-_OURS = 2
-"""References to the memory of a result that is kept here: by a tensor, and by its storage in Python."""
+_OURS = 1
+"""Who refers to the memory of a result when only the tensor that is kept here does."""
 
 _users: Any = getattr(torch._C, "_storage_Use_Count", None)  # pyright: ignore[reportPrivateUsage]
 """How many refer to a storage; without that nothing is kept."""
 _Key = tuple[tuple[int, ...], torch.dtype]
-_kept: OrderedDict[_Key, list[tuple[Tensor, Any, int, int]]] = OrderedDict()
-"""Tensors with their storage, where that is for PyTorch, and where its memory is; shapes used lately come last."""
+_kept: OrderedDict[_Key, list[tuple[Tensor, int, int]]] = OrderedDict()
+"""Tensors, and where their storages are and their memory is; shapes used lately come last."""
 _lock = threading.Lock()
 
 
@@ -38,7 +38,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     with _lock:
         tensors = _kept.get(key, [])
         for k in range(len(tensors) - 1, -1, -1):  # what was given out last may still be in the processor's cache
-            tensor, _, storage, address = tensors[k]
+            tensor, storage, address = tensors[k]
             # A storage that moved to where another process may read it has its memory elsewhere.
             if _users(storage) == _OURS and tensor.data_ptr() == address:
                 tensors.append(tensors.pop(k))
@@ -50,7 +50,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         tensor = torch.from_numpy(memory.allocate(size).view(str(dtype).removeprefix("torch.")).reshape(shape))
     storage: Any = tensor.untyped_storage()
     with _lock:
-        _kept.setdefault(key, []).append((tensor, storage, storage._cdata, tensor.data_ptr()))
+        _kept.setdefault(key, []).append((tensor, storage._cdata, tensor.data_ptr()))
         _kept.move_to_end(key)
         _forget()
         return tensor.data

@@ -202,11 +202,14 @@ class _Pool:
         """Have this many workers awake soon."""
         while len(self.workers) < number:
             with self.lock:
-                self._hire()
+                if len(self.workers) < number:
+                    self._hire()
         for k in range(number):
             if self.states[k * _LINE] == _ASLEEP:
-                self.states[k * _LINE] = _IDLE
-                self.signals[k].put(True)
+                with self.lock:  # another caller may wake the same worker
+                    if self.states[k * _LINE] == _ASLEEP:
+                        self.states[k * _LINE] = _IDLE
+                        self.signals[k].put(True)
 
     def _hire(self) -> None:
         k, signal = len(self.workers), SimpleQueue[bool]()
