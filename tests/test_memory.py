@@ -17,7 +17,7 @@ EMPTY, TAKE = results.empty, memory.take  # without the poison that the tests of
 FLOATS = 2**18
 """float32 numbers that are one MiB, the smallest result that is kept."""
 
-pytestmark = pytest.mark.skipif(results._users is None, reason="this PyTorch does not say who uses a tensor's memory")
+pytestmark = pytest.mark.skipif(results._count is None, reason="this PyTorch does not say who uses a tensor's memory")
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,8 @@ def test_a_storage_in_other_hands_is_not_taken():
     first = EMPTY((FLOATS,), torch.float32)
     storage, where = first.untyped_storage(), first.data_ptr()
     del first
-    assert EMPTY((FLOATS,), torch.float32).data_ptr() != where
+    second = EMPTY((FLOATS,), torch.float32)
+    assert second.data_ptr() != where
     del storage
     assert EMPTY((FLOATS,), torch.float32).data_ptr() == where
 

@@ -8,6 +8,7 @@ result takes it when nothing else refers to it any more.
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -21,14 +22,33 @@ _SMALLEST = 2**20
 """Bytes from which memory is kept."""
 _LIMIT = 2**28
 """Bytes kept at most, used or not: enough for the output and the gradient of a layer with 32 million neurons times steps."""
-_OURS = 1
-"""Who refers to the memory of a result when only the tensor that is kept here does."""
 
-_users: Any = getattr(torch._C, "_storage_Use_Count", None)  # pyright: ignore[reportPrivateUsage]
-"""How many refer to a storage; without that nothing is kept."""
-_Key = tuple[tuple[int, ...], torch.dtype]
-_kept: OrderedDict[_Key, list[tuple[Tensor, int, int]]] = OrderedDict()
-"""Tensors, and where their storages are and their memory is; shapes used lately come last."""
+_count: Any = getattr(torch._C, "_storage_Use_Count", None)  # pyright: ignore[reportPrivateUsage]
+"""How many tensors share a storage, and then some; without that nothing is kept."""
+
+
+class _Kept:
+    """A tensor whose memory may be given out, to one at a time."""
+
+    __slots__ = ("address", "alone", "pointer", "storage", "tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.address = tensor, tensor.data_ptr()
+        self.storage: Any = tensor.untyped_storage()
+        self.pointer: int = self.storage._cdata
+        self.alone = self.users()
+
+    def users(self) -> int:
+        """A number that grows by one with each tensor, and each reference in Python, to the storage."""
+        return _count(self.pointer) + sys.getrefcount(self.storage)
+
+    def free(self) -> bool:
+        """Whether nothing else refers to the memory. A storage that moved to where another process may read it has it elsewhere."""
+        return self.users() == self.alone and self.tensor.data_ptr() == self.address
+
+
+_kept: OrderedDict[tuple[tuple[int, ...], torch.dtype], list[_Kept]] = OrderedDict()
+"""By shape and dtype; those used lately come last."""
 _lock = threading.Lock()
 
 
@@ -36,21 +56,18 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """An uninitialised contiguous tensor on the CPU, without gradient."""
     key = shape, dtype
     with _lock:
-        tensors = _kept.get(key, [])
-        for k in range(len(tensors) - 1, -1, -1):  # what was given out last may still be in the processor's cache
-            tensor, storage, address = tensors[k]
-            # A storage that moved to where another process may read it has its memory elsewhere.
-            if _users(storage) == _OURS and tensor.data_ptr() == address:
-                tensors.append(tensors.pop(k))
-                return tensor.data
+        found = _kept.get(key, [])
+        for k in range(len(found) - 1, -1, -1):  # what was given out last may still be in the processor's cache
+            if found[k].free():
+                found.append(found.pop(k))
+                return found[-1].tensor.data
     size = math.prod(shape) * dtype.itemsize
-    if _users is None or size < _SMALLEST:
+    if _count is None or size < _SMALLEST:
         return torch.empty(shape, dtype=dtype)
     with torch.inference_mode(False):
         tensor = torch.from_numpy(memory.allocate(size).view(str(dtype).removeprefix("torch.")).reshape(shape))
-    storage: Any = tensor.untyped_storage()
     with _lock:
-        _kept.setdefault(key, []).append((tensor, storage._cdata, tensor.data_ptr()))
+        _kept.setdefault(key, []).append(_Kept(tensor))
         _kept.move_to_end(key)
         _forget()
         return tensor.data
@@ -58,8 +75,8 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def _forget() -> None:
     """Keep what the limit allows."""
-    while sum(tensor.nbytes for tensors in _kept.values() for tensor, *_ in tensors) > _LIMIT:
-        oldest, tensors = next(iter(_kept.items()))
-        tensors.pop(0)
-        if not tensors:
+    while sum(kept.tensor.nbytes for found in _kept.values() for kept in found) > _LIMIT:
+        oldest, found = next(iter(_kept.items()))
+        found.pop(0)
+        if not found:
             del _kept[oldest]
