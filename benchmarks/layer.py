@@ -190,7 +190,7 @@ def floor(currents: Any, gradient: Any) -> dict[str, Any]:
 
 
 def kernels(currents: Any, gradient: Any) -> Any:
-    """Our kernels alone, on NumPy arrays."""
+    """Our kernels alone."""
     import torch
 
     from spikegrad import ATan
@@ -264,7 +264,7 @@ def compare(side: Side, kind: str, table: tuple[Contender, ...], label: str, siz
     report.sections.append(Section(f"{side.name}, {kind}, {shape}", "ms", found, "spikegrad", text))
     if kernels_too:
         bare = {name: samples[name] for name in (COPY, "copy into new memory", "our kernels alone", "spikegrad")}
-        text = "The same run: our kernels on NumPy arrays and the layer through autograd, both with new memory for what they return."
+        text = "The same run: our kernels alone and the layer through autograd, both with memory for what they return that is used again."
         report.sections.append(Section(f"Above the floor, {shape}", "ms", rows(bare, COPY), COPY, text))
 
 
