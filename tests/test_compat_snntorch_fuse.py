@@ -5,6 +5,8 @@ import copy
 import functools
 import pickle
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -1323,3 +1325,25 @@ def test_states_in_extra_arguments_are_refused_in_words():
     net = EveryState(ours.Leaky(0.9))
     with pytest.raises(FusionError, match="cannot fuse EveryState: its forward takes any number of arguments; name those of a step"):
         fuse(net, (inputs()[0], torch.zeros(BATCH, HIDDEN)))
+
+
+def test_a_program_that_has_no_layer_of_ours():
+    """The kernels are there before any layer of `spikegrad.nn` is made."""
+    script = "\n".join((
+        "import torch",
+        "from spikegrad.compat import snntorch as snn",
+        "class Net(torch.nn.Module):",
+        "    def __init__(self):",
+        "        super().__init__()",
+        "        self.neuron = snn.Leaky(beta=0.9)",
+        "    def forward(self, x):",
+        "        state, out = self.neuron.reset_mem(), []",
+        "        for step in x:",
+        "            spikes, state = self.neuron(step, state)",
+        "            out.append(spikes)",
+        "        return torch.stack(out)",
+        "x, net = torch.rand(6, 3, 8), Net()",
+        "assert torch.equal(snn.fuse(net, example=(x,))(x), net(x))",
+    ))  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -105,17 +105,6 @@ def test_results_of_inference_mode_serve_training():
     assert not again.is_inference()
 
 
-def test_in_place_changes_do_not_reach_who_had_the_memory_before():
-    layer, currents = nn.Leaky(0.9), torch.rand(16, 16, 1024)
-    for _ in range(3):
-        x = currents.clone().requires_grad_()
-        spikes = layer(x)[0]
-        (spikes * x).sum().backward()
-        del spikes
-        with torch.no_grad():
-            layer(currents)[0].add_(1)
-
-
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="the system has no fork")
 @pytest.mark.filterwarnings("ignore:This process")
 def test_a_result_read_in_another_process_is_not_overwritten():

@@ -1,4 +1,4 @@
-"""How threads share out work: whoever is missing, late, asleep or busy with another caller, every column is done once."""
+"""How threads share out work: whoever is missing, asleep or busy with another caller, every column is done."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = 40
 
 
 def integrate(currents: np.ndarray, workers: int) -> np.ndarray:
-    """Sums over time, by a layer that forgets nothing; each column is added to in place, so that a column done twice shows."""
+    """Sums over time, by a layer that forgets nothing; a column that is left out stays NaN."""
     sizes = kernels.Sizes("float32", *currents.shape, threads=workers, numbers=(1.0,))
     potentials, last = np.full_like(currents, np.nan), np.full(currents.shape[1], np.nan, np.float32)
     kernels.forward(kernels.layer(INTEGRATOR, sizes), currents, (), (), None, (last,), potentials)

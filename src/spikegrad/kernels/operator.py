@@ -63,14 +63,10 @@ def _memory(tensor: Tensor) -> Tensor:
     return tensor if tensor.is_contiguous() and not tensor.requires_grad else tensor.detach().contiguous()
 
 
-def _plain_layer(call: Call, shape: torch.Size, dtype: torch.dtype, numbers: Any) -> kernels.Layer:
-    """A layer at rest whose parameters are numbers."""
-    threads = torch.get_num_threads()
-    key = shape, dtype, threads, numbers
-    layer = call.layers.get(key)
-    if layer is None:
-        layer = call.layers[key] = kernels.layer(call, Sizes(_DTYPES[dtype], shape[0], math.prod(shape[1:]), threads, numbers))
-    return layer
+def _layer_of(call: Call, shape: torch.Size, dtype: torch.dtype, numbers: Any, features: int = 0, senders: int = 0) -> kernels.Layer:
+    """The layer of currents of this shape."""
+    sizes = Sizes(_DTYPES[dtype], shape[0], math.prod(shape[1:]), torch.get_num_threads(), numbers, features, senders)
+    return kernels.layer(call, sizes)
 
 
 class _Inputs(NamedTuple):
@@ -85,11 +81,8 @@ class _Inputs(NamedTuple):
 
 def _inputs(call: Call, layout: _Layout, currents: Tensor, tensors: Sequence[Tensor], shape: torch.Size) -> _Inputs:
     """`shape` is that of all steps; an integrator may have forgotten its currents."""
-    dtype = currents.dtype
-    if not tensors:
-        return _Inputs(_plain_layer(call, shape, dtype, layout.parameters), _memory(currents), (), (), None)
     state, weights, parameters = layout.split(tensors)
-    step, connections, features, senders = shape[1:], None, 0, 0
+    dtype, step, connections, features, senders = currents.dtype, shape[1:], None, 0, 0
     if weights is not None:
         features, senders = shape[-1], len(weights) if weights.ndim == 2 else 1
         both = _memory(weights).view(senders, features)
@@ -99,17 +92,16 @@ def _inputs(call: Call, layout: _Layout, currents: Tensor, tensors: Sequence[Ten
     if None in layout.parameters:
         given = tuple([torch.as_tensor(p, dtype=dtype).detach().expand(step).contiguous() for p in parameters])
         numbers = ()
-    sizes = Sizes(_DTYPES[dtype], shape[0], math.prod(step), torch.get_num_threads(), numbers, features, senders)  # pyright: ignore[reportArgumentType]
-    return _Inputs(kernels.layer(call, sizes), _memory(currents), tuple([_memory(part) for part in state]), given, connections)
+    layer = _layer_of(call, shape, dtype, numbers, features, senders)
+    return _Inputs(layer, _memory(currents), tuple([_memory(part) for part in state]), given, connections)
 
 
 def _forward(call: Call, layout: _Layout, currents: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Spikes, potentials if they are recorded, and the parts of the last state, in the dtype of the currents."""
     shape, dtype = currents.shape, currents.dtype
     inputs = _inputs(call, layout, currents, tensors, shape)
-    step = shape[1:]
-    sequences = (results.empty(shape, dtype), results.empty(shape, dtype)) if call.record else (results.empty(shape, dtype),)
-    last = tuple([torch.empty(step, dtype=dtype) for _ in range(2 if call.kind == "synaptic" else 1)])
+    sequences = [results.empty(shape, dtype) for _ in range(1 + call.record)]
+    last = tuple([torch.empty(shape[1:], dtype=dtype) for _ in inputs.layer.last])
     kernels.forward(*inputs, last, *sequences)
     if layout.recurrent:
         last = (*last, sequences[0][-1].clone() if len(currents) else inputs.state[-1].clone())
@@ -130,9 +122,6 @@ def _backward(
     rest = gradients[1 + recorded :]
     ends = tuple([arriving(g, step) for g in rest]) if any(g is not None for g in rest) else ()
     incoming = Incoming(at_spikes, ends, arriving(gradients[1], shape) if recorded else None)
-    if not tensors:
-        kernels.backward(*inputs, None, incoming, kernels.Gradients(grad))
-        return (grad,)
     _, weights, parameters = layout.split(tensors)
     start = [torch.empty(step, dtype=dtype) for _ in inputs.state]
     grads = [torch.empty(step, dtype=dtype) for _ in parameters] if learned else []
@@ -313,7 +302,7 @@ def run(call: Call, text: str, currents: Tensor, state: State, parameters: Param
         return torch.ops.spikegrad.layer(currents, weights, list(state), tensors, text, numbers)
     tensors = state or weights is not None or any(isinstance(p, Tensor) for p in parameters)
     if not (tensors or call.record or call.kind == "integrator") and torch.is_grad_enabled():
-        return _apply_plain(_plain_layer(call, currents.shape, currents.dtype, parameters), currents)
+        return _apply_plain(_layer_of(call, currents.shape, currents.dtype, parameters), currents)
     layout, tensors = _laid_out(state, parameters, weights)
     if torch.is_grad_enabled():
         return _apply(call, layout, currents, *tensors)

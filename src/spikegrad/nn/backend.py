@@ -23,19 +23,14 @@ _FLOATS = (torch.float32, torch.float64)
 INSTALLED = importlib.util.find_spec("numba") is not None
 
 
-_operator: Any = None
-"""`spikegrad.kernels.operator`, once there is a layer that may use it: it imports Numba."""
-
-
 def check(backend: str) -> None:
     """Refuse an unknown backend, and one that is not installed."""
     if backend not in BACKENDS:
         raise ValueError(f"`backend` must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     if backend == "numba" and not INSTALLED:
         raise ValueError("backend='numba' needs Numba; install it with `pip install numba`")
-    global _operator
     if backend != "reference" and INSTALLED:
-        _operator = importlib.import_module("spikegrad.kernels.operator")  # registered before a compiler sees the layer
+        importlib.import_module("spikegrad.kernels.operator")  # its operators are registered before a compiler sees the layer
 
 
 def fused(backend: str, currents: Tensor, spike: Spike | None, options: Options | None) -> bool:
@@ -78,10 +73,12 @@ def run_fused(
     weights: Tensor | None = None,
 ) -> tuple[Any, ...]:
     """A layer in the fused kernels, as the reference would return it; the state has the parts `names`."""
+    from spikegrad.kernels import operator
+
     wide = currents if currents.dtype in _FLOATS and currents.ndim > 1 else reference.checked(currents)
     start = () if state is None else reference.given_state(state, wide, names)
     weights = None if weights is None else weights.to(wide.dtype)
-    spikes, *rest = _operator.run(call, text, wide, start, parameters, weights)
+    spikes, *rest = operator.run(call, text, wide, start, parameters, weights)
     spikes = spikes if wide is currents else cast(spikes, currents)
     potentials = [rest.pop(0)] if call.record else []
     return spikes, tuple(rest) if len(names) > 1 else rest[-1], *potentials
