@@ -29,6 +29,7 @@ _METADATA = 1  # XLA_FFI_Extension_Metadata
 _INVALID, _INTERNAL = 3, 13  # XLA_FFI_Error_Code
 _ERROR_CREATE = 48  # offset in XLA_FFI_Api
 _WRITABLE = 0x200  # PyBUF_WRITE
+_FRESH = 2**23  # bytes from which XLA's memory comes from the system each time
 
 _HEAD: Any = [("struct_size", c_size_t), ("extension", c_void_p)]
 
@@ -113,7 +114,7 @@ def _handle(address: int) -> int | None:
             return _error(frame, _INVALID, "this program was compiled in another process; trace it again in this one")
         results = _arrays(frame.results)
         for result in results:
-            memory.prefer_huge_pages(result.ctypes.data, result.nbytes)  # it is fresh
+            _prefer_huge_pages(result)
         function(_arrays(frame.arguments), results)
     except BaseException as error:
         return _error(frame, _INTERNAL, f"{type(error).__name__}: {error}")
@@ -124,6 +125,12 @@ def _error(frame: _Frame, code: int, message: str) -> int | None:
     create = ctypes.CFUNCTYPE(c_void_p, POINTER(_ErrorArguments))(c_void_p.from_address(frame.api + _ERROR_CREATE).value or 0)
     text = f"spikegrad: {message}".encode()
     return create(_ErrorArguments(ctypes.sizeof(_ErrorArguments), None, text, code))
+
+
+def _prefer_huge_pages(array: NDArray[Any]) -> None:
+    """Ask for huge pages under a large result, whose memory is fresh; that of smaller ones has been used before."""
+    if array.nbytes >= _FRESH:
+        memory.prefer_huge_pages(array.ctypes.data, array.nbytes)
 
 
 _VERSION = _version()
