@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from spikegrad import CATALOGUE, ATan, Boxcar, FastSigmoid, Gaussian, Surrogate, Triangle, facts
-from spikegrad.surrogate import Positive
+from spikegrad.ranges import Positive
 
 CASES = [
     pytest.param(surrogate, id=repr(surrogate))

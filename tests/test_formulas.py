@@ -331,10 +331,10 @@ def test_scale_multiplies_both(name):
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_refuses_parameters_out_of_range(name):
     cls = CATALOGUE[name]
-    for parameter, (known, _) in cls.numbers.items():
+    for parameter, within in cls.numbers.items():
         with pytest.raises(ValueError, match=f"`{parameter}` of {name} must be"):
             cls(**{parameter: math.nan})
-        if known >= 0:
+        if within.sign >= 0:
             with pytest.raises(ValueError, match=f"`{parameter}` of {name} must be"):
                 cls(**{parameter: -1.0})
 

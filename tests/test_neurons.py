@@ -24,9 +24,9 @@ def independent(currents, alpha, beta, theta, reset, delay, weights=None, at_thr
         feedback = 0 if weights is None else s @ weights.T if weights.ndim == 2 else s * weights
         kept = (1 - r) * v if delay and reset == "zero" and alpha is None else v
         if alpha is None:
-            u = beta * kept + current + feedback
+            u = beta * kept + (current + feedback)
         else:
-            i = alpha * i + current + feedback
+            i = alpha * i + (current + feedback)
             u = beta * kept + i
             u = (1 - r) * u if delay and reset == "zero" else u
         u = u - r * theta if delay and reset == "subtract" else u

@@ -15,7 +15,7 @@ from spikegrad.vocabulary import library, step, where, widen
 
 FUNCTIONS = {
     "exp": math.exp, "log": math.log, "sqrt": math.sqrt, "sin": math.sin, "cos": math.cos, "arctan": math.atan, "erf": math.erf,
-    "floor": math.floor, "step": lambda x: float(x >= 0),
+    "floor": math.floor, "step": lambda x: float(x >= 0), "tanh": math.tanh, "sigmoid": lambda x: 1 / (1 + math.exp(-x)), "round": round,
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ CONTAINERS = {
 
 
 def test_every_word_is_tested():
-    assert {*FUNCTIONS, "where", "inf", "pi"} == set(vocabulary.__all__)
+    assert {*FUNCTIONS, "where", "minimum", "maximum", "inf", "pi"} == set(vocabulary.__all__)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -109,3 +109,32 @@ def test_subclass_of_tensor_keeps_its_class():
     assert type(spikes) is Subclass
     spikes.sum().backward()
     assert torch.allclose(x.grad, ATan().derivative(x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_minimum_and_maximum(container, dtype):
+    """Of an array and a number or two arrays, in the array's dtype; NaN wins, as in NumPy."""
+    with jax.enable_x64(True):
+        x = CONTAINERS[container](0.7, dtype)
+        for word, low, high in ((vocabulary.minimum, 0.3, 0.7), (vocabulary.maximum, 0.7, 1.5)):
+            for result, expected in (
+                (word(x, 0.3), low),
+                (word(0.3, x), low),
+                (word(x, 1.5), high),
+                (word(1.5, x), high),
+                (word(x, x), 0.7),
+            ):
+                assert result.dtype == x.dtype
+                assert float(np.asarray(getattr(result, "detach", lambda result=result: result)()).reshape(())) == pytest.approx(expected)
+            assert bool((word(x * math.nan, 0.3) != word(x * math.nan, 0.3)).all())
+            assert word(0.3, math.nan) != word(0.3, math.nan)
+    assert (vocabulary.minimum(1.0, 2.0), vocabulary.maximum(1.0, 2.0)) == (1.0, 2.0)
+
+
+def test_round_is_to_even_and_sigmoid_has_tails():
+    halves = [-1.5, -0.5, 0.5, 1.5, 2.5]
+    for make in (np.array, torch.tensor, jax.numpy.array):
+        assert [float(x) for x in vocabulary.round(make(halves))] == [-2.0, 0.0, 0.0, 2.0, 2.0]
+        assert [float(x) for x in vocabulary.sigmoid(make([-700.0, 700.0]))] == [pytest.approx(0.0, abs=1e-300), 1.0]
+    assert [vocabulary.round(x) for x in halves] == [-2.0, 0.0, 0.0, 2.0, 2.0]

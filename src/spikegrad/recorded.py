@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-import operator
 from collections.abc import Callable
 from typing import Any
 
-from spikegrad import trace, vocabulary
-from spikegrad.surrogate import Positive, Surrogate
+from spikegrad import trace
+from spikegrad.ranges import Positive
+from spikegrad.surrogate import Surrogate
 from spikegrad.trace import Record, Symbol
-from spikegrad.vocabulary import Array
+from spikegrad.vocabulary import OPERATIONS, Array
 
 
 def from_formula(
@@ -44,7 +44,6 @@ def from_formula(
         >>> spike
         Formula(slope=2.0)
     """
-    signs = {name: 1 if name in ("slope", "width") else -1 for name in parameters}
 
     def record(name: str, formula: Callable[..., Any]) -> trace.Program:
         wanted = [n for n in inspect.signature(formula).parameters if n != "x"]
@@ -53,10 +52,10 @@ def from_formula(
                 f"`{name}` takes {', '.join(map(repr, unknown))}, which from_formula was given no number for; it was given "
                 f"{', '.join(parameters) or 'none'}. Write e.g. from_formula(..., {unknown[0]}=2.0)"
             )
-        symbols = {n: trace.argument(n, signs[n]) for n in wanted}
+        symbols = {n: trace.argument(n, 1 if n in ("slope", "width") else -1, is_array=False) for n in wanted}
         try:
             result: Symbol | float = formula(x=trace.argument("x"), **symbols)
-            return trace.flatten(result)
+            return trace.flatten([trace.operand(result)])
         except TypeError as error:
             raise TypeError(f"`{name}` of from_formula: {error}") from None
 
@@ -68,43 +67,14 @@ def _rebuild(record: Record, parameters: dict[str, float]) -> Surrogate:
     return _class(record)(**parameters)
 
 
-def _invert(condition: Any) -> Any:
-    return not condition if isinstance(condition, bool) else ~condition
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{name: getattr(vocabulary, name) for name in trace.FUNCTIONS},
-    "add": operator.add,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
-    "divide": operator.truediv,
-    "negative": operator.neg,
-    "abs": abs,
-    "less": operator.lt,
-    "less_equal": operator.le,
-    "greater": operator.gt,
-    "greater_equal": operator.ge,
-    "equal": operator.eq,
-    "not_equal": operator.ne,
-    "and": operator.and_,
-    "or": operator.or_,
-    "not": _invert,
-    "where": vocabulary.where,
-    "copy": _same,
-}
-
-
 @functools.cache
 def _class(record: Record) -> type[Surrogate]:
     """The class of all surrogates with this formula: one for each record, so that equal ones compare equal."""
     names = record.arguments[1:]
 
     def run(program: trace.Program, surrogate: Surrogate, x: Array) -> Array:
-        return trace.evaluate(program, _FUNCTIONS, {"x": x, **{name: getattr(surrogate, name) for name in names}})
+        (value,) = trace.evaluate(program, OPERATIONS, {"x": x, **{name: getattr(surrogate, name) for name in names}})
+        return value
 
     def derivative(self: Surrogate, x: Array) -> Array:
         return run(record.derivative, self, x)

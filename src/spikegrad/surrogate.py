@@ -17,24 +17,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Self, dataclass_transform, get_type_hints
+from typing import Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 
-from spikegrad import facts, trace
+from spikegrad import facts, printing, ranges, trace
+from spikegrad.ranges import Between
 from spikegrad.trace import Record, Symbol
 from spikegrad.vocabulary import Array, cast, fits, inf, library, quiet, where, widen
-
-Positive = Annotated[float, "positive", 1]
-"""A float parameter that must be greater than zero; powers may take it as a positive base."""
-
-NonNegative = Annotated[float, "zero or positive", 0]
-"""A float parameter that must not be negative."""
-
-Unbounded = Annotated[float, "a number or infinite", -1]
-"""A float parameter that may be infinite, as the end of a window may."""
 
 
 @dataclass_transform(frozen_default=True)
@@ -68,8 +59,8 @@ class Surrogate:
     """Whether the class gives a primitive; its parameters can be learned only then."""
     stochastic: ClassVar[bool] = False
     """Whether the formula takes noise."""
-    numbers: ClassVar[Mapping[str, tuple[int, str]]] = {"scale": (-1, "a number")}
-    """The float fields: name to the sign known of it (see `trace.Symbol`) and what it must be, in words. `scale` is the last."""
+    numbers: ClassVar[Mapping[str, Between]] = {"scale": Between()}
+    """The float fields, and the range of each. `scale` is the last."""
     soft: ClassVar[bool] = False
     """Whether the output in training is the primitive itself, not the step (NoisyThreshold)."""
     spiking: ClassVar[bool] = True
@@ -88,19 +79,15 @@ class Surrogate:
             _record(cls, tuple(structure.items()))
 
     def __post_init__(self) -> None:
-        for name, kind in self.numbers.items():
+        for name, within in self.numbers.items():
             value = getattr(self, name)
-            if not isinstance(value, (int, float, np.floating, np.integer)):
+            try:
+                object.__setattr__(self, name, within.checked(f"`{name}` of {type(self).__name__}", value))
+            except TypeError as error:
                 raise TypeError(
-                    f"`{name}` of {type(self).__name__} must be a number, got {type(value).__name__}; pass arrays beside the surrogate: "
-                    f"spike(x, {name}=array), or learn it with spikegrad.nn.Spike(spike, learn={name!r})"
-                )
-            value = float(value)
-            sign, wanted = kind
-            infinite = math.isinf(value) and "infinite" not in wanted
-            if math.isnan(value) or infinite or (sign == 1 and not value > 0) or (sign == 0 and value < 0):
-                raise ValueError(f"`{name}` of {type(self).__name__} must be {'finite' if infinite else wanted}, got {value}")
-            object.__setattr__(self, name, value)
+                    f"{error}; pass arrays beside the surrogate: spike(x, {name}=array), or learn it with "
+                    f"spikegrad.nn.Spike(spike, learn={name!r})"
+                ) from None
 
     def derivative(self, x: Array) -> Array:
         """The bump: what the backward pass uses in place of the derivative of the step. Same shape and dtype as `x`, 1/potential."""
@@ -192,20 +179,14 @@ class Surrogate:
             >>> from spikegrad import StraightThrough
             >>> print(StraightThrough().source("javascript"), end="")
             function StraightThrough_derivative(x, scale) {
-              const t0 = Math.abs(x);
-              const t1 = t0 < Infinity;
-              const t2 = 1.0 * scale;
-              const t3 = x == x;
-              const t4 = (t3 ? 0.0 : x);
-              const t5 = (t1 ? t2 : t4);
-              return t5;
+              return (Math.abs(x) < Infinity ? 1.0 * scale : (x == x ? 0.0 : x));
             }
         """
         record = self.structure
         program = {"derivative": record.derivative, "primitive": record.primitive}[of]
         if program is None:
             raise ValueError(f"{type(self).__name__} has no primitive")
-        return trace.source(program, record.arguments, f"{type(self).__name__}_{of}", dialect)
+        return printing.function(program, record.arguments, f"{type(self).__name__}_{of}", dialect)
 
     def bind(self, parameters: Mapping[str, Any]) -> Any:
         """This surrogate with arrays in place of numbers: something to evaluate the formula with, not a value to keep."""
@@ -290,14 +271,10 @@ def _completed(formula: Callable[..., Any]) -> Callable[..., Any]:
     return complete
 
 
-def _numbers(cls: type[Surrogate]) -> dict[str, tuple[int, str]]:
-    hints = get_type_hints(cls, include_extras=True)
-    found: dict[str, tuple[int, str]] = {}
-    for name in (*(f.name for f in dataclasses.fields(cls) if f.name != "scale"), "scale"):
-        if getattr(hints[name], "__origin__", hints[name]) is float:
-            wanted, sign = getattr(hints[name], "__metadata__", ("a number", -1))
-            found[name] = (sign, wanted)
-    return found
+def _numbers(cls: type[Surrogate]) -> dict[str, Between]:
+    found = ranges.hints(cls)
+    names = (*(f.name for f in dataclasses.fields(cls) if f.name != "scale"), "scale")
+    return {name: within for name in names if (within := ranges.of(found[name])) is not None}
 
 
 @functools.cache
@@ -305,15 +282,15 @@ def _record(cls: type[Surrogate], structure: tuple[tuple[str, Any], ...]) -> Rec
     symbols: Any = object.__new__(cls)
     for name, value in structure:
         object.__setattr__(symbols, name, value)
-    for name, (sign, _) in cls.numbers.items():
-        object.__setattr__(symbols, name, trace.argument(name, sign))
+    for name, within in cls.numbers.items():
+        object.__setattr__(symbols, name, trace.argument(name, within.sign, is_array=False))
     inputs = ("x", "noise") if cls.stochastic else ("x",)
     given = [trace.argument(name) for name in inputs]
 
     def program(name: str) -> trace.Program:
         try:
             result: Symbol | float = getattr(symbols, name)(*given)
-            return trace.flatten(result)
+            return trace.flatten([trace.operand(result)])
         except TypeError as error:
             raise TypeError(f"{cls.__name__}.{name}: {error}") from None
 

@@ -1,29 +1,42 @@
-"""Record a formula once with symbols, and print the record as straight-line source.
+"""Record a formula once with symbols, as a program that can be evaluated, differentiated and printed.
 
 A formula is ordinary Python over the small vocabulary of `spikegrad.vocabulary`. Called with a `Symbol` it does not compute, it
-writes itself down; `record` flattens what was written into a `Program`, a plain tuple of instructions that compares, hashes and
-pickles; `source` prints a program for a scalar language. The recorder optimises nothing: what runs is what was written.
+writes itself down; `flatten` turns what was written into a `Program`, plain tuples that compare, hash and pickle; `symbols` turns a program
+into symbols again. The recorder optimises nothing, but that what is written twice is computed once: what runs is what was written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 Operand = str | int | float
 """An argument by its name, an earlier instruction by its index (int), or a literal (float)."""
 
-Program = tuple[tuple[Operand, ...], ...]
-"""Instructions ``(operation, *operands)``; the last one is the result."""
+Instruction = tuple[Operand, ...]
+"""``(operation, *operands)``."""
 
-INPUTS = ("x", "noise")
-"""Names of the arguments that are arrays; every other argument is a parameter."""
-
-FUNCTIONS = ("exp", "log", "sqrt", "sin", "cos", "arctan", "erf", "floor", "step")
+FUNCTIONS = ("exp", "log", "sqrt", "sin", "cos", "tanh", "sigmoid", "arctan", "erf", "floor", "round", "step")
 """Functions of one argument that a formula may call."""
+
+BOOLEANS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "and", "or", "not")
+"""Operations whose result is true or false."""
+
+OPERATIONS: Mapping[str, str] = {
+    **dict.fromkeys(("add", "subtract", "multiply", "divide", "minimum", "maximum", *BOOLEANS[:6]), "nn"),
+    **dict.fromkeys(("negative", "abs", "hold", "fire", "fire_above", "quantized", *FUNCTIONS), "n"),
+    **dict.fromkeys(("and", "or"), "bb"),
+    "not": "b",
+    "where": "bnn",
+}
+"""Every operation of a record, and what it takes: for each operand n, a number, or b, true or false.
+
+Some occur in the step of a neuron alone: `hold`, through which no gradient flows; `fire` (`fire_above` where a value at the threshold does
+not spike); `quantized`, the place where a state is rounded if a layer asks for it.
+"""
 
 
 class Symbol:
@@ -33,36 +46,40 @@ class Symbol:
     outside the vocabulary) raises a `TypeError` that names it.
     """
 
-    __slots__ = ("arguments", "operation", "sign")
+    __slots__ = ("arguments", "is_array", "operation", "sign")
 
-    def __init__(self, operation: str, *arguments: Symbol | float | str, sign: int | None = None):
-        """`sign` is 1 where the value is known to be positive, 0 where it is known not to be negative, else None."""
+    def __init__(self, operation: str, *arguments: Symbol | float | str, sign: int | None = None, is_array: bool | None = None):
+        """`sign` is 1 where the value is known to be positive, 0 where it is known not to be negative, else -1.
+
+        `is_array` says whether it is an array when the formula runs as it is written, and not a number.
+        """
         self.operation, self.arguments = operation, arguments
         self.sign = _sign(operation, arguments) if sign is None else sign
+        self.is_array = any(isinstance(a, Symbol) and a.is_array for a in arguments) if is_array is None else is_array
 
     def __add__(self, other: Any) -> Symbol:
-        return Symbol("add", self, _operand(other))
+        return Symbol("add", self, operand(other))
 
     def __radd__(self, other: Any) -> Symbol:
-        return Symbol("add", _operand(other), self)
+        return Symbol("add", operand(other), self)
 
     def __sub__(self, other: Any) -> Symbol:
-        return Symbol("subtract", self, _operand(other))
+        return Symbol("subtract", self, operand(other))
 
     def __rsub__(self, other: Any) -> Symbol:
-        return Symbol("subtract", _operand(other), self)
+        return Symbol("subtract", operand(other), self)
 
     def __mul__(self, other: Any) -> Symbol:
-        return Symbol("multiply", self, _operand(other))
+        return Symbol("multiply", self, operand(other))
 
     def __rmul__(self, other: Any) -> Symbol:
-        return Symbol("multiply", _operand(other), self)
+        return Symbol("multiply", operand(other), self)
 
     def __truediv__(self, other: Any) -> Symbol:
-        return Symbol("divide", self, _operand(other))
+        return Symbol("divide", self, operand(other))
 
     def __rtruediv__(self, other: Any) -> Symbol:
-        return Symbol("divide", _operand(other), self)
+        return Symbol("divide", operand(other), self)
 
     def __neg__(self) -> Symbol:
         return Symbol("negative", self)
@@ -71,28 +88,28 @@ class Symbol:
         return Symbol("abs", self)
 
     def __lt__(self, other: Any) -> Symbol:
-        return Symbol("less", self, _operand(other))
+        return Symbol("less", self, operand(other))
 
     def __le__(self, other: Any) -> Symbol:
-        return Symbol("less_equal", self, _operand(other))
+        return Symbol("less_equal", self, operand(other))
 
     def __gt__(self, other: Any) -> Symbol:
-        return Symbol("greater", self, _operand(other))
+        return Symbol("greater", self, operand(other))
 
     def __ge__(self, other: Any) -> Symbol:
-        return Symbol("greater_equal", self, _operand(other))
+        return Symbol("greater_equal", self, operand(other))
 
     def __eq__(self, other: object) -> Symbol:  # type: ignore[override]
-        return Symbol("equal", self, _operand(other))
+        return Symbol("equal", self, operand(other))
 
     def __ne__(self, other: object) -> Symbol:  # type: ignore[override]
-        return Symbol("not_equal", self, _operand(other))
+        return Symbol("not_equal", self, operand(other))
 
     def __and__(self, other: Any) -> Symbol:
-        return Symbol("and", self, _operand(other))
+        return Symbol("and", self, operand(other))
 
     def __or__(self, other: Any) -> Symbol:
-        return Symbol("or", self, _operand(other))
+        return Symbol("or", self, operand(other))
 
     def __invert__(self) -> Symbol:
         return Symbol("not", self)
@@ -136,10 +153,11 @@ class Symbol:
 
 
 def _vocabulary() -> str:
-    return f"+ - * / ** abs {' '.join(FUNCTIONS)} where < <= > >= == != & | ~"
+    return f"+ - * / ** abs {' '.join(FUNCTIONS)} minimum maximum where < <= > >= == != & | ~"
 
 
-def _operand(value: Any) -> Symbol | float:
+def operand(value: Any) -> Symbol | float:
+    """What a symbol may be combined with: another one, or a number."""
     if isinstance(value, Symbol):
         return value
     if isinstance(value, int | float):
@@ -167,54 +185,143 @@ def _sign(operation: str, arguments: tuple[Any, ...]) -> int:
     match operation:
         case "exp":
             return 1
-        case "abs" | "sqrt" | "step":
+        case "abs" | "sqrt" | "step" | "sigmoid":
             return 0
         case "add":
             signs = [known(a) for a in arguments]
             return max(signs) if min(signs) >= 0 else -1
         case "multiply" if arguments[0] is arguments[1]:
             return max(0, known(arguments[0]))
-        case "multiply" | "divide":
+        case "multiply" | "divide" | "minimum":
             return min(known(a) for a in arguments)
+        case "maximum":
+            return max(known(a) for a in arguments)
+        case "hold" | "quantized":
+            return known(arguments[0])
         case _:
             return -1
 
 
 def where(condition: Symbol, a: Any, b: Any) -> Symbol:
     """`a` where the condition holds, else `b`; one of them must depend on the input, which gives the dtype."""
-    if not (_varies(a) or _varies(b)):
+    if not any(isinstance(x, Symbol) and x.is_array for x in (a, b)):
         raise TypeError("where(condition, a, b) needs a branch that depends on the input, for its dtype; use step(...), or x * 0 + a")
-    return Symbol("where", condition, _operand(a), _operand(b))
+    return Symbol("where", condition, operand(a), operand(b))
 
 
-def _varies(value: Any) -> bool:
-    """Whether a value depends on the input of the formula, and not on numbers and parameters alone."""
-    if not isinstance(value, Symbol):
-        return False
-    if value.operation == "argument":
-        return value.arguments[0] in INPUTS
-    return any(map(_varies, value.arguments))
+def argument(name: str, sign: int = -1, *, is_array: bool = True) -> Symbol:
+    """A symbol for an input; see `Symbol`."""
+    return Symbol("argument", name, sign=sign, is_array=is_array)
 
 
-def flatten(result: Symbol | float) -> Program:
-    """The instructions that compute `result`, each distinct node once, in the order in which they were written."""
-    program: list[tuple[Operand, ...]] = []
-    seen: dict[int, Operand] = {}
+def ordered(roots: Iterable[Any]) -> list[Symbol]:
+    """Every symbol that the roots are computed from, each after its arguments, in the order in which they were written."""
+    found: list[Symbol] = []
+    seen: set[int] = set()
+    for root in roots:
+        stack: list[tuple[Any, bool]] = [(root, False)]
+        while stack:
+            node, ready = stack.pop()
+            if not isinstance(node, Symbol) or (id(node) in seen and not ready):
+                continue
+            if ready:
+                found.append(node)
+                continue
+            seen.add(id(node))
+            stack.append((node, True))
+            stack += [(a, False) for a in reversed(node.arguments)]
+    return found
 
-    def visit(node: Symbol | float | str) -> Operand:
-        if not isinstance(node, Symbol):
-            return node
+
+@dataclass(frozen=True)
+class Program:
+    """Straight-line code.
+
+    Attributes:
+        instructions: in the order in which they run.
+        results: what it computes: instructions by their index, arguments by their name, or literals.
+        names: what the formula's author calls instructions, by their index; for whoever reads a print.
+    """
+
+    instructions: tuple[Instruction, ...]
+    results: tuple[Operand, ...]
+    names: tuple[tuple[int, str], ...] = field(default=(), compare=False)
+
+    def arguments(self) -> set[str]:
+        """The names of the arguments that it reads."""
+        operands = [o for _, *operands in self.instructions for o in operands]
+        return {o for o in (*operands, *self.results) if isinstance(o, str)}
+
+
+def flatten(results: Sequence[Symbol | float], names: Mapping[int, str] | None = None) -> Program:
+    """The instructions that compute the results, each distinct one once, in the order in which they were written.
+
+    `names` are the names of symbols, by their id.
+    """
+    instructions: list[Instruction] = []
+    known: dict[tuple[Any, ...], int] = {}
+    place: dict[int, Operand] = {}
+    named: dict[int, str] = {}
+
+    def placed(value: Any) -> Operand:
+        return place[id(value)] if isinstance(value, Symbol) else value
+
+    for node in ordered(results):
         if node.operation == "argument":
-            return str(node.arguments[0])
-        if id(node) not in seen:
-            program.append((node.operation, *map(visit, node.arguments)))
-            seen[id(node)] = len(program) - 1
-        return seen[id(node)]
+            place[id(node)] = str(node.arguments[0])
+            continue
+        instruction: Instruction = (node.operation, *map(placed, node.arguments))
+        key = tuple((type(o), o, str(o)) for o in instruction)  # 1, 1.0, 0.0 and -0.0 are equal to Python
+        if key not in known:
+            known[key] = len(instructions)
+            instructions.append(instruction)
+        place[id(node)] = known[key]
+        if names and id(node) in names:
+            named.setdefault(known[key], names[id(node)])
+    return Program(tuple(instructions), tuple(map(placed, results)), tuple(named.items()))
 
-    last = visit(result)
-    if last != len(program) - 1 or not isinstance(last, int):
-        program.append(("copy", last))
-    return tuple(program)
+
+def symbols(program: Program, arguments: Mapping[str, Any]) -> tuple[list[Any], dict[int, str]]:
+    """The program's results as symbols of these arguments, and the names of symbols by their id."""
+    made: list[Any] = []
+
+    def value(o: Operand) -> Any:
+        return arguments[o] if isinstance(o, str) else made[o] if isinstance(o, int) else o
+
+    for operation, *operands in program.instructions:
+        made.append(Symbol(str(operation), *map(value, operands)))
+    return [value(o) for o in program.results], {id(made[k]): name for k, name in program.names}
+
+
+def evaluator(
+    program: Program, functions: Mapping[str, Callable[..., Any]], literal: Callable[[float], Any] = float
+) -> Callable[[Mapping[str, Any]], list[Any]]:
+    """A function of the arguments that runs a program, with a Python function for each operation and a value for each literal."""
+
+    def prepared(o: Operand) -> tuple[int, Any]:
+        return (0, o) if isinstance(o, str) else (1, o) if isinstance(o, int) else (2, literal(o))
+
+    code = [(functions[str(operation)], [prepared(o) for o in operands]) for operation, *operands in program.instructions]
+    results = [prepared(o) for o in program.results]
+
+    def run(arguments: Mapping[str, Any]) -> list[Any]:
+        values: list[Any] = []
+        sources = arguments, values
+        for function, operands in code:
+            values.append(function(*[o if kind == 2 else sources[kind][o] for kind, o in operands]))
+        return [o if kind == 2 else sources[kind][o] for kind, o in results]
+
+    return run
+
+
+def evaluate(program: Program, functions: Mapping[str, Callable[..., Any]], arguments: Mapping[str, Any]) -> list[Any]:
+    """Run a program on values, with a Python function for each operation."""
+    return evaluator(program, functions)(arguments)
+
+
+def digest(*parts: Any) -> str:
+    """A hash of what is written down, the same in every process: what kernels and caches are keyed by."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -232,136 +339,42 @@ class Record:
     derivative: Program
     primitive: Program | None = None
     key: str = field(init=False, repr=False)
-    """Hash of the record, the same in every process: what kernels and caches are keyed by. It is compared too, since to Python the
-    instruction index 1 and the literal 1.0 are equal."""
+    """Hash of the record. It is compared too, since to Python the instruction index 1 and the literal 1.0 are equal."""
 
     def __post_init__(self) -> None:
-        text = repr((self.arguments, self.derivative, self.primitive))
-        object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest()[:16])
+        parts = (p and (p.instructions, p.results) for p in (self.derivative, self.primitive))
+        object.__setattr__(self, "key", digest(self.arguments, *parts))
 
     def __hash__(self) -> int:
         return hash(self.key)
 
 
-def argument(name: str, sign: int = -1) -> Symbol:
-    """A symbol for an input; `sign` as in `Symbol`."""
-    return Symbol("argument", name, sign=sign)
-
-
-def evaluate(program: Program, functions: Mapping[str, Callable[..., Any]], arguments: Mapping[str, Any]) -> Any:
-    """Run a program on values, with a Python function for each operation."""
-    values: list[Any] = []
-    for operation, *operands in program:
-        given = [arguments[o] if isinstance(o, str) else values[o] if isinstance(o, int) else o for o in operands]
-        values.append(functions[str(operation)](*given))
-    return values[-1]
-
-
 @dataclass(frozen=True)
-class Dialect:
-    """How one language writes a function, an assignment, a literal and each operation."""
+class StepRecord:
+    """What a neuron is apart from its numbers: its step and its resting states, written down.
 
-    head: str
-    line: str
-    result: str
-    literal: str
-    operations: Mapping[str, str]
-    infinity: str = "inf"
-
-
-_OPERATORS = {
-    "add": "{} + {}",
-    "subtract": "{} - {}",
-    "multiply": "{} * {}",
-    "divide": "{} / {}",
-    "negative": "-{}",
-    "less": "{} < {}",
-    "less_equal": "{} <= {}",
-    "greater": "{} > {}",
-    "greater_equal": "{} >= {}",
-    "equal": "{} == {}",
-    "not_equal": "{} != {}",
-    "and": "{} & {}",
-    "or": "{} | {}",
-    "copy": "{}",
-}
-
-
-def _calls(template: str, **names: str) -> dict[str, str]:
-    return {name: template.format(names.get(name, name)) for name in ("abs", *FUNCTIONS)}
-
-
-DIALECTS = {
-    "numba": Dialect(
-        head="def {name}({arguments}):",
-        line="    {target} = {value}",
-        result="    return {value}",
-        literal="real({})",
-        operations={
-            **_calls("{}({{}})"),
-            **_OPERATORS,
-            "not": "not {}",
-            "where": "({1} if {0} else {2})",
-            "step": "(real(1.0) if {} >= real(0.0) else real(0.0))",
-        },
-    ),
-    "triton": Dialect(
-        head="def {name}({arguments}):",
-        line="    {target} = {value}",
-        result="    return {value}",
-        literal="{}",
-        infinity='float("inf")',
-        operations={
-            **{name: text for name, text in _calls("tl.{}({{}})").items() if name != "arctan"},
-            **_OPERATORS,
-            "not": "{} == 0",
-            "where": "tl.where({}, {}, {})",
-            "step": "tl.where({} >= 0, 1.0, 0.0)",
-        },
-    ),
-    "javascript": Dialect(
-        head="function {name}({arguments}) {{",
-        line="  const {target} = {value};",
-        result="  return {value};\n}}",
-        literal="{}",
-        infinity="Infinity",
-        operations={
-            **{name: text for name, text in _calls("Math.{}({{}})", arctan="atan").items() if name != "erf"},
-            **_OPERATORS,
-            "and": "{} && {}",
-            "or": "{} || {}",
-            "not": "!{}",
-            "where": "({} ? {} : {})",
-            "step": "({} >= 0 ? 1 : 0)",
-        },
-    ),
-}
-
-
-def source(program: Program, arguments: tuple[str, ...], name: str, dialect: str) -> str:
-    """The program as the source of one function ``name(*arguments)``.
-
-    Raises:
-        ValueError: if the dialect is unknown or has no word for an operation.
+    Attributes:
+        inputs: names of what arrives at each step.
+        states: names of the states.
+        numbers: names of the numbers.
+        outputs: how many outputs there are.
+        recorded: names of what else can be recorded; ``excess`` is the potential over the threshold, what `fire` saw.
+        step: from inputs, states and numbers: the outputs, the states after the step, and what can be recorded.
+        resting: from numbers, and the resting numbers of states under the names of the states: where each state rests.
     """
-    if dialect not in DIALECTS:
-        raise ValueError(f"unknown dialect {dialect!r}; there are {', '.join(sorted(DIALECTS))}")
-    words = DIALECTS[dialect]
 
-    def operand(value: Operand) -> str:
-        if isinstance(value, str):
-            return value
-        if isinstance(value, int):
-            return f"t{value}"
-        text = words.infinity if math.isinf(value) else repr(abs(value))
-        text = words.literal.format(text)
-        return text if value >= 0 else f"(-{text})"
+    inputs: tuple[str, ...]
+    states: tuple[str, ...]
+    numbers: tuple[str, ...]
+    outputs: int
+    recorded: tuple[str, ...]
+    step: Program
+    resting: Program
+    key: str = field(init=False, repr=False)
 
-    lines = [words.head.format(name=name, arguments=", ".join(arguments))]
-    for index, (operation, *operands) in enumerate(program):
-        if operation not in words.operations:
-            raise ValueError(f"{dialect} has no {operation}, which the formula {name} needs")
-        value = words.operations[str(operation)].format(*map(operand, operands))
-        lines.append(words.line.format(target=f"t{index}", value=value))
-    lines.append(words.result.format(value=f"t{len(program) - 1}"))
-    return "\n".join(lines) + "\n"
+    def __post_init__(self) -> None:
+        programs = ((p.instructions, p.results) for p in (self.step, self.resting))
+        object.__setattr__(self, "key", digest(self.inputs, self.states, self.numbers, self.outputs, self.recorded, *programs))
+
+    def __hash__(self) -> int:
+        return hash(self.key)

@@ -7,9 +7,11 @@ it is given a `spikegrad.trace.Symbol`.
 
 from __future__ import annotations
 
+import builtins
 import math
+import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,7 +20,10 @@ import numpy as np
 from spikegrad import trace
 from spikegrad.trace import Symbol
 
-__all__ = ["arctan", "cos", "erf", "exp", "floor", "inf", "log", "pi", "sin", "sqrt", "step", "where"]
+__all__ = [
+    "arctan", "cos", "erf", "exp", "floor", "inf", "log", "maximum", "minimum", "pi", "round", "sigmoid", "sin", "sqrt", "step", "tanh",
+    "where",
+]  # fmt: skip
 
 pi, inf = math.pi, math.inf
 
@@ -96,6 +101,26 @@ def floor(x: Array) -> Array:
     return _call("floor", x)
 
 
+def tanh(x: Array) -> Array:
+    """Hyperbolic tangent."""
+    return _call("tanh", x)
+
+
+def round(x: Array) -> Array:
+    """Nearest whole number, of two the even one; its gradient is 0, as in PyTorch and JAX."""
+    return float(builtins.round(x)) if library(x) == "number" else _call("round", x)
+
+
+def sigmoid(x: Array) -> Array:
+    """The logistic function ``1 / (1 + exp(-x))``; written so it would have no gradient far below 0."""
+    owner = library(x)
+    if owner == "jax":
+        return sys.modules["jax"].lax.logistic(x)
+    if owner in ("torch", "symbol"):
+        return _call("sigmoid", x)
+    return exp(minimum(x, 0.0)) / (1 + exp(-abs(x)))
+
+
 _erf = np.frompyfunc(math.erf, 1, 1)  # NumPy has none; only primitives need it
 
 
@@ -119,6 +144,32 @@ def where(condition: Array, a: Array, b: Array) -> Array:
     if library(a) == library(b) == "number":
         raise TypeError("where(condition, a, b) of two numbers has no dtype; write a + (b - a) * step(x), or x * 0 + a")
     return namespace(owner).where(condition, a, b)
+
+
+def minimum(a: Array, b: Array) -> Array:
+    """The smaller of two, NaN if either is; where they are equal, half of the gradient goes to each, as in PyTorch and JAX."""
+    return _either("minimum", a, b)
+
+
+def maximum(a: Array, b: Array) -> Array:
+    """The larger of two, NaN if either is; where they are equal, half of the gradient goes to each: a rectifier is another word.
+
+    At silent inputs ``maximum(x, 0)`` has the gradient 1/2, ``where(x <= 0, 0 * x, x)`` has 0.
+    """
+    return _either("maximum", a, b)
+
+
+def _either(name: str, a: Array, b: Array) -> Array:
+    owners = library(a), library(b)
+    if "symbol" in owners:
+        return Symbol(name, trace.operand(a), trace.operand(b))
+    owner = next((o for o in owners if o != "number"), "number")
+    if owner == "number":
+        return a if a != a or (a < b if name == "minimum" else a > b) else b
+    if owner == "torch":
+        like = a if owners[0] == "torch" else b
+        a, b = (x if library(x) == "torch" else like.new_tensor(x) for x in (a, b))
+    return getattr(namespace(owner), name)(a, b)
 
 
 def step(x: Array) -> Array:
@@ -169,3 +220,28 @@ def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
 def quiet(x: Array) -> Any:
     """A context in which NumPy does not warn of overflow: a formula's limits are part of its definition."""
     return np.errstate(all="ignore") if library(x) == "numpy" else nullcontext()
+
+
+def _invert(condition: Any) -> Any:
+    return not condition if isinstance(condition, bool) else ~condition
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    **{name: globals()[name] for name in (*trace.FUNCTIONS, "minimum", "maximum", "where")},
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "negative": operator.neg,
+    "abs": abs,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+    "and": operator.and_,
+    "or": operator.or_,
+    "not": _invert,
+}
+"""What each operation of a record means on numbers and arrays, for `trace.evaluate`."""

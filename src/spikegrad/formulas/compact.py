@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from spikegrad.surrogate import NonNegative, Positive, Surrogate, Unbounded
+from spikegrad.ranges import NonNegative, Positive, Unbounded
+from spikegrad.surrogate import Surrogate
 from spikegrad.vocabulary import Array, step, where
 
 

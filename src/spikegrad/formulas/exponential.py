@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from spikegrad.surrogate import Positive, Surrogate
+from spikegrad.ranges import Positive
+from spikegrad.surrogate import Surrogate
 from spikegrad.vocabulary import Array, erf, exp, floor, log, pi, sqrt, step, where
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from spikegrad.surrogate import NonNegative, Surrogate
+from spikegrad.ranges import NonNegative
+from spikegrad.surrogate import Surrogate
 from spikegrad.vocabulary import Array, log, step, where
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from spikegrad.surrogate import NonNegative, Positive, Surrogate
+from spikegrad.ranges import NonNegative, Positive
+from spikegrad.surrogate import Surrogate
 from spikegrad.vocabulary import Array, cos, erf, exp, floor, pi, sin, sqrt
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from spikegrad.surrogate import NonNegative, Positive, Surrogate
+from spikegrad.ranges import NonNegative, Positive
+from spikegrad.surrogate import Surrogate
 from spikegrad.vocabulary import Array, exp, log, step, where
 
 

@@ -32,7 +32,7 @@ from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from spikegrad import trace
+from spikegrad import printing
 from spikegrad.kernels import elementary
 from spikegrad.kernels.threads import ARGUMENTS, COLUMNS, WORDS
 from spikegrad.trace import Record
@@ -258,7 +258,7 @@ def source(variant: Variant) -> str:
     lines = [header(dtype)]
     if formula is not None:
         given = ", ".join(f"numbers[{k}]" for k in range(count))
-        functions = f"{elementary.source(dtype)}\n\n{trace.source(formula.derivative, formula.arguments, 'formula', 'numba')}"
+        functions = f"{elementary.source(dtype)}\n\n{printing.function(formula.derivative, formula.arguments, 'formula', 'numba')}"
         functions += f"\n\ndef derivative(x, numbers):\n    return formula(x, {given})\n"
         lines.append(functions.replace("\ndef ", "\n@formulas\ndef "))
     parts, names = _parts(variant)

@@ -1,11 +1,12 @@
 """PyTorch modules: spiking layers that take whole sequences and hand their state in and out, like `torch.nn.LSTM`."""
 
+from spikegrad.nn.layer import Layer as Layer
+from spikegrad.nn.layer import Stateful as Stateful
 from spikegrad.nn.linear import SpikingLinear as SpikingLinear
 from spikegrad.nn.neurons import Leaky as Leaky
 from spikegrad.nn.neurons import LeakyIntegrator as LeakyIntegrator
 from spikegrad.nn.neurons import RecurrentLeaky as RecurrentLeaky
 from spikegrad.nn.neurons import RecurrentSynaptic as RecurrentSynaptic
-from spikegrad.nn.neurons import Stateful as Stateful
 from spikegrad.nn.neurons import Synaptic as Synaptic
 from spikegrad.nn.quantize import Quantize as Quantize
 from spikegrad.nn.sequential import Sequential as Sequential

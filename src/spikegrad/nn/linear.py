@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from spikegrad.nn.neurons import LeakyIntegrator, Neuron, Stateful
+from spikegrad.nn.layer import Layer, Stateful
 
 Memory = Literal["save", "recompute"]
 
@@ -50,7 +50,7 @@ class SpikingLinear(Stateful):
         self,
         in_features: int,
         out_features: int,
-        neuron: Neuron | LeakyIntegrator,
+        neuron: Layer,
         *,
         bias: bool = True,
         dropout: float = 0.0,
@@ -61,7 +61,7 @@ class SpikingLinear(Stateful):
             raise ValueError(f"`memory` must be one of {', '.join(map(repr, get_args(Memory)))}, got {memory!r}")
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1, got {dropout}")
-        if memory == "recompute" and isinstance(neuron, Neuron) and neuron.spike.surrogate.stochastic:
+        if memory == "recompute" and neuron.spike.surrogate.stochastic:
             raise ValueError(f"{neuron.spike.surrogate!r} draws noise, so its layer cannot be computed twice; use memory='save'")
         linear = nn.Linear(in_features, out_features, bias=bias)
         self.weight, self.bias = linear.weight, linear.bias

@@ -1,73 +1,82 @@
-"""Parameters that stay in their range while they learn, without a gradient that dies at its edge."""
+"""Numbers of a module: fixed, given as tensors, or learned without ever leaving their range."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Range:
-    """Where a parameter lives, and the coordinate in which it is learned.
-
-    Attributes:
-        wanted: the range in words.
-        holds: whether a tensor is in the range, elementwise.
-        learnable: whether it can be learned from there, elementwise: open ends are excluded.
-        coordinate: name of the coordinate that is learned.
-        inward: from the parameter to the coordinate, any real number.
-        outward: back.
-    """
-
-    wanted: str
-    holds: Callable[[Tensor], Tensor]
-    learnable: Callable[[Tensor], Tensor]
-    coordinate: str
-    inward: Callable[[Tensor], Tensor]
-    outward: Callable[[Tensor], Tensor]
+from spikegrad.ranges import Between
 
 
-DECAY = Range("between 0 and 1", lambda p: (p >= 0) & (p <= 1), lambda p: (p > 0) & (p < 1), "logit", torch.logit, torch.sigmoid)
-POSITIVE = Range("positive", lambda p: (p > 0) & (p < math.inf), lambda p: p > 0, "log", torch.log, torch.exp)
-REAL = Range("finite", torch.isfinite, torch.isfinite, "value", lambda p: p, lambda p: p)
+
+def coordinate(value: Tensor, within: Between) -> Tensor:
+    """A number of a range as any real number."""
+    if within.coordinate == "logit":
+        return torch.logit(value if (within.low, within.high) == (0, 1) else (value - within.low) / (within.high - within.low))
+    if within.coordinate == "log":
+        return torch.log(value - within.low if within.low > -torch.inf else within.high - value)
+    return value
 
 
-def hold(module: nn.Module, name: str, value: float | Tensor, within: Range, *, learn: bool) -> None:
-    """Give a module a parameter, which `held` reads back.
+def number(coordinate: Tensor, within: Between) -> Tensor:
+    """The number of a range that has this coordinate; the inverse of `coordinate`."""
+    if within.coordinate == "logit":
+        share = torch.sigmoid(coordinate)
+        return share if (within.low, within.high) == (0, 1) else within.low + (within.high - within.low) * share
+    if within.coordinate == "log":
+        distance = torch.exp(coordinate)
+        return distance if within.low == 0 else within.low + distance if within.low > -torch.inf else within.high - distance
+    return coordinate
 
-    A number that is not learned stays a number (exact in every dtype), a tensor becomes the buffer ``<name>_fixed``, and a learned one the
-    `nn.Parameter` ``<name>_<coordinate>``.
+
+def checked(name: str, value: Any, within: Between, *, learn: bool) -> Tensor:
+    """A tensor for a number.
 
     Raises:
-        TypeError: `value` is neither a number nor a floating-point tensor.
-        ValueError: `value` is outside of the range.
+        TypeError: the value is neither a number nor a floating-point tensor.
+        ValueError: it is out of range, at an end of it although it is learned, or requires a gradient although it is not.
     """
+    if isinstance(value, bool) or not isinstance(value, Tensor | int | float):
+        raise TypeError(f"`{name}` must be a number or a tensor, got {type(value).__name__}")
     if not isinstance(value, Tensor):
-        if isinstance(value, bool) or not isinstance(value, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"`{name}` must be a number or a tensor, got {type(value).__name__}")
-        value = float(value)
+        value = torch.tensor(within.checked(f"`{name}`", value))
     elif not value.dtype.is_floating_point:
         raise TypeError(f"`{name}` must be of floating point, got {value.dtype}; convert it with .float()")
-    tensor = torch.as_tensor(value).detach().clone()
+    elif value.requires_grad and not learn:
+        raise ValueError(
+            f"`{name}` requires a gradient, which a fixed number would drop; learn it with learn=({name!r},), or give {name}.detach()"
+        )
+    tensor = value.detach().clone()
+    if tensor.is_meta:
+        return tensor
     if not bool(within.holds(tensor).all()):
-        raise ValueError(f"`{name}` must be {within.wanted}, got {value}")
-    if learn and not bool(within.learnable(tensor).all()):
+        raise ValueError(f"`{name}` must be {within.words}, got {value}")
+    if learn and not bool(within.inside(tensor).all()):
         raise ValueError(f"`{name}` is learned inside of its range, so it cannot start at the edge: got {value}")
+    return tensor
+
+
+def hold(module: nn.Module, name: str, value: Any, within: Between, *, learn: bool) -> None:
+    """Give a module a number, which `held` reads back: the `nn.Parameter` ``<name>_<coordinate>`` if learned, else a buffer ``<name>_fixed``."""
+    tensor = checked(name, value, within, learn=learn)
     if learn:
-        module.register_parameter(f"{name}_{within.coordinate}", nn.Parameter(within.inward(tensor)))
-    elif isinstance(value, Tensor):
-        module.register_buffer(f"{name}_fixed", tensor)
+        module.register_parameter(f"{name}_{within.coordinate}", nn.Parameter(coordinate(tensor, within)))
     else:
-        setattr(module, f"{name}_fixed", value)
+        module.register_buffer(f"{name}_fixed", tensor)
 
 
-def held(module: nn.Module, name: str, within: Range) -> Any:
-    """The value of a parameter given to a module by `hold`: a number or a tensor, with gradient where it is learned."""
+def held(module: nn.Module, name: str, within: Between) -> Tensor | None:
+    """The value of a number given to a module by `hold`, with gradient where it is learned; None if it was not given one."""
     # Looked up where it is: a getattr that a module fails costs as much as a small kernel.
-    learned = module._parameters.get(f"{name}_{within.coordinate}")  # pyright: ignore[reportPrivateUsage]
-    return getattr(module, f"{name}_fixed") if learned is None else within.outward(learned)
+    label = f"{name}_{within.coordinate}"
+    learned = module._parameters.get(label)  # pyright: ignore[reportPrivateUsage]
+    if learned is not None:
+        return number(learned, within)
+    fixed = module._buffers.get(f"{name}_fixed")  # pyright: ignore[reportPrivateUsage]
+    if fixed is not None:
+        return fixed
+    # Parametrised, or a replica of a module on another device, a parameter is an attribute like any other.
+    learned = getattr(module, label, None)
+    return None if learned is None else number(learned, within)

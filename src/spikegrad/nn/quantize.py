@@ -32,11 +32,16 @@ class Quantize(nn.Module):
             raise ValueError(f"`low` must be below `high`, got {low} and {high}")
         self.bits, self.low, self.high = bits, low, high
 
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        """Lowest and highest level, and the distance between two."""
+        return self.low, self.high, (self.high - self.low) / (2**self.bits - 1)
+
     def forward(self, state: Tensor) -> Tensor:
         """The state on its nearest level, same shape and dtype."""
-        spacing = (self.high - self.low) / (2**self.bits - 1)
-        clamped = state.clamp(self.low, self.high)
-        level = torch.round((clamped.detach() - self.low) / spacing) * spacing + self.low
+        low, high, spacing = self.numbers
+        clamped = state.clamp(low, high)
+        level = torch.round((clamped.detach() - low) / spacing) * spacing + low
         return clamped + (level - clamped.detach())
 
     def extra_repr(self) -> str:

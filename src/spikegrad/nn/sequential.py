@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spikegrad.nn.neurons import Stateful
+from spikegrad.nn.layer import Stateful
 
 
 class Sequential(nn.Sequential):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spikegrad.nn.parameters import POSITIVE, REAL, Range, held, hold
+from spikegrad.nn.parameters import held, hold
 from spikegrad.surrogate import Surrogate
 
 
@@ -22,6 +23,7 @@ class Spike(nn.Module):
         surrogate: the surrogate.
         learn: names of the numbers to learn.
         shape: shape of each of them; it must broadcast against the input, ``(channels, 1, 1)`` for one per channel.
+        values: tensors in place of the surrogate's numbers, by name, where learning starts or which stay as they are.
         generator: where noise is drawn from; PyTorch's default generator if None.
 
     Raises:
@@ -43,6 +45,7 @@ class Spike(nn.Module):
         learn: str | Sequence[str] = (),
         shape: Sequence[int] = (),
         *,
+        values: Mapping[str, Tensor] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -51,16 +54,15 @@ class Spike(nn.Module):
         self.surrogate = surrogate
         self.generator = generator
         self.learn = (learn,) if isinstance(learn, str) else tuple(learn)
-        for name in self.learn:
+        self.given = tuple(dict.fromkeys((*self.learn, *(values or {}))))
+        for name in self.given:
             surrogate.require_learnable(name)
-            hold(self, name, torch.full(tuple(shape), surrogate.parameters[name]), self._range(name), learn=True)
+            start: Any = (values or {}).get(name, torch.full(tuple(shape), surrogate.parameters[name]))
+            hold(self, name, start, surrogate.numbers[name], learn=name in self.learn)
 
-    def _range(self, name: str) -> Range:
-        return POSITIVE if self.surrogate.numbers[name][0] == 1 else REAL
-
-    def learned(self) -> dict[str, Tensor]:
-        """The learned numbers by name, with gradient."""
-        return {name: held(self, name, self._range(name)) for name in self.learn}
+    def learned(self) -> dict[str, Any]:
+        """The tensors in place of numbers by name, with gradient where they are learned."""
+        return {name: held(self, name, self.surrogate.numbers[name]) for name in self.given}
 
     def forward(self, x: Tensor, *, spike_at_threshold: bool = True) -> Tensor:
         """Spikes of the shape and dtype of `x`, potential minus threshold."""

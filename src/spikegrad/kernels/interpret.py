@@ -1,0 +1,123 @@
+"""The passes of a layer, run step by step on NumPy arrays: what every printer of loops must reproduce.
+
+It keeps nothing from the forward pass but what the plan says, and so shows whether that is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spikegrad import trace
+from spikegrad.kernels.plan import Call
+from spikegrad.surrogate import Surrogate
+from spikegrad.trace import Program, argument
+from spikegrad.derive import reverse
+from spikegrad.vocabulary import OPERATIONS
+
+Arrays = Sequence[Any]
+Words = Mapping[str, Callable[..., Any]]
+
+
+@dataclass
+class Result:
+    """Sequences of outputs and recorded values, the states after the last step, and gradients by the names of inputs, states, parameters."""
+
+    outputs: list[Any]
+    state: list[Any]
+    recorded: list[Any]
+    gradients: dict[str, Any]
+
+
+def words(surrogate: Surrogate, parameters: Mapping[str, Any] | None = None, *, soft: bool = False) -> Words:
+    """How the operations that are the surrogate's run; `soft` puts the primitive in place of the step."""
+    bound = surrogate.bind(dict(parameters or {}))
+    numbers = surrogate.parameters | dict(parameters or {})
+    record = surrogate.structure
+
+    def by(name: str) -> Callable[..., Any]:
+        assert record.primitive is not None
+        program = derivative_by(record.primitive, record.arguments, name)
+        return lambda x: trace.evaluate(program, OPERATIONS, {"x": x, **numbers, "bar": np.ones_like(x)})[0]
+
+    learnable = {f"primitive_by_{name}": by(name) for name in surrogate.numbers} if record.primitive is not None else {}
+    return {
+        **OPERATIONS,
+        **learnable,
+        "fire": bound.primitive if soft else lambda x: np.where(x == x, (x >= 0).astype(x.dtype), x),
+        "fire_above": bound.primitive if soft else lambda x: np.where(x == x, (x > 0).astype(x.dtype), x),
+        "derivative": bound.derivative,
+    }
+
+
+def derivative_by(primitive: Program, arguments: Sequence[str], name: str) -> Program:
+    """The derivative of a surrogate's primitive by one of its numbers, from the primitive's arguments."""
+    given = {each: argument(each) for each in arguments}
+    results, _ = trace.symbols(primitive, given)
+    (found,) = reverse(results, [argument("bar")], [given[name]])
+    return trace.flatten([argument("x") * 0.0 if found is None else found])
+
+
+def run(
+    call: Call,
+    words: Words,
+    inputs: Arrays,
+    state: Arrays,
+    parameters: Mapping[str, Any],
+    arriving: Arrays,
+    learned: frozenset[str] = frozenset(),
+) -> Result:
+    """Both passes of a layer.
+
+    Args:
+        call: the layer, without ``"all-to-all"`` connections.
+        words: how operations run.
+        inputs: sequences ``(time, *step)`` of one dtype.
+        state: the states before the first step.
+        parameters: arrays that broadcast to a step.
+        arriving: the gradients of outputs, of states and of recorded values.
+        learned: parameters, and numbers of the surrogate as ``spike.slope``, whose gradients are wanted.
+    """
+    plan = call.plan
+    passes = plan.passes(learned)
+    n, m, like = plan.outputs, len(plan.states), inputs[0]
+
+    def full(values: Arrays) -> list[Any]:
+        return [np.broadcast_to(np.asarray(x, like.dtype), like.shape[1:]) for x in values]
+
+    def evaluate(program: Program, *given: Mapping[str, Any]) -> list[Any]:
+        together: dict[str, Any] = dict(parameters)
+        for each in given:
+            together |= each
+        return full(trace.evaluator(program, words, like.dtype.type)(together))
+
+    made, kept, now = [], [], dict(zip(plan.states, full(state), strict=True))
+    for t in range(len(like)):
+        current = {name: x[t] for name, x in zip(plan.inputs, inputs, strict=True)}
+        values = evaluate(passes.forward, current, now)
+        kept.append(dict(zip(passes.kept, evaluate(passes.recompute, current, now), strict=False)))
+        made.append((*values[:n], *values[n + m :]))
+        now = dict(zip(plan.states, values[n : n + m], strict=True))
+    ends, rest = arriving[n : n + m], (*arriving[:n], *arriving[n + m :])
+    bars = dict(zip(plan.states, full(ends), strict=True))
+    sums = {name: np.zeros_like(like[0]) for name in learned}
+    gradients = {name: np.zeros_like(x) for name, x in zip(plan.inputs, inputs, strict=True)}
+    for t in reversed(range(len(like))):
+        start = dict(zip(plan.states, state, strict=True)) if t == 0 else {}
+        before = (
+            dict(zip(passes.restored, evaluate(passes.restore, kept[t - 1]), strict=True)) if t else {k: start[k] for k in passes.restored}
+        )
+        again = {name: x[t] for name, x in zip(plan.inputs, inputs, strict=True) if name in passes.reread}
+        coming = {f"bar_{name}": g[t] for name, g in zip((*map(str, range(n)), *call.recorded), rest, strict=True)}
+        coming |= {f"bar_{name}": g for name, g in bars.items()}
+        found = dict(zip(passes.adjoints, evaluate(passes.reverse, kept[t], again, before, coming), strict=True))
+        for name, gradient in gradients.items():
+            gradient[t] = found.get(name, 0.0)
+        bars = {name: found.get(name, np.zeros_like(like[0])) for name in plan.states}
+        for name in sums:
+            sums[name] = sums[name] + found.get(name, 0.0)
+    sequences = [np.stack(parts) for parts in zip(*made, strict=True)] if made else [like[:0]] * (n + len(call.recorded))
+    return Result(sequences[:n], list(now.values()), sequences[n:], gradients | bars | sums)

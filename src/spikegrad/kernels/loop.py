@@ -1,0 +1,201 @@
+"""The definition of every layer: its recorded step, evaluated on arrays in a plain loop over time.
+
+The same lines serve PyTorch (a Python loop) and JAX (`jax.lax.scan`); every faster kernel is held against them. Numbers and literals are
+arrays without dimensions in the working dtype, so that ``1 - beta`` is rounded as a kernel rounds it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from spikegrad import derive, trace
+from spikegrad.kernels.plan import Call, Plan, array
+from spikegrad.trace import Instruction, Operand, Program, Symbol, argument
+from spikegrad.vocabulary import OPERATIONS, Array, cast, detach, library, namespace
+
+Fire = Callable[[Array, Any], Array]
+"""Spikes from potential minus threshold, given what its noise is drawn from, if any is."""
+
+
+def run(
+    call: Call,
+    fire: Fire,
+    inputs: Sequence[Array],
+    state: Sequence[Array],
+    parameters: Mapping[str, Any],
+    weights: Array | None = None,
+    *,
+    quantize: Callable[[Array], Array] | None = None,
+    inhibition: bool = False,
+    noisy: bool = False,
+    draws: Any = None,
+    rested: bool = True,
+) -> tuple[list[Array], list[Array], list[Array]]:
+    """A layer over all time steps.
+
+    Args:
+        call: the layer.
+        fire: how its `fire` runs.
+        inputs: sequences ``(time, *step)`` in the working dtype.
+        state: the states before the first step, each of the shape of a step; of an ``"all-to-all"`` layer the fed back outputs last.
+        parameters: see `Plan.computed`.
+        weights: of an ``"all-to-all"`` layer, ``(features, features)``, used as ``weights @ s``.
+        quantize: how `quantized` values are rounded, if not by the call's own levels.
+        inhibition: whether of the features of a sample only the one furthest above its threshold may spike.
+        noisy: whether `fire` draws noise, so that a spike that is due a step later must not be drawn again.
+        draws: in JAX the keys that noise is drawn from, one for the start and one for each step.
+        rested: whether the state is rest, after which no reset is due.
+
+    Returns:
+        Sequences of the outputs, the states after the last step, and sequences of the recorded values.
+    """
+    plan, like = call.plan, inputs[0]
+    program, emitted, due = _carried(plan) if noisy else (plan.step, (), None)
+    arrays = {name: array(value, like) for name, value in parameters.items()}
+    literal: Callable[[float], Any] = functools.cache(lambda x: array(x, like))
+
+    def evaluator(program: Program, draw: Any) -> Callable[[Mapping[str, Any]], list[Any]]:
+        count = itertools.count()
+
+        def fired(x: Array) -> Array:
+            place = next(count)  # each fire of a step draws for itself
+            s = fire(x, sys.modules["jax"].random.fold_in(draw, place) if place and draw is not None else draw)
+            return s * cast(_winner(detach(x)), x) if inhibition else s
+
+        words = {"fire": fired, "fire_above": fired, "hold": detach, "quantized": quantize or _same}
+        return trace.evaluator(program, OPERATIONS | words, literal)
+
+    jax = library(like) == "jax"
+    program = _uncontracted(program, frozenset((*plan.inputs, *plan.states))) if jax else program
+    known = None if jax else evaluator(program, None)
+    names, outputs = (*plan.states, *emitted), plan.outputs
+
+    def step(carry: tuple[Array, ...], given: Any) -> tuple[tuple[Array, ...], Any]:
+        current, draw = given
+        states = carry[: len(names)]
+        if weights is not None:
+            current = (*current, carry[-1] @ weights.T)
+        evaluate = known or evaluator(program, draw)
+        values = evaluate({**arrays, **dict(zip(plan.inputs, current, strict=True)), **dict(zip(names, states, strict=True))})
+        values = [x if x.shape == like.shape[1:] else namespace(library(like)).broadcast_to(x, like.shape[1:]) for x in values]
+        after = values[outputs : outputs + len(names)]
+        fed = values[:1] if weights is not None else []
+        return (*after, *fed), (values[:outputs], values[outputs + len(names) :])
+
+    states, fed = list(state[: len(plan.states)]), list(state[len(plan.states) :])
+    if due is not None:
+        first = evaluator(due, None if draws is None else draws[0])({**arrays, **dict(zip(plan.states, states, strict=True))})
+        states += [x * 0 for x in first] if rested else first
+    draws = None if draws is None else draws[1:]
+    last, (out, recorded) = _scan(step, (*states, *fed), tuple(inputs), draws, (outputs, len(call.recorded)))
+    return list(out), [*last[: len(plan.states)], *last[len(names) :]], list(recorded)
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+def _winner(excess: Array) -> Array:
+    """True at the largest value of each sample, over all its features; of equals at the first."""
+    flat = excess.reshape(excess.shape[0], -1) if excess.ndim > 1 else excess
+    places = namespace(library(excess)).arange(flat.shape[-1])
+    places = places.to(excess.device) if library(excess) == "torch" else places
+    return (places == flat.argmax(-1)[..., None]).reshape(excess.shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _carried(plan: Plan) -> tuple[Program, tuple[str, ...], Program | None]:
+    """The step in which spikes that are due from the step before are states of their own, not computed again.
+
+    Returns:
+        The step, the names of these states, and the program of the spikes that are due from given states.
+    """
+    given = {name: argument(name) for name in (*plan.inputs, *plan.states, *plan.parameters)}
+    results, names = trace.symbols(plan.step, given)
+    after = dict(zip(plan.states, results[plan.outputs :], strict=False))
+    fires = [node for node in trace.ordered(results) if node.operation.startswith("fire")]
+
+    def later(node: Symbol, arguments: tuple[Any, ...]) -> Any:
+        """What a value of this step is in the next, where it comes from states alone."""
+        if node.operation == "argument":
+            return after.get(str(node.arguments[0]), node)
+        return Symbol(node.operation, *arguments)
+
+    moved, _ = derive.rewritten([fire.arguments[0] for fire in fires], later, {})
+    told, _ = derive.rewritten([*moved, *(fire.arguments[0] for fire in fires)], derive.plain, {})
+    due: dict[int, tuple[str, Symbol, Symbol]] = {}
+    for place, fire in enumerate(fires):
+        reads = {str(node.arguments[0]) for node in trace.ordered(fire.arguments) if node.operation == "argument"}
+        if not reads & set(plan.inputs):
+            for other, value in zip(fires, told[len(fires) :], strict=True):
+                if value is told[place]:
+                    due[id(fire)] = (f"emitted{len(due)}", fire, other)
+    if not due:
+        return plan.step, (), None
+    results[plan.outputs + len(plan.states) : plan.outputs + len(plan.states)] = [other for _, _, other in due.values()]
+    replaced = {key: argument(name) for key, (name, _, _) in due.items()}
+    start = trace.flatten([fire for _, fire, _ in due.values()])
+    rest, names = derive.rewritten(results, lambda node, a: replaced[id(node)] if id(node) in replaced else derive.again(node, a), names)
+    return trace.flatten(rest, names), tuple(name for name, _, _ in due.values()), start
+
+
+_THROUGH = ("negative", "hold", "quantized")
+"""Operations that XLA sees through when it looks for a product and a sum."""
+
+
+@functools.lru_cache(maxsize=256)
+def _uncontracted(program: Program, sources: frozenset[str]) -> Program:
+    """The same values, in a program whose products and sums XLA does not contract into one rounding on the CPU.
+
+    A product is chosen again where the varying one of its factors equals itself, and that is always, but XLA cannot know: it may be NaN.
+    """
+    summed: set[int] = set()
+    for index in range(len(program.instructions) - 1, -1, -1):
+        operation, *operands = program.instructions[index]
+        if operation in ("add", "subtract") or (operation in _THROUGH and index in summed):
+            summed |= {o for o in operands if isinstance(o, int)}
+    made: list[Instruction] = []
+    place: list[int] = []
+    varying: list[bool] = []
+
+    def varies(o: Operand) -> bool:
+        return o in sources if isinstance(o, str) else isinstance(o, int) and varying[o]
+
+    for index, (operation, *operands) in enumerate(program.instructions):
+        varying.append(any(map(varies, operands)))
+        moved = [place[o] if isinstance(o, int) else o for o in operands]
+        made.append((operation, *moved))
+        if operation == "multiply" and index in summed and varying[index]:
+            factor = next(new for new, old in zip(moved, operands, strict=True) if varies(old))
+            made += [("equal", factor, factor), ("where", len(made), len(made) - 1, factor)]
+        place.append(len(made) - 1)
+    results = tuple(place[o] if isinstance(o, int) else o for o in program.results)
+    return Program(tuple(made), results)
+
+
+def _scan(
+    step: Callable[[tuple[Array, ...], Any], tuple[tuple[Array, ...], Any]],
+    carry: tuple[Array, ...],
+    inputs: tuple[Array, ...],
+    draws: Any,
+    sizes: tuple[int, int],
+) -> tuple[tuple[Array, ...], Any]:
+    """Fold `step` over time: `jax.lax.scan`, or the same in a Python loop for PyTorch."""
+    if library(inputs[0]) == "jax":
+        from jax import lax
+
+        return lax.scan(step, carry, (inputs, draws))
+    import torch
+
+    steps: list[Any] = []
+    # unbind, not indexing: the backward pass of currents[t] costs as much as all of them.
+    for current in zip(*(x.unbind(0) for x in inputs), strict=True):
+        carry, made = step(carry, (current, None))
+        steps.append(made)
+    if not steps:
+        return carry, tuple([torch.empty_like(inputs[0])] * size for size in sizes)
+    return carry, tuple([torch.stack(parts) for parts in zip(*each, strict=True)] for each in zip(*steps, strict=True))

@@ -1,0 +1,179 @@
+"""What the passes of a layer read, keep, compute and write; it knows no backend.
+
+A `Call` says what a layer is apart from its arrays. Its `Plan` is cut from the recorded step: what depends on numbers alone is computed once
+a call, by whatever library the numbers belong to, and the passes take the results, the *parameters*; the rest are straight-line programs.
+Where a layer's input comes from and where its gradient goes, memory or the feedback of recurrent weights, is not the plan's business.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from spikegrad import derive, trace
+from spikegrad.derive import Passes
+from spikegrad.trace import Program, Record, StepRecord, Symbol, argument
+from spikegrad.vocabulary import OPERATIONS, library, namespace, quiet
+
+Connection = Literal["none", "one-to-one", "all-to-all"]
+
+FED = "fed"
+"""The input that recurrent weights make of the first outputs of the step before."""
+
+QUANTIZED = ("quantize.low", "quantize.high", "quantize.spacing")
+"""The numbers of a quantised state: its lowest and highest level, and the distance between two."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """The static part of a layer: everything but arrays and numbers.
+
+    Attributes:
+        record: the neuron's step.
+        surrogate: the formula of its surrogate.
+        recorded: names of the values that are returned besides the outputs.
+        quantized: whether states are rounded to levels; the numbers `QUANTIZED` say which.
+        connection: ``"one-to-one"`` where each neuron also receives its own first output of the step before, times its `weight`;
+            ``"all-to-all"`` where it receives that of all through `weights`, the input `FED`.
+    """
+
+    record: StepRecord
+    surrogate: Record
+    recorded: tuple[str, ...] = ()
+    quantized: bool = False
+    connection: Connection = "none"
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """What the passes compute."""
+        return Plan(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def __hash__(self) -> int:
+        return hash((self.record.key, self.surrogate.key, self.recorded, self.quantized, self.connection))
+
+
+class Plan:
+    """The programs of a layer, and the names of what they take.
+
+    Attributes:
+        call: the layer.
+        inputs: names of what arrives at each step.
+        states: names of the states of each neuron; without the fed back outputs of an ``"all-to-all"`` layer.
+        numbers: names of the numbers that a call gives.
+        parameters: names of what the passes take in their place.
+        constants: the program of the parameters.
+        step: the step without what depends on numbers alone: outputs, states, recorded values.
+    """
+
+    def __init__(self, call: Call) -> None:
+        record = composed(call)
+        self.call, self.inputs, self.states, self.numbers = call, record.inputs, record.states, record.numbers
+        wanted = [record.outputs + len(record.states) + record.recorded.index(name) for name in call.recorded]
+        results = (*record.step.results[: record.outputs + len(record.states)], *(record.step.results[k] for k in wanted))
+        step = Program(record.step.instructions, results, record.step.names)
+        self.constants, self.parameters, self.step = derive.hoisted(step, self.numbers, (*self.inputs, *self.states))
+        self.outputs, self.resting = record.outputs, record.resting
+        self._passes: dict[frozenset[str], Passes] = {}
+
+    def passes(self, learned: frozenset[str] = frozenset()) -> Passes:
+        """The passes that give gradients to the `learned` parameters."""
+        found = self._passes.get(learned)
+        if found is None:
+            given = self.inputs, self.states, self.parameters, self.outputs, self.call.recorded
+            found = self._passes[learned] = derive.passes(self.step, *given, sorted(learned))
+        return found
+
+    def computed(self, numbers: Mapping[str, Any], like: Any) -> dict[str, Any]:
+        """The parameters from the numbers, each a float or an array that broadcasts to a step of `like`, an array of the working dtype.
+
+        Parameters of floats alone are floats, rounded as the working dtype rounds.
+        """
+        return evaluated(self.constants, dict(zip(self.parameters, self.constants.results, strict=True)), numbers, like)
+
+    def rested(self, numbers: Mapping[str, Any], like: Any) -> dict[str, Any]:
+        """Where each state rests, likewise; `numbers` also have the resting numbers of the states."""
+        return evaluated(self.resting, dict(zip(self.states, self.resting.results, strict=True)), numbers, like)
+
+
+def evaluated(program: Program, results: Mapping[str, Any], numbers: Mapping[str, Any], like: Any) -> dict[str, Any]:
+    """Results of a program of numbers: floats, computed by NumPy in the dtype of `like`, where they come from floats alone."""
+    values: list[Any] = []
+
+    def value(o: Any) -> Any:
+        o = numbers[o] if isinstance(o, str) else values[o] if isinstance(o, int) else o
+        return real(o) if isinstance(o, float) else o
+
+    real = np.dtype(str(like.dtype).removeprefix("torch.")).type
+    with quiet(np.float64(0)):
+        for operation, *operands in program.instructions:
+            given = [value(o) for o in operands]
+            if any(library(o) != "numpy" for o in given):
+                given = [array(o, like) if isinstance(o, np.generic) else o for o in given]
+            values.append(OPERATIONS[str(operation)](*given))
+    found = {name: value(o) for name, o in results.items()}
+    return {name: float(each) if isinstance(each, np.generic) else each for name, each in found.items()}
+
+
+def array(value: Any, like: Any) -> Any:
+    """A number as an array without dimensions, of the library, dtype and device of `like`; an array in that dtype."""
+    owner = library(like)
+    if owner == "torch":
+        return value.to(like.dtype) if library(value) == "torch" else like.new_tensor(value)
+    return namespace(owner).asarray(value, dtype=like.dtype)
+
+
+def composed(call: Call) -> StepRecord:
+    """The record of the step with what a layer adds to it."""
+    record = call.record
+    if call.connection != "none" and FED not in record.inputs:
+        record = _fed_back(record, own=call.connection == "one-to-one")
+    return _with_levels(record) if call.quantized else record
+
+
+def _fed_back(record: StepRecord, *, own: bool) -> StepRecord:
+    """The step of neurons to whose first input what is fed back is added.
+
+    If it is each neuron's own first output of the step before, that is a state more, and its weight a number more; else it is an input
+    more, which whoever runs the layer computes.
+    """
+    names = (*record.inputs, *record.states, *record.numbers)
+    given: dict[str, Any] = {name: argument(name) for name in names}
+    fed = argument("weight") * argument("recurrent") if own else argument(FED)
+    given[record.inputs[0]] = given[record.inputs[0]] + fed
+    results, called = trace.symbols(record.step, given)
+    if not own:
+        return dataclasses.replace(record, inputs=(*record.inputs, FED), step=trace.flatten(results, called))
+    results.insert(record.outputs + len(record.states), results[0])
+    return dataclasses.replace(
+        record,
+        states=(*record.states, "recurrent"),
+        numbers=(*record.numbers, "weight"),
+        step=trace.flatten(results, called),
+        resting=Program(record.resting.instructions, (*record.resting.results, 0.0)),
+    )
+
+
+def _with_levels(record: StepRecord) -> StepRecord:
+    """The step with its `quantized` values on the nearest level, and the gradient of a clamp: 1 between the ends, 0 outside."""
+    low, high, spacing = (argument(name) for name in QUANTIZED)
+
+    def rule(node: Symbol, arguments: tuple[Any, ...]) -> Any:
+        if node.operation != "quantized":
+            return derive.again(node, arguments)
+        (x,) = arguments
+        clamped = Symbol("where", x < low, low, Symbol("where", x > high, high, x))
+        level = Symbol("round", (clamped - low) / spacing) * spacing + low
+        return clamped + Symbol("hold", level - clamped)
+
+    given = {name: argument(name) for name in (*record.inputs, *record.states, *record.numbers)}
+    results, called = trace.symbols(record.step, given)
+    results, called = derive.rewritten(results, rule, called)
+    return dataclasses.replace(record, numbers=(*record.numbers, *QUANTIZED), step=trace.flatten(results, called))

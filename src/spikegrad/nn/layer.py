@@ -1,0 +1,240 @@
+"""A layer of any neuron as a PyTorch module."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from spikegrad.kernels import arguments, loop
+from spikegrad.kernels.plan import QUANTIZED, Call, Connection
+from spikegrad.neuron import Neuron
+from spikegrad.nn.parameters import checked, held, hold
+from spikegrad.nn.quantize import Quantize
+from spikegrad.nn.spike import Spike
+from spikegrad.ranges import Between
+from spikegrad.vocabulary import cast, widen
+
+
+class Stateful(nn.Module):
+    """A layer that takes a whole sequence and a state, and returns an output of the same shape and the state after it.
+
+    Nothing is stored between calls. `Sequential` threads the state through every layer of this class.
+    """
+
+    def forward(self, currents: Any, state: Any = None) -> tuple[Any, ...]:
+        """Output ``(time, batch, *features)`` and state."""
+        raise NotImplementedError
+
+
+class Layer(Stateful):
+    """A layer of neurons over whole sequences, like `torch.nn.LSTM`: any of the catalogue, or one of your own.
+
+    Numbers of the neuron, and those of its surrogate as ``"spike.slope"``, may be learned, and be different for each neuron: a tensor in
+    `values` broadcasts over the features of a step, ``(features,)`` or ``(channels, 1, 1)``. What is learned is the coordinate that the
+    range of the number gives (see `Between`), the parameter ``beta_logit`` or ``threshold_log``, so that it never leaves its range. The
+    numbers as they are now are the layer's attributes: ``layer.beta``.
+
+    Args:
+        neuron: the neuron, with its numbers and options.
+        learn: names of what to learn, as in ``("beta", "spike.slope")``.
+        values: tensors in place of numbers, by name; where learning starts, or fixed.
+        recurrent: connect each neuron's first output to its first input of the next step: ``"all-to-all"`` through `weight` of shape
+            ``(features, features)``, used as ``weight @ s``; or ``"one-to-one"``, of shape ``(features,)``.
+        features: number of neurons, the last dimension of the input; for recurrent layers.
+        spike: a module that spikes, in place of the neuron's surrogate: an `nn.Spike`.
+        inhibition: winner takes all: of the features of a sample only the one furthest above its threshold may spike.
+        quantize: rounds the states, where the step says `quantized`: an `nn.Quantize`, or any function of a tensor.
+        backend: ``"numba"`` for the fused kernels on the CPU, ``"reference"`` for the plain loop, ``"auto"`` for the fastest that can.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or outside of its range, named in the message.
+
+    Example:
+        >>> import torch
+        >>> from spikegrad import FastSigmoid, nn
+        >>> from spikegrad.neurons import Adaptive
+        >>> layer = nn.Layer(Adaptive(0.9, spike=FastSigmoid(10)), learn=("beta", "spike.slope"), values={"beta": torch.full((3,), 0.9)})
+        >>> spikes, state, recorded = layer(torch.rand(5, 2, 3), record=("u", "theta"))
+        >>> spikes.shape, state._fields, recorded["theta"].shape
+        (torch.Size([5, 2, 3]), ('v', 'a'), torch.Size([5, 2, 3]))
+        >>> [name for name, _ in layer.named_parameters()]
+        ['beta_logit', 'spike.slope_log']
+    """
+
+    def __init__(
+        self,
+        neuron: Neuron,
+        *,
+        learn: str | Sequence[str] = (),
+        values: Mapping[str, float | Tensor] | None = None,
+        recurrent: Literal["all-to-all", "one-to-one"] | None = None,
+        features: int | None = None,
+        spike: Spike | None = None,
+        inhibition: bool = False,
+        quantize: Callable[[Tensor], Tensor] | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if not isinstance(neuron, Neuron):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"`neuron` must be a neuron such as Leaky(0.9), got {neuron!r}")
+        self.neuron, self.backend, self.inhibition, self.quantize = neuron, backend, inhibition, quantize
+        self.learn = (learn,) if isinstance(learn, str) else tuple(learn)
+        given = dict(values or {})
+        known = (*neuron.numbers, *(f"spike.{name}" for name in neuron.spike.numbers))
+        for name in (*self.learn, *given):
+            if name not in known:
+                raise ValueError(f"{type(neuron).__name__} has no number {name!r}{_meant(name, known)}")
+        if quantize is not None and not callable(quantize):
+            raise TypeError(f"`quantize` must be a function of a tensor, got {quantize!r}")
+        if quantize is not None and all(operation != "quantized" for operation, *_ in neuron.record.step.instructions):
+            raise ValueError(f"{type(neuron).__name__} has no place where its state could be quantised")
+        plain = {name: value for name, value in given.items() if not isinstance(value, Tensor) and name not in self.learn}
+        self.neuron = neuron = dataclasses.replace(neuron, **{name: value for name, value in plain.items() if name in neuron.numbers})
+        self._tensors = tuple(name for name in neuron.numbers if name in self.learn or isinstance(given.get(name), Tensor))
+        for name in self._tensors:
+            hold(self, name, given.get(name, getattr(neuron, name)), neuron.numbers[name], learn=name in self.learn)
+        neuron.bind({name: held(self, name, neuron.numbers[name]) for name in self._tensors}).require_valid()
+        of_spike = {name[6:]: torch.as_tensor(value) for name, value in given.items() if name.startswith("spike.")}
+        learned = [name[6:] for name in self.learn if name.startswith("spike.")]
+        if spike is not None and (of_spike or learned):
+            raise ValueError("what of the surrogate is learned is said once: by `spike`, an nn.Spike, or by `learn` and `values`")
+        self.spike = Spike(neuron.spike, learned, values=of_spike) if spike is None else spike
+        self.connection: Connection = "none" if recurrent is None else recurrent
+        self.weight: nn.Parameter | None = None
+        if recurrent is not None:
+            self._connect(recurrent, features)
+
+    def _connect(self, recurrent: str, features: int | None) -> None:
+        """Recurrent weights, uniform within one over the root of the number of inputs of a neuron."""
+        if recurrent not in ("all-to-all", "one-to-one"):
+            raise ValueError(f"`recurrent` must be 'all-to-all', 'one-to-one' or None, got {recurrent!r}")
+        if features is None or features < 1:
+            raise ValueError(f"a recurrent layer needs `features`, the number of its neurons, at least 1, got {features}")
+        # By sender, so that a spike adds a row of memory; the shape is PyTorch's.
+        weight = torch.empty(features, features).t() if recurrent == "all-to-all" else torch.empty(features)
+        self.weight = nn.Parameter(weight)
+        nn.init.uniform_(self.weight, -(features**-0.5), features**-0.5)
+
+    def _state_names(self) -> tuple[str, ...]:
+        return (*self.neuron.states, *(("recurrent",) if self.connection != "none" else ()))
+
+    def __getattr__(self, name: str) -> Any:
+        """A number of the neuron as it is now."""
+        neuron = self.__dict__.get("neuron")
+        if neuron is not None and name in neuron.numbers:
+            value = held(self, name, neuron.numbers[name]) if name in self._tensors else None
+            return getattr(neuron, name) if value is None else value
+        return super().__getattr__(name)
+
+    def forward(self, currents: Any, state: Any = None, *, record: bool | str | Sequence[str] = False) -> tuple[Any, ...]:
+        """Run the layer over a sequence.
+
+        Args:
+            currents: ``(time, batch, *features)`` or ``(time, features)``, floating point; several inputs as one tuple.
+            state: the states to start from, as they were returned, each of the shape of one step; rest if None.
+            record: also return other values of the step: True for the potentials ``u``, or their names for a dict. ``excess`` is the
+                potential over the threshold.
+
+        Returns:
+            ``(spikes, state)`` or ``(spikes, state, recorded)``. Outputs have the shape and dtype of the currents, a tuple of them if the
+            neuron has several; states and recorded values are at least float32. One state is a tensor, several are a tuple with names;
+            fed back spikes are the last, ``recurrent``.
+
+        Raises:
+            TypeError: an input that is no tensor of floating point.
+            ValueError: shapes that do not fit, the message names both; or a value to record that the step does not name.
+        """
+        neuron = self.neuron
+        wanted = ("u",) if record is True else () if record is False else (record,) if isinstance(record, str) else tuple(record)
+        if unknown := [name for name in wanted if name not in neuron.record.recorded]:
+            known = ", ".join(neuron.record.recorded) or "nothing"
+            raise ValueError(f"record={unknown[0]!r}: the step of {type(neuron).__name__} names {known}")
+        given = arguments.inputs(neuron.inputs, currents, "torch")
+        like = widen(given[0])
+        wide = tuple(cast(widen(x), like) for x in given)
+        numbers: dict[str, Any] = neuron.parameters | {name: getattr(self, name) for name in self._tensors}
+        weight: Tensor | None = self.weight
+        if weight is not None:
+            arguments.weights(weight, like)
+            weight = weight.to(like.dtype)
+        if self.connection == "one-to-one":
+            numbers["weight"] = weight
+        levels = isinstance(self.quantize, Quantize)
+        if levels:
+            numbers |= dict(zip(QUANTIZED, self.quantize.numbers, strict=True))
+        arguments.numbers(numbers, like)
+        call = Call(neuron.record, self.spike.surrogate.structure, wanted, levels, self.connection)
+        outputs, last, recorded = self._run(call, wide, state, numbers, weight if self.connection == "all-to-all" else None)
+        outputs = tuple(cast(x, given[0]) for x in outputs)
+        names = self._state_names()
+        after = last[0] if len(last) == 1 else arguments.state_type(f"{type(neuron).__name__}State", names)(*last)
+        made = outputs[0] if len(outputs) == 1 else outputs
+        if record is False:
+            return made, after
+        return made, after, recorded[0] if record is True or isinstance(record, str) else dict(zip(wanted, recorded, strict=True))
+
+    def _run(self, call: Call, inputs: tuple[Tensor, ...], state: Any, numbers: dict[str, Any], weight: Tensor | None) -> Any:
+        plan, like = call.plan, inputs[0]
+        parameters = plan.computed(numbers, like)
+        if state is not None:
+            start = arguments.state(self._state_names(), state, like)
+        else:
+            resting = {name: getattr(self.neuron, name) for name in self.neuron.states}
+            at_rest = plan.rested(numbers | resting, like)
+            start = arguments.filled(at_rest | ({"recurrent": 0.0} if weight is not None else {}), like)
+        return loop.run(
+            call,
+            self._fire,
+            inputs,
+            start,
+            parameters,
+            weight,
+            quantize=None if call.quantized else self.quantize,
+            inhibition=self.inhibition,
+            noisy=self.spike.surrogate.stochastic and self.training,
+            rested=state is None,
+        )
+
+    def _fire(self, x: Tensor, draw: None) -> Tensor:
+        return self.spike(x, spike_at_threshold=self.neuron.spike_at_threshold)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Numbers that are numbers belong to the state as well, exactly, whatever the dtype of the module."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, value in self.neuron.parameters.items():
+            if name not in self._tensors:
+                destination[f"{prefix}{name}_fixed"] = torch.tensor(value, dtype=torch.float64)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        loaded: dict[str, float] = {}
+        for name in self.neuron.numbers:
+            value = state_dict.get(f"{prefix}{name}_fixed")
+            if name not in self._tensors and value is not None and value.numel() == 1:
+                loaded[name] = float(state_dict.pop(f"{prefix}{name}_fixed"))
+        if loaded:
+            self.neuron = dataclasses.replace(self.neuron, **loaded)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def extra_repr(self) -> str:
+        """The neuron with its numbers as they are, and what differs from the defaults."""
+        shown: list[str] = []
+        for name in self.neuron.numbers:
+            value = getattr(self, name)
+            value = value.detach() if isinstance(value, Tensor) else value
+            shown.append(f"{name}={tuple(value.shape)}" if isinstance(value, Tensor) and value.ndim else f"{name}={float(value):.4g}")
+        fields = {f.name: f.default for f in dataclasses.fields(self.neuron) if f.name not in (*self.neuron.numbers, "spike")}
+        shown += [f"{name}={getattr(self.neuron, name)!r}" for name, default in fields.items() if getattr(self.neuron, name) != default]
+        shown += [f"recurrent={self.connection!r}"] if self.connection != "none" else []
+        shown += [f"learn={self.learn}"] if self.learn else []
+        shown += ["inhibition=True"] if self.inhibition else []
+        return ", ".join([type(self.neuron).__name__, *shown] if type(self) is Layer else shown)
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}"
