@@ -97,12 +97,11 @@ def test_gradient_through_the_reset(reset, detach):
 @pytest.mark.parametrize("detach", [True, False])
 def test_the_threshold_receives_gradient_through_the_reset(detach):
     """theta moves v by -s even where s is detached: u[1] = beta (u[0] - theta s[0]) + I[1]."""
-    theta = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
-    layer = nn.Leaky(0.9, detach_reset=detach)
-    layer.threshold_fixed = theta
+    layer = nn.Leaky(0.9, threshold=torch.tensor(0.8, dtype=torch.float64), learn="threshold", detach_reset=detach)
     currents = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
     _, _, potentials = layer(currents, record=True)
-    (gradient,) = torch.autograd.grad(potentials[1].sum(), theta)
+    (of_logarithm,) = torch.autograd.grad(potentials[1].sum(), layer.threshold_log)
+    gradient = of_logarithm / layer.threshold
     g = 0.0 if detach else ATan().derivative(0.2)
     torch.testing.assert_close(gradient.item(), 0.9 * (-1 + 0.8 * g))
 
@@ -312,17 +311,17 @@ def test_sequential_threads_state_and_folds_time():
         (lambda: nn.Leaky(0.9)(torch.rand(5, 2, 3), torch.zeros(4, 3)), ValueError, r"\(4, 3\).*\(5, 2, 3\) need \(2, 3\)"),
         (lambda: nn.Synaptic(0.9, 0.9)(torch.rand(5, 2, 3), torch.zeros(2, 3)), ValueError, r"must be \(i, v\), got 1 array"),
         (lambda: nn.Leaky(0.9)(torch.ones(5, 2, 3, dtype=torch.int64)), TypeError, "floating-point.*int64"),
-        (lambda: nn.RecurrentLeaky(4, 0.9)(torch.rand(5, 2, 3)), ValueError, r"\(5, 2, 3\) have 3 features.*\(4, 4\)"),
-        (lambda: nn.Leaky(1.5), ValueError, "`beta` must be between 0 and 1, got 1.5"),
+        (lambda: nn.RecurrentLeaky(4, 0.9)(torch.rand(5, 2, 3)), ValueError, r"\(4, 4\) do not fit currents of shape \(5, 2, 3\)"),
+        (lambda: nn.Leaky(1.5), ValueError, "`beta` of Leaky must be between 0 and 1, got 1.5"),
         (lambda: nn.Leaky(torch.tensor([0.5, -0.1])), ValueError, "between 0 and 1"),
         (lambda: nn.Leaky(float("nan")), ValueError, "`beta`"),
         (lambda: nn.Leaky(1.0, learn_beta=True), ValueError, "cannot start at the edge"),
-        (lambda: nn.Leaky(0.9, 0.0), ValueError, "`threshold` must be positive"),
+        (lambda: nn.Leaky(0.9, 0.0), ValueError, "`threshold` of Leaky must be positive"),
         (lambda: nn.Leaky("0.9"), TypeError, "`beta` must be a number or a tensor, got str"),
-        (lambda: nn.Leaky(0.9, reset="substract"), ValueError, "did you mean 'subtract'"),
-        (lambda: nn.Leaky(0.9, spike=torch.sigmoid), TypeError, "expected a surrogate"),
+        (lambda: nn.Leaky(0.9, reset="substract"), ValueError, "did you mean subtract"),
+        (lambda: nn.Leaky(0.9, spike=torch.sigmoid), TypeError, "must be a surrogate"),
         (lambda: nn.Leaky(0.9, backend="cuda"), ValueError, "`backend` must be one of"),
-        (lambda: nn.RecurrentLeaky(4, 0.9, connection="ring"), ValueError, "`connection` must be one of"),
+        (lambda: nn.RecurrentLeaky(4, 0.9, connection="ring"), ValueError, "connection of a recurrent layer must be one of"),
         (lambda: nn.Sequential(nn.Leaky(0.9))(torch.rand(3, 2), (None, None)), ValueError, "one entry for each of the 1 modules, got 2"),
         (lambda: nn.Quantize(bits=0), ValueError, "`bits`"),
     ],

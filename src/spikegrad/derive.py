@@ -86,6 +86,15 @@ def reverse(
     return [bar.get(id(node)) for node in wanted] + list(by.values())
 
 
+def derivative_by(formula: Program, arguments: Sequence[str], name: str) -> Program:
+    """The derivative of a formula by one of its arguments, from the same arguments."""
+    given = {each: argument(each) for each in arguments}
+    results, _ = trace.symbols(formula, given)
+    one = given["x"] * 0.0 + 1.0
+    (found,) = reverse(results, [one], [given[name]])
+    return trace.flatten([given["x"] * 0.0 if found is None else found])
+
+
 def rewritten(
     roots: Sequence[Any], rule: Callable[[Symbol, tuple[Any, ...]], Any], names: Mapping[int, str]
 ) -> tuple[list[Any], dict[int, str]]:

@@ -64,11 +64,11 @@ def from_formula(
 
 
 def _rebuild(record: Record, parameters: dict[str, float]) -> Surrogate:
-    return _class(record)(**parameters)
+    return from_record(record)(**parameters)
 
 
 @functools.cache
-def _class(record: Record) -> type[Surrogate]:
+def from_record(record: Record) -> type[Surrogate]:
     """The class of all surrogates with this formula: one for each record, so that equal ones compare equal."""
     names = record.arguments[1:]
 

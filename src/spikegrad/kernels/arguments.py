@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,6 +43,13 @@ def expect(label: str, x: Any, owner: str) -> None:
         found = ""
     if found != owner:
         raise TypeError(f"{label} must be {OWNERS[owner]}, got {type(x).__module__}.{type(x).__qualname__}")
+
+
+def working(x: Array) -> Array:
+    """An array of the shape of an input and the dtype in which is computed, for either; its values mean nothing."""
+    if library(x) == "torch" and x.dtype.itemsize < 4:
+        return x.new_empty((), dtype=namespace("torch").float32).expand(x.shape)
+    return widen(x)
 
 
 def state(names: Sequence[str], given: Any, like: Array) -> tuple[Array, ...]:
@@ -101,9 +107,14 @@ def _rebuilt(name: str, fields: tuple[str, ...], values: tuple[Any, ...]) -> Any
     return state_type(name, fields)(*values)
 
 
-@functools.cache
+_state_types: dict[tuple[str, tuple[str, ...]], Any] = {}
+
+
 def state_type(name: str, fields: tuple[str, ...]) -> Any:
     """The class of the states of a neuron: a tuple with names, which pickles."""
-    made = namedtuple(name, fields)  # pyright: ignore[reportUntypedNamedTuple]  # noqa: PYI024
-    made.__reduce__ = lambda self: (_rebuilt, (name, fields, tuple(self)))  # pyright: ignore
-    return made
+    found = _state_types.get((name, fields))
+    if found is None:
+        found = namedtuple(name, fields)  # pyright: ignore[reportUntypedNamedTuple]  # noqa: PYI024
+        found.__reduce__ = lambda self: (_rebuilt, (name, fields, tuple(self)))  # pyright: ignore
+        _state_types[name, fields] = found
+    return found

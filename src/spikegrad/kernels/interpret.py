@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from spikegrad import trace
+from spikegrad.derive import derivative_by
 from spikegrad.kernels.plan import Call
 from spikegrad.surrogate import Surrogate
-from spikegrad.trace import Program, argument
-from spikegrad.derive import reverse
+from spikegrad.trace import Program
 from spikegrad.vocabulary import OPERATIONS
 
 Arrays = Sequence[Any]
@@ -41,7 +41,7 @@ def words(surrogate: Surrogate, parameters: Mapping[str, Any] | None = None, *, 
     def by(name: str) -> Callable[..., Any]:
         assert record.primitive is not None
         program = derivative_by(record.primitive, record.arguments, name)
-        return lambda x: trace.evaluate(program, OPERATIONS, {"x": x, **numbers, "bar": np.ones_like(x)})[0]
+        return lambda x: trace.evaluate(program, OPERATIONS, {"x": x, **numbers})[0]
 
     learnable = {f"primitive_by_{name}": by(name) for name in surrogate.numbers} if record.primitive is not None else {}
     return {
@@ -51,14 +51,6 @@ def words(surrogate: Surrogate, parameters: Mapping[str, Any] | None = None, *, 
         "fire_above": bound.primitive if soft else lambda x: np.where(x == x, (x > 0).astype(x.dtype), x),
         "derivative": bound.derivative,
     }
-
-
-def derivative_by(primitive: Program, arguments: Sequence[str], name: str) -> Program:
-    """The derivative of a surrogate's primitive by one of its numbers, from the primitive's arguments."""
-    given = {each: argument(each) for each in arguments}
-    results, _ = trace.symbols(primitive, given)
-    (found,) = reverse(results, [argument("bar")], [given[name]])
-    return trace.flatten([argument("x") * 0.0 if found is None else found])
 
 
 def run(

@@ -17,8 +17,8 @@ from spikegrad.kernels.plan import Call, Plan, array
 from spikegrad.trace import Instruction, Operand, Program, Symbol, argument
 from spikegrad.vocabulary import OPERATIONS, Array, cast, detach, library, namespace
 
-Fire = Callable[[Array, Any], Array]
-"""Spikes from potential minus threshold, given what its noise is drawn from, if any is."""
+Fire = Callable[[Array, bool, Any], Array]
+"""Spikes from potential minus threshold, given whether one at the threshold spikes, and what its noise is drawn from, if any is."""
 
 
 def run(
@@ -56,18 +56,18 @@ def run(
     plan, like = call.plan, inputs[0]
     program, emitted, due = _carried(plan) if noisy else (plan.step, (), None)
     arrays = {name: array(value, like) for name, value in parameters.items()}
-    literal: Callable[[float], Any] = functools.cache(lambda x: array(x, like))
 
     def evaluator(program: Program, draw: Any) -> Callable[[Mapping[str, Any]], list[Any]]:
         count = itertools.count()
 
-        def fired(x: Array) -> Array:
+        def fired(spike_at_threshold: bool, x: Array) -> Array:
             place = next(count)  # each fire of a step draws for itself
-            s = fire(x, sys.modules["jax"].random.fold_in(draw, place) if place and draw is not None else draw)
+            s = fire(x, spike_at_threshold, sys.modules["jax"].random.fold_in(draw, place) if place and draw is not None else draw)
             return s * cast(_winner(detach(x)), x) if inhibition else s
 
-        words = {"fire": fired, "fire_above": fired, "hold": detach, "quantized": quantize or _same}
-        return trace.evaluator(program, OPERATIONS | words, literal)
+        fires = {"fire": functools.partial(fired, True), "fire_above": functools.partial(fired, False)}
+        words = {**fires, "hold": detach, "quantized": quantize or _same}
+        return trace.evaluator(program, OPERATIONS | words, lambda x: array(x, like))
 
     jax = library(like) == "jax"
     program = _uncontracted(program, frozenset((*plan.inputs, *plan.states))) if jax else program

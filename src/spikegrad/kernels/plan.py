@@ -8,17 +8,16 @@ Where a layer's input comes from and where its gradient goes, memory or the feed
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from spikegrad import derive, trace
 from spikegrad.derive import Passes
-from spikegrad.trace import Program, Record, StepRecord, Symbol, argument
-from spikegrad.vocabulary import OPERATIONS, library, namespace, quiet
+from spikegrad.trace import Operand, Program, Record, StepRecord, Symbol, argument
+from spikegrad.vocabulary import OPERATIONS, library, namespace
 
 Connection = Literal["none", "one-to-one", "all-to-all"]
 
@@ -48,16 +47,20 @@ class Call:
     quantized: bool = False
     connection: Connection = "none"
 
-    @functools.cached_property
-    def plan(self) -> Plan:
-        """What the passes compute."""
-        return Plan(self)
+    plan: Plan = field(init=False, repr=False, compare=False)
+    """What the passes compute."""
+    key: str = field(init=False, repr=False)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+    def __post_init__(self) -> None:
+        key = trace.digest(self.record.key, self.surrogate.key, self.recorded, self.quantized, self.connection)
+        object.__setattr__(self, "key", key)
+        object.__setattr__(self, "plan", Plan(self))
 
     def __hash__(self) -> int:
-        return hash((self.record.key, self.surrogate.key, self.recorded, self.quantized, self.connection))
+        return hash(self.key)
+
+    def __reduce__(self) -> Any:
+        return Call, (self.record, self.surrogate, self.recorded, self.quantized, self.connection)
 
 
 class Plan:
@@ -96,37 +99,38 @@ class Plan:
 
         Parameters of floats alone are floats, rounded as the working dtype rounds.
         """
-        return evaluated(self.constants, dict(zip(self.parameters, self.constants.results, strict=True)), numbers, like)
+        return dict(zip(self.parameters, _evaluated(self.constants, numbers, like), strict=True))
 
     def rested(self, numbers: Mapping[str, Any], like: Any) -> dict[str, Any]:
         """Where each state rests, likewise; `numbers` also have the resting numbers of the states."""
-        return evaluated(self.resting, dict(zip(self.states, self.resting.results, strict=True)), numbers, like)
+        return dict(zip(self.states, _evaluated(self.resting, numbers, like), strict=True))
 
 
-def evaluated(program: Program, results: Mapping[str, Any], numbers: Mapping[str, Any], like: Any) -> dict[str, Any]:
-    """Results of a program of numbers: floats, computed by NumPy in the dtype of `like`, where they come from floats alone."""
+def _evaluated(program: Program, numbers: Mapping[str, Any], like: Any) -> list[Any]:
+    """Results of a program of numbers, floats where they come from floats alone: NumPy computes these, for every library."""
+    if all(library(value) != "number" for value in numbers.values()):
+        return trace.evaluator(program, OPERATIONS, lambda x: array(x, like))(numbers)
     values: list[Any] = []
-
-    def value(o: Any) -> Any:
-        o = numbers[o] if isinstance(o, str) else values[o] if isinstance(o, int) else o
-        return real(o) if isinstance(o, float) else o
-
     real = np.dtype(str(like.dtype).removeprefix("torch.")).type
-    with quiet(np.float64(0)):
+
+    def value(o: Operand) -> Any:
+        found = numbers[o] if isinstance(o, str) else values[o] if isinstance(o, int) else o
+        return real(found) if isinstance(found, float) else found
+
+    with np.errstate(all="ignore"):
         for operation, *operands in program.instructions:
             given = [value(o) for o in operands]
             if any(library(o) != "numpy" for o in given):
-                given = [array(o, like) if isinstance(o, np.generic) else o for o in given]
+                given = [array(o, like) for o in given]
             values.append(OPERATIONS[str(operation)](*given))
-    found = {name: value(o) for name, o in results.items()}
-    return {name: float(each) if isinstance(each, np.generic) else each for name, each in found.items()}
+    return [float(each) if library(each := value(o)) == "numpy" else each for o in program.results]
 
 
 def array(value: Any, like: Any) -> Any:
     """A number as an array without dimensions, of the library, dtype and device of `like`; an array in that dtype."""
     owner = library(like)
     if owner == "torch":
-        return value.to(like.dtype) if library(value) == "torch" else like.new_tensor(value)
+        return value.to(like.dtype) if library(value) == "torch" else like.new_tensor(float(value))
     return namespace(owner).asarray(value, dtype=like.dtype)
 
 

@@ -10,14 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from spikegrad.kernels import arguments, loop
-from spikegrad.kernels.plan import QUANTIZED, Call, Connection
+from spikegrad.kernels import arguments, loop, text
+from spikegrad.kernels.plan import QUANTIZED, Call, Connection, array
 from spikegrad.neuron import Neuron
-from spikegrad.nn.parameters import checked, held, hold
+from spikegrad.nn.backend import check, fused, obstacle
+from spikegrad.nn.parameters import held, hold
 from spikegrad.nn.quantize import Quantize
 from spikegrad.nn.spike import Spike
-from spikegrad.ranges import Between
-from spikegrad.vocabulary import cast, widen
+from spikegrad.vocabulary import cast
 
 
 class Stateful(nn.Module):
@@ -82,6 +82,8 @@ class Layer(Stateful):
         super().__init__()
         if not isinstance(neuron, Neuron):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"`neuron` must be a neuron such as Leaky(0.9), got {neuron!r}")
+        check(backend)
+        self._calls: dict[Any, Call] = {}
         self.neuron, self.backend, self.inhibition, self.quantize = neuron, backend, inhibition, quantize
         self.learn = (learn,) if isinstance(learn, str) else tuple(learn)
         given = dict(values or {})
@@ -109,10 +111,20 @@ class Layer(Stateful):
         if recurrent is not None:
             self._connect(recurrent, features)
 
+    @property
+    def neuron(self) -> Neuron:
+        """The neuron; another with the same states and connections may take its place at any time."""
+        return self._neuron
+
+    @neuron.setter
+    def neuron(self, neuron: Neuron) -> None:
+        self._neuron, self._record = neuron, neuron.record
+        self._calls.clear()
+
     def _connect(self, recurrent: str, features: int | None) -> None:
         """Recurrent weights, uniform within one over the root of the number of inputs of a neuron."""
         if recurrent not in ("all-to-all", "one-to-one"):
-            raise ValueError(f"`recurrent` must be 'all-to-all', 'one-to-one' or None, got {recurrent!r}")
+            raise ValueError(f"the connection of a recurrent layer must be one of 'all-to-all', 'one-to-one', got {recurrent!r}")
         if features is None or features < 1:
             raise ValueError(f"a recurrent layer needs `features`, the number of its neurons, at least 1, got {features}")
         # By sender, so that a spike adds a row of memory; the shape is PyTorch's.
@@ -120,12 +132,15 @@ class Layer(Stateful):
         self.weight = nn.Parameter(weight)
         nn.init.uniform_(self.weight, -(features**-0.5), features**-0.5)
 
+    def _state_type(self) -> Any:
+        return arguments.state_type(f"{type(self.neuron).__name__}State", self._state_names())
+
     def _state_names(self) -> tuple[str, ...]:
         return (*self.neuron.states, *(("recurrent",) if self.connection != "none" else ()))
 
     def __getattr__(self, name: str) -> Any:
         """A number of the neuron as it is now."""
-        neuron = self.__dict__.get("neuron")
+        neuron = self.__dict__.get("_neuron")
         if neuron is not None and name in neuron.numbers:
             value = held(self, name, neuron.numbers[name]) if name in self._tensors else None
             return getattr(neuron, name) if value is None else value
@@ -151,57 +166,100 @@ class Layer(Stateful):
         """
         neuron = self.neuron
         wanted = ("u",) if record is True else () if record is False else (record,) if isinstance(record, str) else tuple(record)
-        if unknown := [name for name in wanted if name not in neuron.record.recorded]:
-            known = ", ".join(neuron.record.recorded) or "nothing"
+        if unknown := [name for name in wanted if name not in self._record.recorded]:
+            known = ", ".join(self._record.recorded) or "nothing"
             raise ValueError(f"record={unknown[0]!r}: the step of {type(neuron).__name__} names {known}")
         given = arguments.inputs(neuron.inputs, currents, "torch")
-        like = widen(given[0])
-        wide = tuple(cast(widen(x), like) for x in given)
-        numbers: dict[str, Any] = neuron.parameters | {name: getattr(self, name) for name in self._tensors}
-        weight: Tensor | None = self.weight
-        if weight is not None:
-            arguments.weights(weight, like)
-            weight = weight.to(like.dtype)
-        if self.connection == "one-to-one":
-            numbers["weight"] = weight
-        levels = isinstance(self.quantize, Quantize)
-        if levels:
-            numbers |= dict(zip(QUANTIZED, self.quantize.numbers, strict=True))
-        arguments.numbers(numbers, like)
-        call = Call(neuron.record, self.spike.surrogate.structure, wanted, levels, self.connection)
-        outputs, last, recorded = self._run(call, wide, state, numbers, weight if self.connection == "all-to-all" else None)
-        outputs = tuple(cast(x, given[0]) for x in outputs)
-        names = self._state_names()
-        after = last[0] if len(last) == 1 else arguments.state_type(f"{type(neuron).__name__}State", names)(*last)
-        made = outputs[0] if len(outputs) == 1 else outputs
+        outputs, last, recorded = self._run(wanted, given, state)
+        after = last[0] if len(last) == 1 else self._state_type()(*last)
+        made = outputs[0] if len(outputs) == 1 else tuple(outputs)
         if record is False:
             return made, after
         return made, after, recorded[0] if record is True or isinstance(record, str) else dict(zip(wanted, recorded, strict=True))
 
-    def _run(self, call: Call, inputs: tuple[Tensor, ...], state: Any, numbers: dict[str, Any], weight: Tensor | None) -> Any:
-        plan, like = call.plan, inputs[0]
-        parameters = plan.computed(numbers, like)
-        if state is not None:
-            start = arguments.state(self._state_names(), state, like)
-        else:
-            resting = {name: getattr(self.neuron, name) for name in self.neuron.states}
-            at_rest = plan.rested(numbers | resting, like)
-            start = arguments.filled(at_rest | ({"recurrent": 0.0} if weight is not None else {}), like)
-        return loop.run(
+    def _numbers(self) -> dict[str, Any]:
+        """The numbers of the neuron as they are, and those that the layer adds."""
+        numbers: dict[str, Any] = self.neuron.parameters | {name: getattr(self, name) for name in self._tensors}
+        if self.connection == "one-to-one":
+            numbers["weight"] = self.weight
+        if isinstance(self.quantize, Quantize):
+            numbers |= dict(zip(QUANTIZED, self.quantize.numbers, strict=True))
+        return numbers
+
+    def _run(self, wanted: tuple[str, ...], given: tuple[Tensor, ...], state: Any) -> Any:
+        compiling = torch.compiler.is_compiling()
+        if compiling:
+            self._prepare(wanted)
+        call = self._call(wanted)
+        plan, like = call.plan, arguments.working(given[0])
+        numbers, learned = self._numbers(), self.spike.learned()
+        if self.weight is not None:
+            arguments.weights(self.weight, like)
+        arguments.numbers(numbers, like)
+        start: tuple[Any, ...] = () if state is None else arguments.state(self._state_names(), state, like)
+        own = self.quantize is not None and not call.quantized
+        tensors = [*given, *start, *(x for x in (*numbers.values(), *learned.values()) if isinstance(x, Tensor))]
+        if self.connection != "all-to-all" and fused(self.backend, obstacle(self.spike, self.inhibition, own, tensors)):
+            same = tuple(cast(x, given[0]) for x in given)
+            if compiling:
+                found = self._compiled(wanted, same, start, numbers, learned)
+            else:
+                from spikegrad.kernels import torch as kernels
+
+                found = kernels.run(call, same, start, numbers | self._resting(), self.spike.surrogate.parameters | learned)
+            n, m = plan.outputs, plan.outputs + len(plan.states)
+            return found[:n], found[n:m], found[m:]
+        if compiling:  # in which NumPy cannot be traced
+            numbers = {name: array(x, like) for name, x in numbers.items()}
+        if state is None:
+            fed = {"recurrent": 0.0} if self.connection == "all-to-all" else {}
+            start = arguments.filled(plan.rested(numbers | {n: array(x, like) if compiling else x for n, x in self._resting().items()}, like) | fed, like)
+        outputs, last, recorded = loop.run(
             call,
             self._fire,
-            inputs,
+            tuple(cast(x, like) for x in given),
             start,
-            parameters,
-            weight,
-            quantize=None if call.quantized else self.quantize,
+            plan.computed(numbers, like),
+            None if self.weight is None or self.connection != "all-to-all" else cast(self.weight, like),
+            quantize=self.quantize if own else None,
             inhibition=self.inhibition,
             noisy=self.spike.surrogate.stochastic and self.training,
             rested=state is None,
         )
+        return [cast(x, given[0]) for x in outputs], last, recorded
 
-    def _fire(self, x: Tensor, draw: None) -> Tensor:
-        return self.spike(x, spike_at_threshold=self.neuron.spike_at_threshold)
+    def _compiled(self, wanted: Any, inputs: tuple[Tensor, ...], start: tuple[Tensor, ...], numbers: Any, learned: Any) -> list[Tensor]:
+        """The layer as an operator."""
+        tensors = {name: x for name, x in numbers.items() if isinstance(x, Tensor)} | {f"spike.{name}": x for name, x in learned.items()}
+        tensors |= {f"first.{name}": x for name, x in zip(self._state_names(), start, strict=False)}
+        floats = [x for name, x in (numbers | self._resting()).items() if name not in tensors]
+        text = self._text(wanted)
+        packed = torch.tensor(floats, dtype=torch.float64, device="cpu")
+        return torch.ops.spikegrad.layer(list(inputs), list(tensors.values()), packed, self.spike.numbers, text, " ".join(tensors))
+
+    @torch.compiler.assume_constant_result
+    def _text(self, wanted: tuple[str, ...]) -> str:
+        return text.written(self._call(wanted))
+
+    @torch.compiler.assume_constant_result
+    def _prepare(self, wanted: tuple[str, ...]) -> bool:
+        """Have `_call` find its result when a compiler traces through it."""
+        return self._call(wanted) is not None and self._state_type() is not None
+
+    def _resting(self) -> dict[str, float]:
+        return {name: getattr(self.neuron, name) for name in self.neuron.states}
+
+    def _call(self, wanted: tuple[str, ...]) -> Call:
+        """The static part of the layer, with these values recorded: the same object each time."""
+        key = (wanted, self.spike.structure.key)
+        call = self._calls.get(key)
+        if call is None:
+            levels = isinstance(self.quantize, Quantize)
+            call = self._calls[key] = Call(self._record, self.spike.structure, wanted, levels, self.connection)
+        return call
+
+    def _fire(self, x: Tensor, spike_at_threshold: bool, _: None) -> Tensor:
+        return self.spike(x, spike_at_threshold=spike_at_threshold)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Numbers that are numbers belong to the state as well, exactly, whatever the dtype of the module."""

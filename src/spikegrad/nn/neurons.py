@@ -20,6 +20,9 @@ Number = float | Tensor
 def _split(kind: type[Neuron], numbers: Mapping[str, Number]) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Numbers for the neuron, and tensors beside it, for which any number within their range stands there."""
     tensors = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, Tensor | int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"`{name}` must be a number or a tensor, got {type(value).__name__}")
     known = {name: value.reshape(-1)[0].item() for name, value in tensors.items() if value.numel() and not value.is_meta}
     return {**{name: 0.5 for name in tensors}, **{n: v for n, v in numbers.items() if n not in tensors}, **known}, tensors  # pyright: ignore
 

@@ -51,6 +51,8 @@ class Spike(nn.Module):
         super().__init__()
         if not isinstance(surrogate, Surrogate):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"expected a surrogate such as ATan(), got {surrogate!r}")
+        self.numbers = torch.tensor([*surrogate.parameters.values()], dtype=torch.float64)
+        """Of the surrogate, in its order: where a layer is compiled they travel beside the formula, so that another slope compiles nothing."""
         self.surrogate = surrogate
         self.generator = generator
         self.learn = (learn,) if isinstance(learn, str) else tuple(learn)
@@ -59,6 +61,17 @@ class Spike(nn.Module):
             surrogate.require_learnable(name)
             start: Any = (values or {}).get(name, torch.full(tuple(shape), surrogate.parameters[name]))
             hold(self, name, start, surrogate.numbers[name], learn=name in self.learn)
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """The surrogate; another may take its place at any time."""
+        return self._surrogate
+
+    @surrogate.setter
+    def surrogate(self, surrogate: Surrogate) -> None:
+        self._surrogate, self.structure = surrogate, surrogate.structure
+        values = torch.tensor([*surrogate.parameters.values()], dtype=torch.float64)
+        self.numbers = self.numbers.copy_(values) if len(values) == len(self.numbers) else values
 
     def learned(self) -> dict[str, Any]:
         """The tensors in place of numbers by name, with gradient where they are learned."""

@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikegrad.kernels import memory
-
 _SMALLEST = 2**20
 """Bytes from which memory is kept."""
 _LIMIT = 2**28
@@ -63,9 +61,9 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
                 return found[-1].tensor.data
     size = math.prod(shape) * dtype.itemsize
     if _count is None or size < _SMALLEST:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     with torch.inference_mode(False):
-        tensor = torch.from_numpy(memory.allocate(size).view(str(dtype).removeprefix("torch.")).reshape(shape))
+        tensor = torch.empty(shape, dtype=dtype, device="cpu")
     with _lock:
         _kept.setdefault(key, []).append(_Kept(tensor))
         _kept.move_to_end(key)

@@ -1,13 +1,17 @@
 """Source of elementary functions that the vectoriser can take apart: polynomials without branches or calls.
 
-The C library's scalar `exp`, `log`, `sin` and `cos` keep a loop from being vectorised (a Gaussian was 15 times slower with them). These are
-good to two units in the last place over the range where their results are normal numbers; `exp` is 0 below twice the smallest of them.
+The C library's scalar functions keep a loop from being vectorised (a Gaussian was 15 times slower with them). These are good to a few units
+in the last place over the range where their results are normal numbers; `exp` is 0 below twice the smallest of them. Each has a ``quick_``
+form in which the compiler may fuse products and sums.
 """
 
 from __future__ import annotations
 
 import math
 from fractions import Fraction
+
+WORDS = ("exp", "log", "sin", "cos", "tanh", "sigmoid")
+"""Functions that `source` defines."""
 
 _TEMPLATE = """
 def exp(x):
@@ -24,8 +28,9 @@ def exp(x):
 
 
 def log(x):
-    bits = real(x).view(integer)
-    exponent = (bits >> integer({mantissa})) - integer({bias})
+    small = x < real({tiny})
+    bits = real(x * real({lift}) if small else x).view(integer)
+    exponent = (bits >> integer({mantissa})) - (integer({bias} + {mantissa}) if small else integer({bias}))
     m = integer((bits & integer({mantissa_mask})) | integer({one})).view(real)
     large = m > real({sqrt2})
     m = m * real(0.5) if large else m
@@ -54,6 +59,23 @@ def sin(x):
 
 def cos(x):
     return _turned(x, real(1.0))
+
+
+def sigmoid(x):
+    return real(1.0) / (real(1.0) + exp(-x))
+
+
+def tanh(x):
+    size = abs(x)
+    z = x * x
+    near = x * ({tanh_above}) / ({tanh_below})
+    far = real(1.0) - real(2.0) / (exp(size + size) + real(1.0))
+    far = -far if x < real(0.0) else far
+    return near if size < real(0.625) else far
+
+
+quick_exp, quick_log, quick_sin, quick_cos, quick_sigmoid, quick_tanh = map(formulas, (exp, log, sin, cos, sigmoid, tanh))
+exp, log, sin, cos, sigmoid, tanh, _turned = map(helper, (exp, log, sin, cos, sigmoid, tanh, _turned))
 """
 
 
@@ -76,18 +98,34 @@ def _parts(value: Fraction, bits: int, count: int) -> list[float]:
     return [*parts, float(value)]
 
 
+def _lambert(terms: int) -> tuple[list[int], list[int]]:
+    """Coefficients in x squared of tanh(x) / x, Lambert's continued fraction 1 / (1 + z / (3 + z / (5 + ...))), as above over below."""
+    above, below = [1], [2 * terms - 1]
+    for odd in range(2 * terms - 3, 0, -2):
+        shifted = [0, *above]
+        size = max(len(shifted), len(below))
+        total = [odd * (below[k] if k < len(below) else 0) + (shifted[k] if k < len(shifted) else 0) for k in range(size)]
+        above, below = below, total
+    return above, below
+
+
 _LN2 = Fraction("0.693147180559945309417232121458176568075500134360255254120680")
 _PI = Fraction("3.14159265358979323846264338327950288419716939937510582097494459")
 
 
 def source(dtype: str) -> str:
-    """Source of `exp`, `log`, `sin` and `cos` for ``"float32"`` or ``"float64"``; needs `np`, `real` and `integer` (of its size)."""
+    """Source of `WORDS` for ``"float32"`` or ``"float64"``; needs `np`, `real`, `integer` (of its size), `helper` and `formulas`."""
     single = dtype == "float32"
     mantissa, bias, bits = (23, 127, 11) if single else (52, 1023, 32)
     terms = (8, 6, 5) if single else (14, 11, 9)
     ln2_high, ln2_low = _parts(_LN2, bits, 2)
     pi2_1, pi2_2, pi2_3 = _parts(_PI / 2, bits, 3)
+    above, below = _lambert(6 if single else 10)
     return _TEMPLATE.format(
+        tiny=2.0**-126 if single else 2.0**-1022,
+        lift=2.0**mantissa,
+        tanh_above=_horner("z", [c / below[0] for c in above]),
+        tanh_below=_horner("z", [c / below[0] for c in below]),
         lowest=-86.6 if single else -707.7,
         highest=88.72 if single else 709.78,
         log2e=math.log2(math.e),

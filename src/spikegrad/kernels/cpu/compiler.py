@@ -1,0 +1,256 @@
+"""From printed loops to machine code: source named by its hash, compiled once, cached on disk.
+
+Numba's disk cache knows a function by its file and ignores its globals, so that two formulas compiled from one file would load each other's
+machine code; hence one file for each. It lies in ``$SPIKEGRAD_CACHE``, else in the user's cache directory. Whoever can write there can run
+code here: a directory that others can write to is not used. Then, and where nothing can be written, the files go to a temporary directory
+of this process, and every process compiles for itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import hashlib
+import importlib.util
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from llvmlite import binding, ir
+from numba.core import types
+from numba.core.ccallback import CFunc
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.runtime.nrt import rtsys
+from numba.extending import intrinsic
+
+from spikegrad.kernels.cpu import elementary, source, threads
+from spikegrad.kernels.cpu.source import Variant
+
+_LOCK = threading.RLock()
+"""Held while something is compiled; a fork waits for it, so that no child inherits it, or Numba's own, from a thread that it does not have."""
+
+_HEADER = """
+import math
+import numpy as np
+import numba
+from spikegrad.kernels.cpu.compiler import bfloat16, entry, float16, row
+# All of the machine code depends on them; their version is {version}.
+from spikegrad.kernels.cpu.threads import (
+    ARGUMENTS, BLOCK, COLUMNS, KERNEL, SCRATCH, SHARE, STEPS, THREADS, called, claimed, claimed_back, pointer, shared_out, words,
+)
+U = np.uint64
+real, integer = np.{real}, np.int{bits}
+SIZE = U(np.dtype(real).itemsize)
+reals = pointer(numba.{real})
+arctan, erf, floor, sqrt = math.atan, math.erf, np.floor, np.sqrt
+inf = np.inf
+# Where spikes are decided nothing may fuse a product and a sum; the surrogate's formulas may.
+helper = numba.njit(error_model="numpy", forceinline=True)
+formulas = numba.njit(error_model="numpy", forceinline=True, fastmath={{"contract"}})
+
+
+@row
+def fill(count, row, given, stride):
+    for j in range(count):
+        row[j] = given[j * stride]
+
+
+@row
+def clear(count, row):
+    for j in range(count):
+        row[j] = real(0.0)
+"""
+_HALVES = """
+elements, (load, store) = pointer(numba.uint16), {dtype}
+"""
+
+
+class NoAlias(CompilerBase):
+    """Numba's compiler, told that the memory given to a function does not overlap; otherwise it would not vectorise."""
+
+    def define_pipelines(self) -> list[Any]:
+        """The passes of Numba's own pipeline."""
+        self.state.flags.noalias = True
+        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
+
+def row(function: Callable[..., Any]) -> Any:
+    """A decorator for a loop over a row, whose arguments do not overlap."""
+    jit: Any = numba.njit
+    return jit(error_model="numpy", pipeline_class=NoAlias, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """A decorator that compiles a function of a generated module, which takes two words, or takes it from the disk cache."""
+    kernel: Any = CFunc(function, ((types.uint64, types.uint64), types.void), {}, {"error_model": "numpy"})
+    kernel.enable_caching()
+    cache = kernel._cache
+    # Numba first learns all the types it knows, a quarter of a second, though only compiling needs them; running needs its allocator.
+    if hasattr(cache, "_load_overload"):
+        rtsys.initialize(kernel._targetdescr.target_context)
+        cache.load_overload = cache._load_overload
+    kernel.compile()
+    return kernel
+
+
+def _conversion(generate: Callable[[Any, Any], Any], given: Any, made: Any) -> Any:
+    @intrinsic
+    def convert(typing_context: Any, x: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
+        return made(given), lambda context, builder, signature, arguments: generate(builder, arguments[0])
+
+    return convert
+
+
+_HALF, _SINGLE, _16, _32 = ir.HalfType(), ir.FloatType(), ir.IntType(16), ir.IntType(32)
+
+
+def _widened_by_bits(builder: Any, x: Any) -> Any:
+    """A float16 widened with integers, for processors that have no instruction for it, on which LLVM would ask for a function it lacks."""
+    bits = builder.zext(x, _32)
+    magnitude, sign = builder.and_(bits, _32(0x7FFF)), builder.shl(builder.and_(bits, _32(0x8000)), _32(16))
+    # As a subnormal float32 of the same digits, whose exponent a product then puts right; it is exact, and right for subnormals too.
+    scaled = builder.fmul(builder.bitcast(builder.shl(magnitude, _32(13)), _SINGLE), _SINGLE(2.0**112))
+    infinite = builder.icmp_unsigned(">=", magnitude, _32(0x7C00))
+    special = builder.or_(builder.shl(magnitude, _32(13)), _32(0x7F800000))
+    return builder.bitcast(builder.or_(builder.select(infinite, special, builder.bitcast(scaled, _32)), sign), _SINGLE)
+
+
+def _narrowed_by_bits(builder: Any, x: Any) -> Any:
+    """A float32 rounded to float16 with integers, half to even."""
+    bits = builder.bitcast(x, _32)
+    sign = builder.trunc(builder.lshr(builder.and_(bits, _32(0x80000000)), _32(16)), _16)
+    magnitude = builder.bitcast(builder.and_(bits, _32(0x7FFFFFFF)), _SINGLE)
+    # A sum with a number whose last digit is a half's last digit rounds as the processor rounds: right for normal and subnormal halves.
+    exponent = builder.and_(builder.bitcast(magnitude, _32), _32(0x7F800000))
+    smallest = builder.icmp_unsigned("<", exponent, _32((127 - 14) << 23))
+    anchor = builder.bitcast(builder.add(builder.select(smallest, _32((127 - 14) << 23), exponent), _32(13 << 23)), _SINGLE)
+    digits = builder.sub(builder.bitcast(builder.fadd(magnitude, anchor), _32), builder.bitcast(anchor, _32))
+    biased = builder.lshr(builder.select(smallest, _32(0), builder.sub(exponent, _32((127 - 14) << 23))), _32(13))
+    whole = builder.add(biased, digits)
+    large = builder.fcmp_ordered(">=", magnitude, _SINGLE(65520.0))
+    nan = builder.fcmp_unordered("uno", magnitude, magnitude)
+    found = builder.trunc(builder.select(nan, _32(0x7E00), builder.select(large, _32(0x7C00), whole)), _16)
+    return builder.or_(found, sign)
+
+
+def _from_bfloat16(builder: Any, x: Any) -> Any:
+    return builder.bitcast(builder.shl(builder.zext(x, _32), _32(16)), _SINGLE)
+
+
+def _to_bfloat16(builder: Any, x: Any) -> Any:
+    bits = builder.bitcast(x, _32)
+    odd = builder.and_(builder.lshr(bits, _32(16)), _32(1))
+    rounded = builder.trunc(builder.lshr(builder.add(builder.add(bits, _32(0x7FFF)), odd), _32(16)), _16)
+    return builder.select(builder.fcmp_unordered("uno", x, x), _16(0x7FC0), rounded)
+
+
+def _from_float16(builder: Any, x: Any) -> Any:
+    return builder.fpext(builder.bitcast(x, _HALF), _SINGLE)
+
+
+def _to_float16(builder: Any, x: Any) -> Any:
+    return builder.bitcast(builder.fptrunc(x, _HALF), _16)
+
+
+_converts = binding.get_host_cpu_features().get("f16c", False) or "x86" not in binding.get_process_triple()
+_float16 = (_from_float16, _to_float16) if _converts else (_widened_by_bits, _narrowed_by_bits)
+float16, bfloat16 = (
+    (_conversion(load, types.uint16, types.float32), _conversion(store, types.float32, types.uint16))
+    for load, store in (_float16, (_from_bfloat16, _to_bfloat16))
+)
+"""How the elements of half-precision sequences, their bits as whole numbers, become numbers and back."""
+
+
+def header(dtype: str) -> str:
+    """What precedes the functions of a generated module whose sequences are of this dtype."""
+    files = (Path(__file__), Path(threads.__file__), Path(elementary.__file__))
+    version = _digest("".join(path.read_text(encoding="utf-8") for path in files))
+    real = "float64" if dtype == "float64" else "float32"
+    text = _HEADER.format(real=real, bits=real[-2:], version=f"{version} {_converts}")
+    return text + (_HALVES.format(dtype=dtype) if dtype in ("float16", "bfloat16") else "")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=4096)
+def compiled(variant: Variant) -> int:
+    """The address of a kernel; from the disk cache where it has been compiled before."""
+    name = "backward" if variant.backward else "forward"
+    text = "\n\n".join([header(variant.dtype), elementary.source(variant.real), source.source(variant)])
+    return loaded(name, text).kernel.address
+
+
+_modules: dict[str, Any] = {}
+
+
+def loaded(name: str, text: str) -> Any:
+    """The module with this text; machine code from the disk cache where it has been before."""
+    module_name = f"spikegrad_generated_{name}_{_digest(text)}"
+    with _LOCK:
+        if module_name not in _modules:
+            path = _written(_directory(), f"{module_name}.py", text)
+            spec = importlib.util.spec_from_file_location(module_name, path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # Numba's cache finds functions by the name of their module
+            spec.loader.exec_module(module)
+            _modules[module_name] = module
+        return _modules[module_name]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
+
+
+def _written(directory: Path, name: str, text: str) -> Path:
+    """The file with this text, written so that another process sees all of it or nothing."""
+    path = directory / name
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        handle, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.utime(temporary, (0, 0))  # Numba's cache compares times: whoever writes the file, what others compiled stays good
+        os.replace(temporary, path)
+    return path
+
+
+def _private(directory: Path) -> bool:
+    """Whether nobody else can write to a directory."""
+    found = directory.stat()
+    return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
+@functools.cache
+def _directory() -> Path:
+    given = os.environ.get("SPIKEGRAD_CACHE")
+    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikegrad"
+    directory = base / f"numba-{numba.__version__}"
+    try:
+        base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory.mkdir(exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+        if _private(base) and _private(directory):
+            return directory
+        warnings.warn(
+            f"{directory} is not used for compiled kernels, since others can write to it or own it, and could run code here; every process "
+            "compiles for itself. Set SPIKEGRAD_CACHE to a directory of your own.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    except OSError:
+        pass
+    directory = Path(tempfile.mkdtemp(prefix="spikegrad-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory

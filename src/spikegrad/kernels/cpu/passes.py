@@ -1,0 +1,100 @@
+"""Run a layer's passes on memory: jobs, prepared once for each layout and size.
+
+Memory is C-contiguous rows: NumPy arrays, tensors, or whatever else knows its ``data_ptr()``.
+"""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spikegrad.kernels.cpu import memory, threads
+from spikegrad.kernels.cpu.compiler import compiled
+from spikegrad.kernels.cpu.source import Variant
+
+Layout = tuple[tuple[str, int | float | None], ...]
+"""How each argument of a kernel is given: an int, memory with so many elements between its rows (its columns, for states: 1); a float, one
+number for all columns; None, not at all, for a result that nobody wants."""
+
+_CACHE = 2 * 2**20
+"""Bytes of scratch that a block of columns may use, about a core's second-level cache. A narrower block costs more than what it spills: its
+rows are short stretches of memory, each on a page of its own."""
+_BLOCKS = 4
+"""Blocks that each thread should have at least, so that who is early can take over some of who is late."""
+_WIDEST = 2048
+"""Columns of a block at most: its rows of states and parameters should stay in a core's first-level cache."""
+_SMALL = 2**17
+"""Elements below which waking a second thread costs more than it saves."""
+
+
+class Sizes(NamedTuple):
+    """Time steps, columns (neurons of all samples), and how many threads may work."""
+
+    steps: int
+    columns: int
+    threads: int = 1
+
+
+class Pass:
+    """A kernel and its job, which lacks only where the memory is that is given, and scratch; ask `prepared` for it."""
+
+    def __init__(self, variant: Variant, sizes: Sizes, layout: Layout) -> None:
+        real = np.dtype(variant.real)
+        how = dict(layout)
+        floats = [name for name, value in layout if isinstance(value, float)]
+        self.numbers = _elements([how[name] for name in floats], variant.real)
+        self.halves = _elements([how[name] for name in floats], variant.dtype)
+        whole, each = variant.working()
+        rows = whole + each * sizes.steps
+        workers, block = _shares(sizes, rows, real.itemsize)
+        share = -(-rows * block * real.itemsize // 64) * 64
+        words: list[int] = []
+        places: dict[str, int] = {}
+        for name in variant.arguments():
+            value = how[name]
+            places[name] = threads.ARGUMENTS + len(words)
+            if isinstance(value, float):
+                numbers = self.halves if name in variant.sequences else self.numbers
+                words += [numbers.ctypes.data + floats.index(name) * numbers.itemsize, 0]
+            else:
+                words += [0, value or 0]
+        self.places = tuple(places[name] for name, value in layout if isinstance(value, int))
+        self.job = threads.job(compiled(variant), workers, sizes.steps, sizes.columns, block, share, words)
+        self.scratch = share * workers
+
+    def run(self, given: Sequence[Any]) -> None:
+        """Run the pass on memory, in the order of the layout's."""
+        job: array[int] = self.job[:]
+        for place, each in zip(self.places, given, strict=True):
+            job[place] = each.data_ptr() if hasattr(each, "data_ptr") else each.__array_interface__["data"][0]
+        working = memory.take(self.scratch)
+        job[threads.SCRATCH] = working.address
+        threads.run(job)
+        memory.give(working)
+
+
+def _elements(values: Sequence[Any], dtype: str) -> Any:
+    """Numbers in a dtype that NumPy may not know, bfloat16."""
+    if dtype == "bfloat16":
+        return (np.array(values, "float32").view("uint32") >> 16).astype("uint16")
+    return np.array(values, dtype)
+
+
+def _shares(sizes: Sizes, rows: int, item: int) -> tuple[int, int]:
+    """How many threads work, and the columns of a block, of which so many rows of scratch are needed."""
+    steps, columns, most = sizes
+    small = most == 1 or steps * columns < _SMALL
+    share = -(-columns // (1 if small else _BLOCKS * most))
+    fits = _CACHE // item // max(rows, 1)
+    block = max(64, min(_WIDEST, fits, share + 63) // 64 * 64)
+    return 1 if small else min(most, threads.MOST, -(-columns // block)), block
+
+
+@functools.lru_cache(maxsize=1024)
+def prepared(variant: Variant, sizes: Sizes, layout: Layout) -> Pass:
+    """The pass with these, the same object each time."""
+    return Pass(variant, sizes, layout)

@@ -1,0 +1,271 @@
+"""Print the passes of a layer as loops for Numba.
+
+A column is one neuron of one sample; a sequence is ``(time, columns)``, and a row of it the columns of one time step. Each of the plan's
+programs becomes a function over a row, a loop without branches that the vectoriser takes apart. Around them stand loops over time and over
+blocks of columns, which threads claim; a block's states, adjoints and kept values are rows of scratch that stays in the cache.
+
+Backward, kept values are computed anew from the inputs, block by block: reading the inputs again costs less than writing what was kept to
+memory and reading it.
+
+A kernel is called with the address of a job, see `spikegrad.kernels.cpu.threads`. Its arguments, two words each, an address and how many
+elements lie between two rows or columns there, are those that `arguments` names:
+
+===============================  ================================================================================================
+the names of inputs, outputs     sequences; outputs by their place, ``"0"``; likewise the names of recorded values
+``first.v``, ``last.v``          the states before the first and after the last step
+the names of parameters          one number, or one for each column; numbers of the surrogate as ``spike.slope``
+``bar.0``, ``bar.u``, ``bar.v``  the gradients that arrive at outputs, recorded values and last states
+``grad.current``, ``grad.v`` …   the gradients of inputs, first states and parameters, these for each column
+===============================  ================================================================================================
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from spikegrad import printing
+from spikegrad.derive import Passes, derivative_by
+from spikegrad.kernels.cpu import elementary
+from spikegrad.kernels.plan import Call
+from spikegrad.printing import DIALECTS, Names
+from spikegrad.trace import Program
+
+_NUMBA = DIALECTS["numba"]
+_WORDS = frozenset(("count", "j", "load", "store", "real", "np", "inf", "U", *_NUMBA.words, *keyword.kwlist))
+"""Names that mean something else where a program is printed."""
+
+_TEMPLATE = """
+@entry
+def kernel(address, mine):
+    job = words(address)
+    steps, columns, block = job[STEPS], job[COLUMNS], job[BLOCK]
+    line = block * SIZE
+    rows = job[SCRATCH] + mine * job[SHARE]
+{before}
+    start = {claimed}(job, mine)
+    while start < columns:
+        count = min(block, columns - start)
+{body}
+        start = {claimed}(job, mine)
+"""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one compiled kernel is made of.
+
+    Attributes:
+        call: the layer.
+        backward: which pass.
+        dtype: of the sequences: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``. All else is float32, or float64.
+        columns: parameters, and numbers of the surrogate, that have a value for each column; the others are one number.
+        learned: of these the ones whose gradients are wanted.
+        single: incoming gradients of sequences that are one number, by the names of outputs and recorded values.
+    """
+
+    call: Call
+    backward: bool
+    dtype: str
+    columns: frozenset[str] = frozenset()
+    learned: frozenset[str] = frozenset()
+    single: frozenset[str] = frozenset()
+
+    @property
+    def real(self) -> str:
+        """The dtype in which is computed."""
+        return "float64" if self.dtype == "float64" else "float32"
+
+    @property
+    def passes(self) -> Passes:
+        """The programs."""
+        return self.call.plan.passes(self.learned)
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The parameters that the pass reads, and those of the surrogate."""
+        plan = self.call.plan
+        return (*plan.parameters, *(f"spike.{name}" for name in self.call.surrogate.arguments[1:] if self.backward))
+
+    def arguments(self) -> tuple[str, ...]:
+        """The names of what the kernel is given, in their order."""
+        plan, recorded = self.call.plan, self.call.recorded
+        outputs = tuple(map(str, range(plan.outputs)))
+        first = tuple(f"first.{name}" for name in plan.states)
+        if not self.backward:
+            return (*plan.inputs, *outputs, *recorded, *first, *(f"last.{name}" for name in plan.states), *self.numbers)
+        bars = (f"bar.{name}" for name in (*outputs, *recorded, *plan.states))
+        grads = (f"grad.{name}" for name in (*plan.inputs, *plan.states, *sorted(self.learned)))
+        return (*plan.inputs, *first, *self.numbers, *bars, *grads)
+
+    @property
+    def sequences(self) -> frozenset[str]:
+        """The arguments whose elements are of the sequences' dtype: inputs and outputs, and their gradients."""
+        inputs, outputs = self.call.plan.inputs, tuple(map(str, range(self.call.plan.outputs)))
+        return frozenset((*inputs, *outputs, *(f"grad.{name}" for name in inputs), *(f"bar.{name}" for name in outputs)))
+
+    def working(self) -> tuple[int, int]:
+        """How many rows a block needs: for the whole of it, and for each of its steps."""
+        states = len(self.call.plan.states)
+        return (states, 0) if not self.backward else (2 * states, len(self.passes.kept))
+
+
+class _Printer:
+    """The text of one variant's kernel.
+
+    Where a value lives has a label: the name of an argument, or a row of scratch, ``state v``, ``adjoint v`` or ``kept u``.
+    """
+
+    def __init__(self, variant: Variant) -> None:
+        self.variant, self.plan, self.passes = variant, variant.call.plan, variant.passes
+        self.place = {name: k for k, name in enumerate(variant.arguments())}
+        self.single = {*(set(variant.numbers) - variant.columns), *(f"bar.{name}" for name in variant.single)}
+        self.outputs = (*map(str, range(self.plan.outputs)), *variant.call.recorded)
+        self.halves = variant.sequences if variant.dtype in ("float16", "bfloat16") else frozenset[str]()
+        self.sequences = {*variant.sequences, *self.outputs, *(f"bar.{name}" for name in self.outputs)}
+        self.functions: list[str] = []
+
+    def source(self) -> str:
+        """The functions over rows, and the kernel."""
+        body = self._backward() if self.variant.backward else self._forward()
+        numbers = [f"{_variable(label)} = {self._value(label)}" for label in sorted(self.single)]
+        before, inside = ("\n".join(" " * by + line for line in lines) for by, lines in ((4, numbers), (8, body)))
+        claimed = "claimed_back" if self.variant.backward else "claimed"
+        return "\n\n".join([*self.functions, _TEMPLATE.format(before=before, body=inside, claimed=claimed)])
+
+    def _forward(self) -> list[str]:
+        states = _labels("state", self.plan.states)
+        fixed = _same((*self.plan.inputs, *self.plan.parameters))
+        outputs, recorded = self.outputs[: self.plan.outputs], self.variant.call.recorded
+        step = self._row("advance", self.passes.forward, fixed | states, _set((*outputs, *states.values(), *recorded)))
+        return [*self._begin(states, "first"), "for t in range(steps):", f"    {step}", *self._end(states, "last")]
+
+    def _backward(self) -> list[str]:
+        passes, inputs, learned = self.passes, self.plan.inputs, self.variant.learned
+        states, adjoints, kept = _labels("state", self.plan.states), _labels("adjoint", self.plan.states), _labels("kept", passes.kept)
+        fixed = _same((*inputs, *self.variant.numbers))
+        body: list[str] = []
+        if kept:
+            again = self._row("recompute", passes.recompute, fixed | states, _set((*kept.values(), *states.values())))
+            body += [*self._begin(states, "first"), "for t in range(steps):", f"    {again}"]
+        body += self._begin(adjoints, "bar")
+        body += [f"clear(count, {self._pointer(f'grad.{name}')})" for name in sorted(learned)]
+        body += ["for i in range(steps):", "    t = steps - U(1) - i"]
+        if passes.restored:
+            before = {name: states[name] for name in passes.restored}
+            restored = self._row("restore", passes.restore, fixed | kept, _set(before.values()), "t - U(1)")
+            first = self._begin(before, "first")
+            body += ["    if t > U(0):", f"        {restored}", "    else:", *(f"        {line}" for line in first)]
+        gradients = {name: (f"grad.{name}", "=") for name in inputs} | {name: (label, "=") for name, label in adjoints.items()}
+        gradients |= {name: (f"grad.{name}", "+=") for name in learned}
+        always0 = [name for name in (*inputs, *adjoints) if name not in passes.adjoints]
+        program = Program(passes.reverse.instructions, (*passes.reverse.results, *[0.0] * len(always0)))
+        arriving = {f"bar_{name}": f"bar.{name}" for name in self.outputs} | {f"bar_{name}": label for name, label in adjoints.items()}
+        reverse = self._row("reverse", program, fixed | states | kept | arriving, [gradients[name] for name in (*passes.adjoints, *always0)])
+        return [*body, f"    {reverse}", *self._end(adjoints, "grad")]
+
+    def _row(self, name: str, program: Program, reads: Mapping[str, str], writes: Sequence[tuple[str, str]], time: str = "t") -> str:
+        """Print a function over a row, and return the line that calls it.
+
+        `reads` has the labels of the program's arguments, `writes` those of its results, and whether they are set, ``=``, or added, ``+=``.
+        """
+        program, words = self._with_formulas(program)
+        used = program.arguments()
+        names = Names(reserved=_WORDS)
+        known = {argument: names.fresh(argument.replace(".", "_")) for argument in reads if argument in used}
+        labels = dict.fromkeys([reads[argument] for argument in known] + [label for label, _ in writes])
+        alone = {reads[argument]: known[argument] for argument in known if reads[argument] in self.single}
+        row = {label: alone.get(label) or names.fresh(f"row_{label.replace('.', '_').replace(' ', '_')}") for label in labels}
+
+        def element(label: str) -> str:
+            return f"load({row[label]}[j])" if label in self.halves else f"{row[label]}[j]"
+
+        body = [f"{variable} = {element(reads[argument])}" for argument, variable in known.items() if reads[argument] not in alone]
+        lines, results = printing.body(Program(program.instructions, program.results), _NUMBA, known, names, words)
+        body += lines
+        for result, (label, how) in zip(results, writes, strict=True):
+            body.append(f"{row[label]}[j] {how} {f'store({result})' if label in self.halves else result}")
+        text = [f"def {name}({', '.join(['count', *row.values()])}):", "    for j in range(count):", *(f"        {line}" for line in body)]
+        self.functions.append("\n".join(["@row", *text]))
+        return f"{name}({', '.join(['count', *(_variable(label) if label in alone else self._pointer(label, time) for label in row)])})"
+
+    def _with_formulas(self, program: Program) -> tuple[Program, dict[str, str]]:
+        """The program with the surrogate's numbers among its operands, and words for what of it is called; the functions are printed."""
+        surrogate = self.variant.call.surrogate
+        numbers = [f"spike.{name}" for name in surrogate.arguments[1:]]
+        words: dict[str, str] = {}
+        for operation in dict.fromkeys(str(operation) for operation, *_ in program.instructions):
+            formula = surrogate.derivative
+            if operation.startswith("primitive_by_") and surrogate.primitive is not None:
+                formula = derivative_by(surrogate.primitive, surrogate.arguments, operation.removeprefix("primitive_by_"))
+            elif operation != "derivative":
+                continue
+            quick = {word: f"quick_{_NUMBA.words[word]}" for word in elementary.WORDS}
+            self.functions.append("@formulas\n" + printing.function(formula, surrogate.arguments, operation, "numba", quick).rstrip())
+            words[operation] = f"{operation}({', '.join(f'{{{k}}}' for k in range(1 + len(numbers)))})"
+        instructions = tuple((*i, *numbers) if i[0] in words else i for i in program.instructions)
+        return Program(instructions, program.results), words
+
+    def _argument(self, name: str) -> tuple[str, str]:
+        """Where the address of an argument is, and its stride."""
+        address, stride = (f"job[ARGUMENTS + {2 * self.place[name] + k}]" for k in range(2))
+        return address, stride
+
+    def _value(self, label: str) -> str:
+        """What is one number."""
+        address, _ = self._argument(label)
+        return f"load(elements({address})[0])" if label in self.halves else f"reals({address})[0]"
+
+    def _pointer(self, label: str, time: str = "t") -> str:
+        """An expression for the pointer to a row, at a time."""
+        kind, _, name = label.partition(" ")
+        whole, each = self.variant.working()
+        if kind == "kept":
+            return f"reals(rows + (U({whole + self.passes.kept.index(name)}) + ({time}) * U({each})) * line)"
+        if name:
+            place = self.plan.states.index(name) + (len(self.plan.states) if kind == "adjoint" else 0)
+            return f"reals(rows + U({place}) * line)"
+        address, stride = self._argument(label)
+        if label in self.sequences:
+            half = label in self.halves
+            return f"{'elements' if half else 'reals'}({address} + (({time}) * {stride} + start) * {'U(2)' if half else 'SIZE'})"
+        return f"reals({address} + start * SIZE)"
+
+    def _begin(self, rows: Mapping[str, str], role: str) -> list[str]:
+        """Lines that fill rows of scratch with what is given at one end of time."""
+        lines: list[str] = []
+        for name, label in rows.items():
+            address, stride = self._argument(f"{role}.{name}")
+            lines.append(f"fill(count, {self._pointer(label)}, reals({address} + start * {stride} * SIZE), {stride})")
+        return lines
+
+    def _end(self, rows: Mapping[str, str], role: str) -> list[str]:
+        """Lines that hand rows of scratch out at the other end of time, to whom asked for them."""
+        lines: list[str] = []
+        for name, label in rows.items():
+            address, _ = self._argument(f"{role}.{name}")
+            lines += [f"if {address} != U(0):", f"    fill(count, reals({address} + start * SIZE), {self._pointer(label)}, U(1))"]
+        return lines
+
+
+def _labels(kind: str, names: Sequence[str]) -> dict[str, str]:
+    return {name: f"{kind} {name}" for name in names}
+
+
+def _same(names: Sequence[str]) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+def _set(labels: Iterable[str]) -> list[tuple[str, str]]:
+    return [(label, "=") for label in labels]
+
+
+def _variable(label: str) -> str:
+    """The kernel's name for what is one number; none of its own begins like it."""
+    return f"one_{label.replace('.', '_')}"
+
+
+def source(variant: Variant) -> str:
+    """What follows the header in the module of a kernel."""
+    return _Printer(variant).source()

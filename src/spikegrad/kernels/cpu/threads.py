@@ -1,0 +1,212 @@
+"""How a job's columns are shared out, and who works on them: the threads of PyTorch's own OpenMP team.
+
+PyTorch's threads go on looking for work for a moment after each of its operations, and keep the processor's cores from anybody else: after a
+matrix product a thread of our own begins late, or not at all. So the kernels run on that team, through the libgomp that PyTorch has loaded.
+Without it a plain executor does; in a child process, where a team does not survive, the caller alone.
+
+A job is an array of words: the kernel's address and how its columns are shared out, then its arguments, then the counters. Each thread
+claims a block of columns at a time, of its own share or, when that is done, of another's, so that one that starts late takes fewer. Which
+thread computes a column changes nothing in it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+from array import array
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import binding, ir
+from numba.core import types
+from numba.extending import intrinsic
+
+KERNEL, THREADS, STEPS, COLUMNS, BLOCK, COUNTERS, SCRATCH, SHARE, ARGUMENTS = range(9)
+"""Words of a job: the kernel's address; number of threads, of time steps, of columns, and of columns in a block; where the counters are;
+the address of scratch, and how many bytes of it each thread has; and the first argument, which has two words, like each after it."""
+LINE = 8
+"""Words of a cache line. Each thread has one for its counters: the next column of its share, and the end of the share."""
+MOST = 256
+"""Threads at most."""
+
+U = np.uint64
+WORDS = types.CPointer(types.uint64)
+
+
+def pointer(kind: Any) -> Any:
+    """A function from an address to a pointer to numbers of this type."""
+
+    @intrinsic
+    def to(typing_context: Any, address: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(types.uint64), generate
+
+    return to
+
+
+words: Any = pointer(types.uint64)
+
+
+@intrinsic
+def _added(typing_context: Any, words: Any, place: Any, value: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
+    """Add to a word as one indivisible operation; what it was before."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        given, at, by = (context.cast(builder, a, t, w) for a, t, w in zip(arguments, signature.args, wanted.args, strict=True))
+        return builder.atomic_rmw("add", builder.gep(given, [at]), by, "acq_rel")
+
+    wanted = types.uint64(WORDS, types.intp, types.uint64)
+    return wanted, generate
+
+
+@intrinsic
+def _called(typing_context: Any, function: Any, first: Any, second: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
+    """Call the function at an address with two words."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(64)
+        function = builder.inttoptr(arguments[0], ir.FunctionType(ir.VoidType(), [word, word]).as_pointer())
+        builder.call(function, list(arguments[1:]))
+        return context.get_dummy_value()
+
+    return types.none(types.uint64, types.uint64, types.uint64), generate
+
+
+added: Any = _added
+called: Any = _called
+
+
+@numba.njit(forceinline=True)
+def claimed(job: Any, mine: Any) -> Any:
+    """The first column of a block for this thread, of its own share or, when that is done, of another's; if none is left, past the last."""
+    for k in range(job[THREADS]):
+        place = job[COUNTERS] + (mine + k) % job[THREADS] * LINE
+        start = added(job, place, job[BLOCK])
+        if start < job[place + 1]:
+            return start
+    return job[COLUMNS]
+
+
+@numba.njit(forceinline=True)
+def claimed_back(job: Any, mine: Any) -> Any:
+    """As `claimed`, the last block first: that of a forward pass just before may still be in the cache."""
+    start = claimed(job, job[THREADS] - U(1) - mine)
+    if start == job[COLUMNS]:
+        return start
+    return (job[COLUMNS] - U(1)) // job[BLOCK] * job[BLOCK] - start
+
+
+@numba.njit(forceinline=True)
+def shared_out(job: Any) -> None:
+    """Give each thread its share of the blocks."""
+    threads, block = job[THREADS], job[BLOCK]
+    blocks = (job[COLUMNS] + block - U(1)) // block
+    for k in range(threads):
+        place = job[COUNTERS] + k * U(LINE)
+        job[place] = blocks * k // threads * block
+        job[place + U(1)] = min(job[COLUMNS], blocks * (k + U(1)) // threads * block)
+
+
+def job(kernel: int, threads: int, steps: int, columns: int, block: int, share: int, arguments: Sequence[int]) -> array[int]:
+    """The words of a job: run the kernel at an address on all columns, with at most this many threads."""
+    counters = ARGUMENTS + len(arguments)
+    return array("Q", (kernel, threads, steps, columns, block, counters, 0, share, *arguments, *(0,) * (LINE * threads)))
+
+
+def openmp() -> Path | None:
+    """The OpenMP library whose team PyTorch uses in this process, or None if there is none that we know."""
+    torch: Any = sys.modules.get("torch")
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    loaded = {Path(line.split(maxsplit=5)[5]) for line in maps.splitlines() if line.count(" ") > 4 and "/" in line}
+    found = sorted(path for path in loaded if path.name.startswith(("libgomp", "libiomp5")))
+    own = [path for path in found if torch is not None and Path(torch.__file__).parent in path.parents]
+    return own[0] if own else found[0] if len(found) == 1 else None
+
+
+_SOURCE = """
+team_number = numba.types.ExternalFunction("spikegrad_thread_number", numba.types.int32())
+parallel = numba.types.ExternalFunction("spikegrad_parallel", numba.types.void(*[numba.types.uint64] * 2, numba.types.uint32, numba.types.uint32))
+
+
+@entry
+def member(address, _):
+    called(words(address)[KERNEL], address, U(team_number()))
+
+
+@entry
+def launch(address, member):
+    job = words(address)
+    shared_out(job)
+    if job[THREADS] == U(1):
+        called(job[KERNEL], address, U(0))
+    else:
+        parallel(member, address, np.uint32(job[THREADS]), np.uint32(0))
+"""
+_ALONE = """
+@entry
+def launch(address, _):
+    job = words(address)
+    shared_out(job)
+    if job[THREADS] == U(1):
+        called(job[KERNEL], address, U(0))
+"""
+_SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)
+
+
+@functools.cache
+def _launcher() -> tuple[Callable[[int, int], None], int]:
+    """What starts a job, and the address of what each thread of a team runs, 0 where there is none."""
+    from spikegrad.kernels.cpu.compiler import header, loaded
+
+    library = openmp()
+    if library is None:
+        return _SIGNATURE(loaded("launch", header("float32") + _ALONE).launch.address), 0
+    functions = ctypes.CDLL(str(library))
+    for symbol, name in (("spikegrad_thread_number", "omp_get_thread_num"), ("spikegrad_parallel", "GOMP_parallel")):
+        binding.add_symbol(symbol, ctypes.cast(getattr(functions, name), ctypes.c_void_p).value or 0)
+    module = loaded("team", header("float32") + _SOURCE)
+    return _SIGNATURE(module.launch.address), module.member.address
+
+
+@functools.cache
+def _executor() -> Executor:
+    return ThreadPoolExecutor(MOST, thread_name_prefix="spikegrad")
+
+
+_forked = False
+
+
+def run(job: array[int]) -> None:
+    """Do a job."""
+    if _forked:
+        job[THREADS] = 1
+    launch, member = _launcher()
+    address = job.buffer_info()[0]
+    launch(address, member)
+    threads = job[THREADS]
+    if not member and threads > 1:
+        kernel = _SIGNATURE(job[KERNEL])
+        others = [_executor().submit(kernel, address, k) for k in range(1, threads)]
+        kernel(address, 0)
+        for other in others:
+            other.result()
+
+
+def _alone() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_alone)

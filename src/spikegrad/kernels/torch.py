@@ -1,0 +1,359 @@
+"""The fused kernels in PyTorch: an autograd function where operations run, an operator where they are compiled.
+
+Both save the inputs, unless the gradient does not depend on them, and nothing else of the size of the sequence. A second derivative in
+reverse mode falls to the plain loop.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from spikegrad.kernels import loop
+from spikegrad.kernels.cpu import results
+from spikegrad.kernels.cpu.passes import Sizes, prepared
+from spikegrad.kernels.cpu.source import Variant
+from spikegrad.kernels.plan import Call
+from spikegrad.kernels.text import read
+from spikegrad.recorded import from_record
+
+DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
+Given = tuple[Tensor | None, ...]
+
+
+class Numbers(NamedTuple):
+    """The numbers of a layer, as floats where they are: those of the plan's parameters and of the surrogate, and where states rest.
+
+    None stands for each that is a tensor, in their order among the tensors; a state that is given counts as one.
+    """
+
+    parameters: tuple[float | None, ...]
+    surrogate: tuple[float | None, ...]
+    state: tuple[float | None, ...]
+
+
+class _Layer(NamedTuple):
+    """A layer whose inputs have this shape and dtype: what its passes have in common."""
+
+    call: Call
+    numbers: Numbers
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @property
+    def real(self) -> torch.dtype:
+        """The dtype of states and parameters."""
+        return torch.float64 if self.dtype is torch.float64 else torch.float32
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all numbers, in the order of `Numbers`."""
+        plan = self.call.plan
+        surrogate = (f"spike.{name}" for name in self.call.surrogate.arguments[1:])
+        return (*plan.parameters, *surrogate, *(f"first.{name}" for name in plan.states))
+
+    def named(self, tensors: Sequence[Tensor]) -> dict[str, float | Tensor]:
+        """All numbers by name."""
+        rest = iter(tensors)
+        values = (v for part in self.numbers for v in part)
+        return {name: next(rest) if value is None else value for name, value in zip(self.names, values, strict=True)}
+
+class _Memory:
+    """What a pass is given, collected: the layout, and the memory in its order."""
+
+    def __init__(self, layer: _Layer) -> None:
+        self.layer, self.row = layer, math.prod(layer.shape[1:])
+        self.layout: list[tuple[str, int | float | None]] = []
+        self.memory: list[Tensor] = []
+        self.columns: list[str] = []
+        self.single: list[str] = []
+
+    def add(self, name: str, given: Tensor | float | None, stride: int = 1) -> None:
+        """An argument: memory whose rows or columns are so far apart, a number, or nothing."""
+        self.layout.append((name, stride if isinstance(given, Tensor) else given))
+        if isinstance(given, Tensor):
+            self.memory.append(given)
+
+    def sequences(self, names: Sequence[str], given: Sequence[Tensor]) -> None:
+        """Inputs, or places for results. One row for all steps is read as it is."""
+        for name, tensor in zip(names, given, strict=True):
+            same = len(tensor) > 1 and tensor.stride(0) == 0 and tensor[0].is_contiguous()
+            self.add(name, tensor if same else tensor.contiguous(), 0 if same else self.row)
+
+    def arriving(self, names: Sequence[str], given: Sequence[Tensor | None]) -> None:
+        """Gradients of sequences, None for zeros. One number for all of it is read as it is, as `sum` makes it."""
+        for name, tensor in zip(names, given, strict=True):
+            if tensor is None or (tensor.numel() > 1 and not any(tensor.stride())):
+                self.single.append(name)
+                self.add(f"bar.{name}", 0.0 if tensor is None else tensor, 0)
+            else:
+                self.sequences([f"bar.{name}"], [tensor])
+
+    def numbers(self, named: dict[str, float | Tensor], wanted: Sequence[str]) -> None:
+        """Parameters, or states before the first step: numbers, tensors of one number, or one for each column."""
+        for name in wanted:
+            value = named[name]
+            if isinstance(value, Tensor):
+                value = value.to(self.layer.real)
+                alone = value.numel() == 1
+                self.add(name, value.contiguous() if alone else value.expand(self.layer.shape[1:]).contiguous(), 0 if alone else 1)
+                if not alone:
+                    self.columns.append(name)
+            else:
+                self.add(name, value)
+
+    def run(self, backward: bool, learned: frozenset[str] = frozenset()) -> None:
+        """Run the pass."""
+        columns = frozenset(name for name in self.columns if not name.startswith("first."))
+        variant = Variant(self.layer.call, backward, DTYPES[self.layer.dtype], columns, learned, frozenset(self.single))
+        sizes = Sizes(self.layer.shape[0], self.row, torch.get_num_threads())
+        prepared(variant, sizes, tuple(self.layout)).run(self.memory)
+
+
+def _forward(layer: _Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs, states after the last step, recorded values."""
+    plan, given, named = layer.call.plan, _Memory(layer), layer.named(tensors)
+    outputs = [results.empty(layer.shape, layer.dtype) for _ in range(plan.outputs)]
+    last = [torch.empty(layer.shape[1:], dtype=layer.real, device="cpu") for _ in plan.states]
+    recorded = [results.empty(layer.shape, layer.real) for _ in layer.call.recorded]
+    given.sequences(plan.inputs, inputs)
+    given.sequences((*map(str, range(plan.outputs)), *layer.call.recorded), (*outputs, *recorded))
+    given.numbers(named, (*plan.parameters, *(f"first.{name}" for name in plan.states)))
+    for name, made in zip(plan.states, last, strict=True):
+        given.add(f"last.{name}", made)
+    given.run(backward=False)
+    return [*outputs, *last, *recorded]
+
+
+def _backward(
+    layer: _Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given, wanted: Sequence[bool]
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Gradients of the inputs, and of those tensors that are wanted."""
+    plan, given, named = layer.call.plan, _Memory(layer), layer.named(tensors)
+    names = [name for name, value in named.items() if isinstance(value, Tensor)]
+    asked = {name for name, want in zip(names, wanted, strict=True) if want}
+    learned = frozenset(name for name in asked if not name.startswith("first."))
+    n, m = plan.outputs, len(plan.states)
+    given.sequences(plan.inputs, inputs)
+    given.arriving((*map(str, range(n)), *layer.call.recorded), (*arriving[:n], *arriving[n + m :]))
+    given.numbers(named, layer.names)
+    for name, gradient in zip(plan.states, arriving[n : n + m], strict=True):
+        given.add(f"bar.{name}", 0.0 if gradient is None else gradient.contiguous())
+    found: dict[str, Tensor | None] = {}
+    for name in (*plan.states, *sorted(learned)):
+        key = f"first.{name}" if name in plan.states else name
+        found[key] = torch.empty(layer.shape[1:], dtype=layer.real, device="cpu") if key in asked else None
+        given.add(f"grad.{name}", found[key])
+    grads = [results.empty(layer.shape, layer.dtype) for _ in plan.inputs]
+    given.sequences([f"grad.{name}" for name in plan.inputs], grads)
+    given.run(True, learned)
+    of_tensors = [found.get(name) for name in names]
+    shaped = [g if g is None else g.sum_to_size(t.shape).to(t.dtype) for g, t in zip(of_tensors, tensors, strict=True)]
+    return grads, shaped
+
+
+def needed(call: Call, learned: bool) -> bool:
+    """Whether the backward pass reads the inputs."""
+    plan = call.plan
+    passes = plan.passes(frozenset(plan.parameters) if learned else frozenset())
+    return bool(passes.kept or passes.reread)
+
+
+def _differentiable(layer: _Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given) -> list[Tensor | None]:
+    """The gradients of inputs and tensors by way of the plain loop, themselves differentiable."""
+    plan, call = layer.call.plan, layer.call
+    named = layer.named(tensors)
+    numbers = {name.removeprefix("spike."): value for name, value in named.items() if name.startswith("spike.")}
+    floats = {name: value for name, value in numbers.items() if not isinstance(value, Tensor)}
+    surrogate = from_record(call.surrogate)(**floats)
+    learned: dict[str, Any] = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
+
+    def fire(x: Tensor, spike_at_threshold: bool, _: None) -> Tensor:
+        return surrogate(x, spike_at_threshold=spike_at_threshold, **learned)
+
+    with torch.enable_grad():
+        wide = [x.to(layer.real) for x in inputs]
+        step = wide[0].new_zeros(layer.shape[1:])
+        state = [step + named[f"first.{name}"] for name in plan.states]
+        parameters = {name: named[name] for name in plan.parameters}
+        outputs, last, recorded = loop.run(call, fire, wide, state, parameters, rested=False)
+        made = [*(x.to(layer.dtype) for x in outputs), *last, *recorded]
+        heads = [(o, g) for o, g in zip(made, arriving, strict=True) if g is not None and o.requires_grad]
+        given = [x for x in (*inputs, *tensors) if x.requires_grad]
+        found: Any = iter([None] * len(given))
+        if heads:
+            found = iter(torch.autograd.grad(*zip(*heads, strict=True), create_graph=True, allow_unused=True, inputs=given))
+    return [next(found) if x.requires_grad else None for x in (*inputs, *tensors)]
+
+
+class _Fused(torch.autograd.Function):
+    """The eager path: an operator's dispatch through Python costs as much as a small layer."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: _Layer, *given: Tensor) -> Any:  # pyright: ignore
+        count = len(layer.call.plan.inputs)
+        inputs, tensors = given[:count], given[count:]
+        ctx.layer, ctx.learned = layer, any(ctx.needs_input_grad[1 + count :])
+        saved = inputs if needed(layer.call, ctx.learned) else [x.new_empty(0) for x in inputs]
+        ctx.save_for_backward(*saved, *tensors)
+        ctx.set_materialize_grads(False)
+        return tuple(_forward(layer, inputs, tensors))
+
+    @staticmethod
+    def backward(ctx: Any, *arriving: Tensor | None) -> Any:  # pyright: ignore
+        layer, count = ctx.layer, len(ctx.layer.call.plan.inputs)
+        inputs, tensors = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        if inputs and not inputs[0].ndim == len(layer.shape):  # not saved, for the gradient does not depend on them
+            zero = torch.zeros((), dtype=layer.dtype, device="cpu", requires_grad=torch.is_grad_enabled())
+            inputs = [zero.expand(layer.shape) for _ in inputs]
+        if torch.is_grad_enabled():  # create_graph=True
+            return None, *_differentiable(layer, inputs, tensors, arriving)
+        grads, of_tensors = _backward(layer, inputs, tensors, arriving, ctx.needs_input_grad[1 + count :])
+        return None, *grads, *of_tensors
+
+
+_apply: Any = super(torch.autograd.Function, _Fused).apply  # pyright: ignore[reportAttributeAccessIssue]
+"""Without what `torch.autograd.Function.apply` does for transforms, inside which the plain loop runs; it costs as much as a small kernel."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _floats(call: Call, numbers: tuple[tuple[str, float], ...], surrogate: tuple[float, ...], real: torch.dtype) -> Numbers:
+    """The numbers of a layer that starts from rest and has no tensors."""
+    like, given, plan = torch.empty(0, dtype=real, device="cpu"), dict(numbers), call.plan
+    return Numbers(tuple(plan.computed(given, like).values()), surrogate, tuple(plan.rested(given, like).values()))
+
+
+def _values(
+    call: Call, state: Sequence[Tensor], numbers: Mapping[str, Any], surrogate: Mapping[str, Any], real: torch.dtype
+) -> tuple[Numbers, list[Tensor]]:
+    """What the passes take in place of the numbers, and the tensors among it."""
+    if not state and not any(isinstance(x, Tensor) for part in (numbers, surrogate) for x in part.values()):
+        return _floats(call, tuple(numbers.items()), tuple(surrogate.values()), real), []
+    like, plan = torch.empty(0, dtype=real, device="cpu"), call.plan
+    start = state or plan.rested(numbers, like).values()
+    parts = (tuple(plan.computed(numbers, like).values()), tuple(surrogate.values()), tuple(start))
+    numbered = Numbers(*(tuple(None if isinstance(x, Tensor) else x for x in part) for part in parts))
+    return numbered, [x for part in parts for x in part if isinstance(x, Tensor)]
+
+
+def run(
+    call: Call, inputs: Sequence[Tensor], state: Sequence[Tensor], numbers: Mapping[str, Any], surrogate: Mapping[str, Any]
+) -> Sequence[Tensor]:
+    """Outputs, states after the last step and recorded values of a layer on the CPU.
+
+    Args:
+        call: the layer.
+        inputs: sequences of one shape and dtype.
+        state: the states before the first step, in the working dtype; empty for rest.
+        numbers: those of the neuron, and the resting numbers of its states, by name: floats or tensors.
+        surrogate: those of the surrogate, likewise.
+    """
+    shape, dtype = inputs[0].shape, inputs[0].dtype
+    given, tensors = _values(call, state, numbers, surrogate, torch.float64 if dtype is torch.float64 else torch.float32)
+    layer = _Layer(call, given, shape, dtype)
+    if torch.is_grad_enabled():
+        return _apply(layer, *inputs, *tensors)
+    return _forward(layer, inputs, tensors)
+
+
+class _Compiled(NamedTuple):
+    """What the operator is given besides the inputs.
+
+    Attributes:
+        call: the layer.
+        state: the states before the first step; empty for rest.
+        numbers: as `run` takes them.
+        surrogate: likewise.
+    """
+
+    call: Call
+    state: list[Tensor]
+    numbers: dict[str, Any]
+    surrogate: dict[str, Any]
+
+
+def _given(tensors: Sequence[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str) -> _Compiled:
+    call, by_name = read(text), dict(zip(names.split(), tensors, strict=True))
+    plan = call.plan
+    numbers = dict(zip((n for n in (*plan.numbers, *plan.states) if n not in by_name), floats.tolist(), strict=True))
+    spike = dict(zip(call.surrogate.arguments[1:], surrogate.tolist(), strict=True))
+    spike |= {name.removeprefix("spike."): x for name, x in by_name.items() if name.startswith("spike.")}
+    state = [x for name, x in by_name.items() if name.startswith("first.")]
+    return _Compiled(call, state, numbers | {n: x for n, x in by_name.items() if "." not in n or n in plan.numbers}, spike)
+
+
+# A layer where operations are compiled. It takes the inputs; the numbers and states that are tensors, whose names are the words of `names`,
+# ``spike.slope`` and ``first.v`` among them; one tensor of those numbers of the neuron, and resting numbers of its states, that are not; one
+# of the surrogate's, so that another slope compiles nothing; and the call as text.
+@torch.library.custom_op("spikegrad::layer", mutates_args=(), device_types="cpu")
+def _layer(inputs: list[Tensor], tensors: list[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str) -> list[Tensor]:
+    with torch.no_grad():
+        call, *given = _given(tensors, floats, surrogate, text, names)
+        return list(run(call, inputs, *given))
+
+
+@_layer.register_fake
+def _(*given: Any) -> list[Tensor]:
+    (like, *_), _, _, _, text, _ = given
+    call = read(text)
+    real = torch.float64 if like.dtype is torch.float64 else torch.float32
+    outputs = [like.new_empty(like.shape) for _ in range(call.plan.outputs)]
+    last = [like.new_empty(like.shape[1:], dtype=real) for _ in call.plan.states]
+    return [*outputs, *last, *(like.new_empty(like.shape, dtype=real) for _ in call.recorded)]
+
+
+@torch.library.custom_op("spikegrad::layer_backward", mutates_args=(), device_types="cpu")
+def _layer_backward(
+    inputs: list[Tensor],
+    tensors: list[Tensor],
+    floats: Tensor,
+    surrogate: Tensor,
+    text: str,
+    names: str,
+    gradients: list[Tensor],
+    wanted: list[bool],
+) -> list[Tensor]:
+    like = gradients[0]
+    real = torch.float64 if like.dtype is torch.float64 else torch.float32
+    with torch.enable_grad():
+        leaves = [t.detach().requires_grad_(want) for t, want in zip(tensors, wanted, strict=True)]
+        call, *given = _given(leaves, floats, surrogate, text, names)
+        numbers, values = _values(call, *given, real)
+    with torch.no_grad():
+        layer = _Layer(call, numbers, like.shape, like.dtype)
+        sequences = [x if x.ndim == like.ndim else like.new_zeros(()).expand(like.shape) for x in inputs]
+        grads, of_values = _backward(layer, sequences, [v.detach() for v in values], tuple(gradients), [v.requires_grad for v in values])
+    heads = [(v, g) for v, g in zip(values, of_values, strict=True) if g is not None]
+    asked = [leaf for leaf in leaves if leaf.requires_grad]
+    found = iter(torch.autograd.grad(*zip(*heads, strict=True), inputs=asked, allow_unused=True)) if heads else iter(())
+    of_tensors = [next(found) if leaf.requires_grad else None for leaf in leaves]
+    return [*grads, *(torch.zeros_like(t) if g is None else g.clone() for g, t in zip(of_tensors, tensors, strict=True))]
+
+
+@_layer_backward.register_fake
+def _(*given: Any) -> list[Tensor]:
+    inputs, tensors, _, _, _, _, gradients, _ = given
+    return [*(gradients[0].new_empty(gradients[0].shape) for _ in inputs), *(t.new_empty(t.shape) for t in tensors)]
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    sequences, tensors, floats, surrogate, ctx.text, ctx.names = inputs
+    ctx.wanted, ctx.count = [t.requires_grad for t in tensors], len(sequences)
+    saved = sequences if needed(read(ctx.text), any(ctx.wanted)) else [x.new_empty(0) for x in sequences]
+    ctx.save_for_backward(*saved, *tensors, floats, surrogate)
+
+
+def _gradient(ctx: Any, gradients: list[Tensor]) -> Any:
+    *given, floats, surrogate = ctx.saved_tensors
+    inputs, tensors = given[: ctx.count], given[ctx.count :]
+    operator = torch.ops.spikegrad.layer_backward
+    found = operator(inputs, tensors, floats, surrogate, ctx.text, ctx.names, gradients, ctx.wanted)
+    return found[: ctx.count], found[ctx.count :], None, None, None, None
+
+
+_layer.register_autograd(_gradient, setup_context=_setup)
