@@ -128,7 +128,7 @@ def test_inhibition_and_noise():
 def test_errors():
     with pytest.raises(ValueError, match=r"\(4, 3\).*need \(2, 3\)"):
         sj.leaky(jnp.ones((5, 2, 3)), 0.9, state=jnp.zeros((4, 3)))
-    with pytest.raises(ValueError, match="did you mean 'zero'"):
+    with pytest.raises(ValueError, match="did you mean zero"):
         sj.leaky(jnp.ones((5, 2, 3)), 0.9, reset="zer0")
     with pytest.raises(TypeError, match="expected a floating-point"):
         sj.leaky(jnp.ones((5, 2, 3), jnp.int32), 0.9)

@@ -1,52 +1,205 @@
 """Spiking layers as pure functions for JAX; they run under `jit`, `vmap`, `grad`, `jvp`, `checkpoint` and inside `scan`.
 
-The equations stand in `spikegrad.kernels.reference`, which is a `jax.lax.scan` over them. On the CPU a layer runs in kernels that take all
-time steps at once, bit for bit the same.
+`run` takes any neuron; the others are the neurons most used, by their names. On the CPU a layer runs in kernels that take all time steps at
+once, bit for bit what a `jax.lax.scan` over the recorded step computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypedDict, Unpack
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import jax
+import jax.numpy as jnp
 
+from spikegrad import neurons
+from spikegrad.errors import meant
 from spikegrad.formulas.rational import ATan
-from spikegrad.jax.backend import Backend, fused, integrate, obstacle, run_fused
-from spikegrad.kernels import reference
-from spikegrad.kernels.call import Call
-from spikegrad.kernels.reference import Options, Reset
+from spikegrad.kernels import arguments, loop
+from spikegrad.kernels.plan import Call, Connection
+from spikegrad.neuron import Neuron, Reset
 from spikegrad.surrogate import Surrogate
+from spikegrad.vocabulary import cast
 
-__all__ = ["leaky", "leaky_integrator", "recurrent_leaky", "recurrent_synaptic", "synaptic"]
+__all__ = ["leaky", "leaky_integrator", "recurrent_leaky", "recurrent_synaptic", "run", "synaptic"]
 
+Backend = Literal["auto", "numba", "reference"]
+_INSTALLED = importlib.util.find_spec("numba") is not None
 _ATAN = ATan()
 
 
+def run(
+    neuron: Neuron,
+    currents: Any,
+    *,
+    values: Mapping[str, Any] | None = None,
+    weights: jax.Array | None = None,
+    state: Any = None,
+    record: bool | str | Sequence[str] = False,
+    inhibition: bool = False,
+    quantize: Callable[[jax.Array], jax.Array] | None = None,
+    training: bool = False,
+    key: jax.Array | None = None,
+    backend: Backend = "auto",
+) -> tuple[Any, ...]:
+    """A layer of any neuron over a sequence.
+
+    Args:
+        neuron: the neuron, with its numbers and options.
+        currents: ``(time, batch, *features)`` or ``(time, features)``, floating point; several inputs as one tuple.
+        values: arrays in place of numbers, by name, which receive gradients: of one number, or broadcasting over the features. Those of the
+            surrogate are called ``"spike.slope"``; their gradient is that of the primitive.
+        weights: of recurrent connections from the first output to the first input of the next step: ``(features, features)``, used as
+            ``weights @ s``, or ``(features,)``, each neuron to itself.
+        state: the states to start from, as they were returned, each of the shape of one step; rest if None.
+        record: also return other values of the step: True for the potentials ``u``, or their names for a dict.
+        inhibition: winner takes all among the features of a sample.
+        quantize: a function of the state, applied where the step says `quantized`.
+        training: whether a stochastic surrogate draws noise.
+        key: a `jax.random.key` for that noise.
+        backend: ``"reference"`` is the scan; ``"numba"`` the fused kernels, which run on the CPU and do first derivatives in reverse mode,
+            or an error that says what they cannot do; ``"auto"`` the kernels where they can, else the scan. Forward mode and second
+            derivatives go through the scan, also around a layer that runs in the kernels.
+
+    Returns:
+        ``(spikes, state)`` or ``(spikes, state, recorded)``. Outputs have the shape and dtype of the currents, a tuple of them if the neuron
+        has several; states and recorded values are at least float32. One state is an array, several are a tuple with names; fed back
+        spikes are the last, ``recurrent``.
+
+    Raises:
+        TypeError: an input that is no JAX array of floating point.
+        ValueError: shapes that do not fit, numbers out of their range where they are known, an unknown name or backend, or
+            ``backend="numba"`` where its kernels cannot run the layer.
+        NotImplementedError: forward mode or a second derivative with ``backend="numba"``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from spikegrad.jax import run
+        >>> from spikegrad.neurons import Adaptive
+        >>> spikes, state = run(Adaptive(0.5), jnp.array([[1.5], [0.75], [0.0]]), values={"jump": jnp.array(0.2)})
+        >>> spikes.ravel().tolist(), [round(part.item(), 4) for part in state]
+        ([1.0, 0.0, 0.0], [0.5, 0.9025])
+    """
+    surrogate, record_ = neuron.spike, neuron.record
+    wanted = ("u",) if record is True else () if record is False else (record,) if isinstance(record, str) else tuple(record)
+    if unknown := [name for name in wanted if name not in record_.recorded]:
+        known = ", ".join(record_.recorded) or "nothing"
+        raise ValueError(f"record={unknown[0]!r}: the step of {type(neuron).__name__} names {known}")
+    if backend not in get_args(Backend):
+        raise ValueError(f"`backend` must be one of {', '.join(map(repr, get_args(Backend)))}, got {backend!r}")
+    given = arguments.inputs(neuron.inputs, currents, "jax")
+    like = arguments.working(given[0])
+    numbers, learned = _numbers(neuron, dict(values or {}), like)
+    connection: Connection = "none"
+    if weights is not None:
+        arguments.weights(weights, like)
+        weights = weights.astype(like.dtype)
+        connection = "one-to-one" if weights.ndim == 1 else "all-to-all"
+        numbers |= {"weight": weights} if weights.ndim == 1 else {}
+    call = Call(record_, surrogate.structure, wanted, False, connection)
+    plan = call.plan
+    parameters = plan.computed(numbers, like)
+    names = (*neuron.states, *(("recurrent",) if weights is not None else ()))
+    rest = plan.rested(numbers | {name: getattr(neuron, name) for name in neuron.states}, like)
+    start: Any = tuple(rest.values()) if state is None else arguments.state(names, state, like)
+    reason = _obstacle(surrogate, connection, inhibition, quantize)
+    if backend == "numba" and reason is not None:
+        raise ValueError(f"backend='numba' cannot run this layer: {reason}; use backend='auto' or 'reference'")
+    if backend != "reference" and reason is None:
+        from spikegrad.kernels import jax as kernels
+
+        same = tuple(cast(x, given[0]) for x in given)
+        found = kernels.run(call, surrogate, same, start, parameters, learned, strict=backend == "numba")
+    else:
+        if state is None:
+            fed = {"recurrent": 0.0} if connection == "all-to-all" else {}
+            start = arguments.filled(rest | fed, like)
+
+        def fire(x: Any, spike_at_threshold: bool, draw: Any) -> Any:
+            return surrogate(x, spike_at_threshold=spike_at_threshold, training=training, random=draw, **learned)
+
+        draws = None if key is None else jax.random.split(key, given[0].shape[0] + 1)
+        found = loop.run(
+            call,
+            fire,
+            tuple(cast(x, like) for x in given),
+            start,
+            parameters,
+            weights if connection == "all-to-all" else None,
+            quantize=quantize,
+            inhibition=inhibition,
+            noisy=surrogate.stochastic and training,
+            draws=draws,
+            rested=state is None,
+        )
+    outputs, last, recorded = found
+    outputs = tuple(cast(x, given[0]) for x in outputs)
+    made = outputs[0] if len(outputs) == 1 else outputs
+    after = last[0] if len(last) == 1 else arguments.state_type(f"{type(neuron).__name__}State", names)(*last)
+    if record is False:
+        return made, after
+    return made, after, recorded[0] if record is True or isinstance(record, str) else dict(zip(wanted, recorded, strict=True))
+
+
+def _numbers(neuron: Neuron, values: dict[str, Any], like: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The numbers of the neuron, arrays where they are given, and the arrays in place of numbers of its surrogate."""
+    known = (*neuron.numbers, *(f"spike.{name}" for name in neuron.spike.numbers))
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{type(neuron).__name__} has no number {name!r}{meant(name, known)}")
+        of_spike = name.startswith("spike.")
+        if of_spike:
+            neuron.spike.require_learnable(name[6:])
+        within = (neuron.spike if of_spike else neuron).numbers[name[6:] if of_spike else name]
+        if not isinstance(value, jax.core.Tracer) and not bool(jnp.asarray(within.holds(jnp.asarray(value))).all()):
+            raise ValueError(f"`{name}` must be {within.words}, got {value}")
+    arrays = {name: jnp.asarray(value, like.dtype) for name, value in values.items()}
+    numbers: dict[str, Any] = neuron.parameters | {name: x for name, x in arrays.items() if not name.startswith("spike.")}
+    arguments.numbers(arrays, like)
+    if not any(isinstance(x, jax.core.Tracer) for x in numbers.values()):
+        neuron.bind(numbers).require_valid()
+    return numbers, {name[6:]: x for name, x in arrays.items() if name.startswith("spike.")}
+
+
+def _obstacle(surrogate: Surrogate, connection: Connection, inhibition: bool, quantize: Any) -> str | None:
+    """Why the kernels cannot run a layer with these, or None."""
+    if not _INSTALLED:
+        return "Numba is not installed (`pip install numba`)"
+    if jax.default_backend() != "cpu":
+        return f"JAX runs on {jax.default_backend()}"
+    if surrogate.stochastic:
+        return f"{type(surrogate).__name__} draws noise"
+    if inhibition:
+        return "it has inhibition"
+    if connection == "all-to-all":
+        return "it has recurrent weights"
+    return "its state is quantised" if quantize is not None else None
+
+
 class Keywords(TypedDict, total=False):
-    """Options of every spiking layer; `spikegrad.kernels.reference.Options` describes the first six.
+    """Options of the layers below; those that `run` has too are described there.
 
     Attributes:
-        reset: ``"subtract"``, ``"zero"`` or ``"none"``.
+        reset: ``"subtract"`` the threshold, set the potential to ``"zero"``, or ``"none"``.
         reset_delay: let the reset act one step later.
         detach_reset: keep gradients from flowing through the spike that resets.
         spike_at_threshold: whether a potential equal to the threshold spikes.
-        inhibition: winner takes all among the features of a sample.
-        quantize: a function of the state, applied after each integration.
+        scale_input: multiply the input by ``1 - beta``.
+        inhibition: see `run`.
+        quantize: see `run`.
         spike_parameters: arrays in place of the surrogate's numbers, by name, which receive gradients.
-        training: whether a stochastic surrogate draws noise.
-        key: a `jax.random.key` for that noise.
+        training: see `run`.
+        key: see `run`.
         record: also return the potentials before reset.
-        backend: ``"reference"`` is the scan; ``"numba"`` the fused kernels, which run on the CPU and do first derivatives in reverse mode,
-            or an error that says what they cannot do; ``"auto"`` the kernels where they can, else the scan. The kernels have no noise, no
-            inhibition, no quantisation and no gradients of `spike_parameters`. Forward mode and second derivatives go through the scan,
-            also around a layer that runs in the kernels.
+        backend: see `run`.
     """
 
     reset: Reset
     reset_delay: bool
     detach_reset: bool
     spike_at_threshold: bool
+    scale_input: bool
     inhibition: bool
     quantize: Callable[[jax.Array], jax.Array] | None
     spike_parameters: Mapping[str, jax.Array]
@@ -54,6 +207,20 @@ class Keywords(TypedDict, total=False):
     key: jax.Array | None
     record: bool
     backend: Backend
+
+
+_OF_NEURON = ("reset", "reset_delay", "detach_reset", "spike_at_threshold", "scale_input")
+
+
+def _named(kind: type[Neuron], currents: Any, numbers: Mapping[str, Any], weights: Any, state: Any, options: dict[str, Any]) -> Any:
+    """`run` for a neuron whose numbers are floats or arrays."""
+    own = {name: options.pop(name) for name in _OF_NEURON if name in options}
+    spike = options.pop("spike", None)
+    arrays = {name: value for name, value in numbers.items() if not isinstance(value, int | float)}
+    values = arrays | {f"spike.{name}": value for name, value in options.pop("spike_parameters", {}).items()}
+    floats = {name: 0.5 if name in arrays else value for name, value in numbers.items()}
+    neuron = kind(**floats, **own, **({} if spike is None else {"spike": spike}))
+    return run(neuron, currents, values=values, weights=weights, state=state, **options)
 
 
 def leaky(
@@ -89,7 +256,7 @@ def leaky(
         >>> spikes.ravel().tolist(), state.tolist()
         ([0.0, 1.0, 0.0], [0.0])
     """
-    return _run(reference.leaky, currents, state, (beta, threshold), spike, None, **options)
+    return _named(neurons.Leaky, currents, {"beta": beta, "threshold": threshold}, None, state, {"spike": spike, **options})
 
 
 def recurrent_leaky(
@@ -105,9 +272,9 @@ def recurrent_leaky(
     """`leaky` neurons that also receive their own spikes of the step before.
 
     `weights` of shape ``(features, features)`` connect all to all, as ``weights @ s``; of shape ``(features,)`` each neuron to itself. The
-    state is ``(v, s)``.
+    state is ``(v, recurrent)``.
     """
-    return _run(reference.leaky, currents, state, (beta, threshold), spike, weights, **options)
+    return _named(neurons.Leaky, currents, {"beta": beta, "threshold": threshold}, weights, state, {"spike": spike, **options})
 
 
 def synaptic(
@@ -121,7 +288,8 @@ def synaptic(
     **options: Unpack[Keywords],
 ) -> tuple[Any, ...]:
     """`leaky` neurons with an exponential synapse, ``i[t] = alpha i[t-1] + I[t]``; the state is ``(i, v)``."""
-    return _run(reference.synaptic, currents, state, (alpha, beta, threshold), spike, None, **options)
+    numbers = {"alpha": alpha, "beta": beta, "threshold": threshold}
+    return _named(neurons.Synaptic, currents, numbers, None, state, {"spike": spike, **options})
 
 
 def recurrent_synaptic(
@@ -135,41 +303,13 @@ def recurrent_synaptic(
     state: tuple[jax.Array, jax.Array, jax.Array] | None = None,
     **options: Unpack[Keywords],
 ) -> tuple[Any, ...]:
-    """`synaptic` neurons that also receive their own spikes, as in `recurrent_leaky`; the state is ``(i, v, s)``."""
-    return _run(reference.synaptic, currents, state, (alpha, beta, threshold), spike, weights, **options)
+    """`synaptic` neurons that also receive their own spikes, as in `recurrent_leaky`; the state is ``(i, v, recurrent)``."""
+    numbers = {"alpha": alpha, "beta": beta, "threshold": threshold}
+    return _named(neurons.Synaptic, currents, numbers, weights, state, {"spike": spike, **options})
 
 
 def leaky_integrator(
     currents: jax.Array, beta: Any, *, state: jax.Array | None = None, backend: Backend = "auto"
 ) -> tuple[jax.Array, jax.Array]:
     """Leaky integrators, which do not spike: ``u[t] = beta u[t-1] + I[t]``. Returns the potentials and the last of them."""
-    return integrate(backend, currents, state, beta)
-
-
-def _run(
-    layer: Callable[..., Any],
-    currents: jax.Array,
-    state: Any,
-    numbers: tuple[Any, ...],
-    spike: Surrogate,
-    weights: jax.Array | None,
-    *,
-    spike_parameters: Mapping[str, jax.Array] | None = None,
-    training: bool = False,
-    key: jax.Array | None = None,
-    record: bool = False,
-    backend: Backend = "auto",
-    **options: Any,
-) -> tuple[Any, ...]:
-    chosen = Options(**options)
-    learned = dict(spike_parameters or {})
-    if fused(backend, obstacle(spike, chosen, learned)):
-        call = Call(layer.__name__, spike, chosen, state is not None, record)
-        return run_fused(backend, call, currents, state, numbers, weights)
-    draws = None if key is None else jax.random.split(key, currents.shape[0] + 1)
-
-    def fire(x: Any, draw: Any) -> Any:
-        return spike(x, spike_at_threshold=chosen.spike_at_threshold, training=training, random=draw, **learned)
-
-    out = layer(currents, state, *numbers, fire, chosen, weights, draws, record=record)
-    return out if record else out[:2]
+    return _named(neurons.LeakyIntegrator, currents, {"beta": beta}, None, state, {"backend": backend})

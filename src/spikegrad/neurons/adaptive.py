@@ -118,7 +118,7 @@ class AdaptiveLeaky(Neuron):
 
     alpha: Decay = 0.9
     beta: Decay = 0.98
-    a: Annotated[float, Between(-1, 1)] = 0.5
+    a: Annotated[float, Between(-1, 1)] = 0.1
     b: Annotated[float, Between(0, 2)] = 1.0
     threshold: Positive = 1.0
 

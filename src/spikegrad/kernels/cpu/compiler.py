@@ -183,11 +183,12 @@ def _digest(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def compiled(variant: Variant) -> int:
-    """The address of a kernel; from the disk cache where it has been compiled before."""
+def compiled(variant: Variant) -> tuple[int, str]:
+    """The address of a kernel, and a name for it that says all there is to it; from the disk cache where it has been compiled before."""
     name = "backward" if variant.backward else "forward"
     text = "\n\n".join([header(variant.dtype), elementary.source(variant.real), source.source(variant)])
-    return loaded(name, text).kernel.address
+    module = loaded(name, text)
+    return module.kernel.address, module.__name__
 
 
 _modules: dict[str, Any] = {}

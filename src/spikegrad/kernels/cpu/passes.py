@@ -20,14 +20,14 @@ Layout = tuple[tuple[str, int | float | None], ...]
 """How each argument of a kernel is given: an int, memory with so many elements between its rows (its columns, for states: 1); a float, one
 number for all columns; None, not at all, for a result that nobody wants."""
 
-_CACHE = 2 * 2**20
+CACHE = 2 * 2**20
 """Bytes of scratch that a block of columns may use, about a core's second-level cache. A narrower block costs more than what it spills: its
 rows are short stretches of memory, each on a page of its own."""
-_BLOCKS = 4
+BLOCKS = 4
 """Blocks that each thread should have at least, so that who is early can take over some of who is late."""
-_WIDEST = 2048
+WIDEST = 2048
 """Columns of a block at most: its rows of states and parameters should stay in a core's first-level cache."""
-_SMALL = 2**17
+SMALL = 2**17
 """Elements below which waking a second thread costs more than it saves."""
 
 
@@ -63,7 +63,7 @@ class Pass:
             else:
                 words += [0, value or 0]
         self.places = tuple(places[name] for name, value in layout if isinstance(value, int))
-        self.job = threads.job(compiled(variant), workers, sizes.steps, sizes.columns, block, share, words)
+        self.job = threads.job(compiled(variant)[0], workers, sizes.steps, sizes.columns, block, share, words)
         self.scratch = share * workers
 
     def run(self, given: Sequence[Any]) -> None:
@@ -87,10 +87,10 @@ def _elements(values: Sequence[Any], dtype: str) -> Any:
 def _shares(sizes: Sizes, rows: int, item: int) -> tuple[int, int]:
     """How many threads work, and the columns of a block, of which so many rows of scratch are needed."""
     steps, columns, most = sizes
-    small = most == 1 or steps * columns < _SMALL
-    share = -(-columns // (1 if small else _BLOCKS * most))
-    fits = _CACHE // item // max(rows, 1)
-    block = max(64, min(_WIDEST, fits, share + 63) // 64 * 64)
+    small = most == 1 or steps * columns < SMALL
+    share = -(-columns // (1 if small else BLOCKS * most))
+    fits = CACHE // item // max(rows, 1)
+    block = max(64, min(WIDEST, fits, share + 63) // 64 * 64)
     return 1 if small else min(most, threads.MOST, -(-columns // block)), block
 
 

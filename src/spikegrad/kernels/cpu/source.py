@@ -105,6 +105,11 @@ class Variant:
         inputs, outputs = self.call.plan.inputs, tuple(map(str, range(self.call.plan.outputs)))
         return frozenset((*inputs, *outputs, *(f"grad.{name}" for name in inputs), *(f"bar.{name}" for name in outputs)))
 
+    @property
+    def rows(self) -> frozenset[str]:
+        """The arguments that have a row for each time step: these, and recorded values and their gradients."""
+        return self.sequences | {*self.call.recorded, *(f"bar.{name}" for name in self.call.recorded)}
+
     def working(self) -> tuple[int, int]:
         """How many rows a block needs: for the whole of it, and for each of its steps."""
         states = len(self.call.plan.states)
@@ -123,7 +128,6 @@ class _Printer:
         self.single = {*(set(variant.numbers) - variant.columns), *(f"bar.{name}" for name in variant.single)}
         self.outputs = (*map(str, range(self.plan.outputs)), *variant.call.recorded)
         self.halves = variant.sequences if variant.dtype in ("float16", "bfloat16") else frozenset[str]()
-        self.sequences = {*variant.sequences, *self.outputs, *(f"bar.{name}" for name in self.outputs)}
         self.functions: list[str] = []
 
     def source(self) -> str:
@@ -227,7 +231,7 @@ class _Printer:
             place = self.plan.states.index(name) + (len(self.plan.states) if kind == "adjoint" else 0)
             return f"reals(rows + U({place}) * line)"
         address, stride = self._argument(label)
-        if label in self.sequences:
+        if label in self.variant.rows:
             half = label in self.halves
             return f"{'elements' if half else 'reals'}({address} + (({time}) * {stride} + start) * {'U(2)' if half else 'SIZE'})"
         return f"reals({address} + start * SIZE)"

@@ -1,0 +1,328 @@
+"""The fused kernels in JAX: a primitive for a layer, with rules for differentiation, `vmap` and every platform.
+
+Reverse mode saves the inputs and nothing else: `layer` differentiates into `tangent`, which is linear, and that transposes into `backward`.
+What no kernel does, forward mode and second derivatives, lowers to the plain loop, as does everything on a platform other than the CPU;
+a layer that insists on the kernels refuses there instead.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from spikegrad.kernels import handler, loop
+from spikegrad.kernels.cpu.source import Variant
+from spikegrad.kernels.plan import Call
+from spikegrad.surrogate import Surrogate
+
+Arrays = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Static:
+    """What the primitives know of a layer besides its arrays.
+
+    These are the inputs, sequences ``(time, *step)``; the states before the first step and the parameters, each of the shape of a step or
+    one number; and the numbers of the surrogate that are arrays, likewise.
+
+    Attributes:
+        call: the layer.
+        surrogate: of its spikes, with the numbers that are not arrays.
+        given: names of those that are.
+        strict: whether it refuses what the kernels cannot do, instead of leaving it to the plain loop.
+    """
+
+    call: Call
+    surrogate: Surrogate
+    given: tuple[str, ...]
+    strict: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the arrays are, as the kernels call it."""
+        plan = self.call.plan
+        return (*plan.inputs, *(f"first.{name}" for name in plan.states), *plan.parameters, *(f"spike.{name}" for name in self.given))
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """What comes out: outputs, states after the last step, recorded values."""
+        plan = self.call.plan
+        return (*map(str, range(plan.outputs)), *(f"last.{name}" for name in plan.states), *self.call.recorded)
+
+    def split(self, arrays: Arrays) -> tuple[list[Any], dict[str, Any]]:
+        """The inputs, and the rest by name."""
+        count = len(self.call.plan.inputs)
+        return list(arrays[:count]), dict(zip(self.names[count:], arrays[count:], strict=True))
+
+
+def _real(dtype: Any) -> Any:
+    return np.dtype("float64") if dtype == "float64" else np.dtype("float32")
+
+
+def _plain(static: Static, *given: Any) -> list[Any]:
+    """The same layer by way of the plain loop."""
+    plan, call = static.call.plan, static.call
+    inputs, named = static.split(given)
+    real, dtype = _real(inputs[0].dtype), inputs[0].dtype
+    wide = [x.astype(real) for x in inputs]
+    state = [wide[0][0] * 0 + named[f"first.{name}"] if len(wide[0]) else jnp.broadcast_to(named[f"first.{name}"], wide[0].shape[1:]) for name in plan.states]
+    numbers = {name: named[f"spike.{name}"] for name in static.given}
+
+    def fire(x: Any, spike_at_threshold: bool, _: Any) -> Any:
+        return static.surrogate(x, spike_at_threshold=spike_at_threshold, **numbers)
+
+    outputs, last, recorded = loop.run(call, fire, wide, state, {name: named[name] for name in plan.parameters})
+    return [*(x.astype(dtype) for x in outputs), *last, *recorded]
+
+
+def _plain_tangent(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
+    inputs, dots = given[: len(present)], iter(given[len(present) :])
+    tangents = [next(dots) if there else jnp.zeros_like(x) for x, there in zip(inputs, present, strict=True)]
+    return jax.jvp(functools.partial(_plain, static), inputs, tuple(tangents))[1]
+
+
+def _plain_backward(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
+    inputs, arriving = given[: len(static.names)], given[len(static.names) :]
+    outputs, transpose = jax.vjp(functools.partial(_plain, static), *inputs)
+    found = transpose([jnp.broadcast_to(g, o.shape).astype(o.dtype) for g, o in zip(arriving, outputs, strict=True)])
+    shape = inputs[0].shape[1:]
+    wanted = [(g, k) for k, (g, there) in enumerate(zip(found, present, strict=True)) if there]
+    count = len(static.call.plan.inputs)
+    # As a kernel: of what is one number, the gradient is that of each column, whose sum is taken elsewhere.
+    return [g if k < count or g.ndim else jnp.zeros(shape, g.dtype).at[(0,) * len(shape)].set(g) for g, k in wanted]
+
+
+_TWICE = "this is forward mode or a second derivative"
+
+
+def _refuse(what: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"backend='numba' differentiates once, in reverse mode, on the CPU; {what}: use backend='auto' or 'reference'"
+    )
+
+
+def _shaped(like: Any, shape: Any, dtype: Any) -> Any:
+    return like.update(shape=tuple(shape), dtype=np.dtype(dtype), weak_type=False)
+
+
+def _layer_shapes(*given: Any, static: Static) -> list[Any]:
+    like, plan = given[0], static.call.plan
+    sequence, real = like.shape, _real(like.dtype)
+    return [
+        *(_shaped(like, sequence, like.dtype) for _ in range(plan.outputs)),
+        *(_shaped(like, sequence[1:], real) for _ in plan.states),
+        *(_shaped(like, sequence, real) for _ in static.call.recorded),
+    ]
+
+
+def _tangent_shapes(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
+    return _layer_shapes(*given, static=static)
+
+
+def _backward_shapes(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
+    like, inputs = given[0], set(static.call.plan.inputs)
+    shapes = ((like.shape, like.dtype) if name in inputs else (like.shape[1:], _real(like.dtype)) for name in static.names)
+    return [_shaped(like, *shape) for shape, there in zip(shapes, present, strict=True) if there]
+
+
+def _call(variant: Variant, given: Mapping[str, Any], made: Mapping[str, Any]) -> list[Any]:
+    """Have XLA run a kernel."""
+    name = handler.registered(variant, tuple(given), tuple(made))
+    return list(jax.ffi.ffi_call(name, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in made.values()])(*given.values()))
+
+
+def _arguments(static: Static, given: Arrays) -> tuple[dict[str, Any], frozenset[str]]:
+    """What a kernel is given, by name, and which of it has a value for each column."""
+    named = dict(zip(static.names, given, strict=True))
+    real = _real(given[0].dtype)
+    for name, value in static.surrogate.parameters.items():
+        named.setdefault(f"spike.{name}", jnp.asarray(value, real))
+    columns = {name for name, x in named.items() if name not in static.call.plan.inputs and not name.startswith("first.") and x.ndim}
+    return named, frozenset(columns)
+
+
+def _fused_layer(*given: Any, static: Static) -> list[Any]:
+    named, columns = _arguments(static, given)
+    variant = Variant(static.call, False, given[0].dtype.name, frozenset(n for n in columns if not n.startswith("spike.")))
+    wanted = set(variant.arguments())
+    made = dict(zip(static.results, _layer_shapes(*map(_aval, given), static=static), strict=True))
+    return _call(variant, {name: x for name, x in named.items() if name in wanted}, made)
+
+
+def _fused_backward(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
+    count, plan = len(static.names), static.call.plan
+    named, columns = _arguments(static, given[:count])
+    asked = [name for name, there in zip(static.names, present, strict=True) if there]
+    learned = frozenset(name for name in asked if name not in plan.inputs and not name.startswith("first."))
+    single = frozenset(name for name in zero if not name.startswith("last."))
+    variant = Variant(static.call, True, given[0].dtype.name, columns, learned, single)
+    arriving = {f"bar.{name.removeprefix('last.')}": g for name, g in zip(static.results, given[count:], strict=True)}
+    shapes = _backward_shapes(*map(_aval, given), static=static, present=present, zero=zero)
+    made = {f"grad.{name.removeprefix('first.')}": shape for name, shape in zip(asked, shapes, strict=True)}
+    if missing := [name for name in plan.inputs if f"grad.{name}" not in made]:  # a kernel writes them all
+        made |= {f"grad.{name}": _aval(given[0]) for name in missing}
+    wanted = set(variant.arguments())
+    found = _call(variant, {name: x for name, x in (named | arriving).items() if name in wanted}, made)
+    return found[: len(asked)]
+
+
+def _aval(x: Any) -> Any:
+    return jax.core.get_aval(x) if not hasattr(x, "update") else x
+
+
+def _layer_plain(*given: Any, static: Static) -> list[Any]:
+    if static.strict:
+        raise _refuse("this program is for another platform")
+    return _plain(static, *given)
+
+
+def _backward_plain(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
+    if static.strict:
+        raise _refuse("this program is for another platform")
+    return _plain_backward(*given, static=static, present=present, zero=zero)
+
+
+def _tangent_plain(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
+    if static.strict:
+        raise _refuse(_TWICE)
+    return _plain_tangent(*given, static=static, present=present)
+
+
+def _layer_jvp(primals: Arrays, tangents: Arrays, *, static: Static) -> tuple[Any, Any]:
+    present = tuple(type(tangent) is not ad.Zero for tangent in tangents)
+    moving = [tangent for tangent, there in zip(tangents, present, strict=True) if there]
+    return layer.bind(*primals, static=static), tangent.bind(*primals, *moving, static=static, present=present)
+
+
+def _tangent_transpose(cotangents: Arrays, *given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
+    inputs = given[: len(present)]
+    zero = tuple(name for name, g in zip(static.results, cotangents, strict=True) if type(g) is ad.Zero)
+    arriving = [jnp.zeros((), g.aval.dtype) if type(g) is ad.Zero else g for g in cotangents]
+    found = iter(backward.bind(*inputs, *arriving, static=static, present=present, zero=zero))
+    gradients: list[Any] = []
+    for x in (x for x, there in zip(inputs, present, strict=True) if there):
+        g = next(found)
+        gradients.append(g if g.shape == x.shape else g.sum().astype(x.dtype).reshape(x.shape))
+    return [None] * len(present) + gradients
+
+
+def _plain_jvp(function: Callable[..., Any], primals: Arrays, tangents: Arrays, *, static: Static, **more: Any) -> tuple[Any, Any]:
+    """A derivative of what is itself a derivative: the plain loop's."""
+    if static.strict:
+        raise _refuse(_TWICE)
+    run = functools.partial(function, static=static, **more)
+    return jax.jvp(run, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
+
+
+def _folded(primitive: Primitive, given: Arrays, dims: Arrays, step: Any, results: Arrays, **static: Any) -> tuple[Any, Any]:
+    """`vmap`: samples are independent, so the mapped axis becomes one more of the batch.
+
+    `step` is the shape of a step; an array with a dimension more than that is a sequence. `results` says which of the results are.
+    """
+    size = next(x.shape[dim] for x, dim in zip(given, dims, strict=True) if dim is not None)
+
+    def fold(x: Any, dim: int | None) -> Any:
+        own = x.ndim - (dim is not None)
+        if own == 0 and dim is not None and step:  # one number for each sample
+            return jnp.broadcast_to(x.reshape(size, *(1,) * len(step)), (size, *step))
+        axis = int(own > len(step))
+        if dim is not None:
+            return jnp.moveaxis(x, dim, axis)
+        return x if own == 0 else jnp.broadcast_to(jnp.expand_dims(x, axis), (*x.shape[:axis], size, *x.shape[axis:]))
+
+    out = primitive.bind(*(fold(x, dim) for x, dim in zip(given, dims, strict=True)), **static)
+    return out, [int(sequence) for sequence in results]
+
+
+def _step(given: Arrays, dims: Arrays) -> tuple[int, ...]:
+    shape = list(given[0].shape)
+    if dims[0] is not None:
+        del shape[dims[0]]
+    return tuple(shape[1:])
+
+
+def _layer_batch(given: Arrays, dims: Arrays, *, static: Static) -> tuple[Any, Any]:
+    rows = [not name.startswith("last.") for name in static.results]
+    return _folded(layer, given, dims, _step(given, dims), rows, static=static)
+
+
+def _tangent_batch(given: Arrays, dims: Arrays, *, static: Static, present: tuple[bool, ...]) -> tuple[Any, Any]:
+    rows = [not name.startswith("last.") for name in static.results]
+    return _folded(tangent, given, dims, _step(given, dims), rows, static=static, present=present)
+
+
+def _backward_batch(given: Arrays, dims: Arrays, *, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> tuple[Any, Any]:
+    inputs = static.call.plan.inputs
+    rows = [name in inputs for name, there in zip(static.names, present, strict=True) if there]
+    return _folded(backward, given, dims, _step(given, dims), rows, static=static, present=present, zero=zero)
+
+
+@functools.lru_cache(maxsize=4096)
+def _jitted(primitive: Primitive, static: frozenset[tuple[str, Any]]) -> Callable[..., Any]:
+    return jax.jit(functools.partial(primitive.bind, **dict(static)))
+
+
+def _primitive(name: str, shapes: Callable[..., Any], jvp: Any, batch: Any, other: Any, cpu: Any = None) -> Primitive:
+    """A primitive with its rules: `other` is how it runs on any platform, `cpu` on the CPU."""
+    made = Primitive(f"spikegrad_{name}")
+    made.multiple_results = True
+    made.def_abstract_eval(shapes)
+
+    def run(*given: Any, **static: Any) -> Any:
+        return _jitted(made, frozenset(static.items()))(*given)
+
+    made.def_impl(run)
+    ad.primitive_jvps[made] = jvp
+    batching.primitive_batchers[made] = batch
+    mlir.register_lowering(made, mlir.lower_fun(other, multiple_results=True))
+    if cpu is not None:
+        mlir.register_lowering(made, mlir.lower_fun(cpu, multiple_results=True), platform="cpu")
+    return made
+
+
+layer = _primitive("layer", _layer_shapes, _layer_jvp, _layer_batch, _layer_plain, _fused_layer)
+tangent = _primitive("tangent", _tangent_shapes, functools.partial(_plain_jvp, _plain_tangent), _tangent_batch, _tangent_plain)
+_backward_jvp = functools.partial(_plain_jvp, _plain_backward)
+backward = _primitive("backward", _backward_shapes, _backward_jvp, _backward_batch, _backward_plain, _fused_backward)
+ad.primitive_transposes[tangent] = _tangent_transpose
+
+
+def run(
+    call: Call,
+    surrogate: Surrogate,
+    inputs: Sequence[jax.Array],
+    state: Sequence[Any],
+    parameters: Mapping[str, Any],
+    numbers: Mapping[str, Any],
+    *,
+    strict: bool,
+) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+    """A layer: its outputs, its states after the last step, and its recorded values.
+
+    Args:
+        call: the layer.
+        surrogate: of its spikes.
+        inputs: sequences ``(time, *step)`` of one dtype.
+        state: the states before the first step: arrays of the shape of a step, or numbers.
+        parameters: see `Plan.computed`.
+        numbers: arrays in place of the surrogate's numbers, by name.
+        strict: whether to refuse what the kernels cannot do, instead of leaving it to the plain loop.
+    """
+    step, real = inputs[0].shape[1:], _real(inputs[0].dtype)
+
+    def fitted(x: Any) -> Any:
+        x = jnp.asarray(x, real)
+        return jnp.broadcast_to(x, step) if x.ndim else x
+
+    static = Static(call, surrogate, tuple(numbers), strict)
+    found = layer.bind(*inputs, *map(fitted, (*state, *parameters.values(), *numbers.values())), static=static)
+    n, m = call.plan.outputs, call.plan.outputs + len(call.plan.states)
+    return found[:n], found[n:m], found[m:]
