@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import spikegrad
-from spikegrad import CATALOGUE, ATan, Surrogate, functional
+from spikegrad import CATALOGUE, ATan, Surrogate, functional, neurons
 from spikegrad.citation import bibliography, references
 from spikegrad.vocabulary import arctan, exp, where
 
@@ -179,8 +179,9 @@ def test_every_surrogate_is_documented_in_full(name):
 
 
 def test_papers_are_cited_once_and_all_are_used():
-    text = spikegrad.cite(*CATALOGUE.values())
-    assert {key for cls in CATALOGUE.values() for key in references(cls)} == set(bibliography())
+    citing = (*CATALOGUE.values(), *neurons.CATALOGUE.values())
+    text = spikegrad.cite(*citing)
+    assert {key for cls in citing for key in references(cls)} == set(bibliography())
     assert text.count("@") == len(bibliography())
     assert spikegrad.cite(ATan()) == ATan.cite()
     for entry in bibliography().values():

@@ -608,6 +608,17 @@ def test_conductances_keep_the_potential_between_their_levels():
     assert both.max() <= 6.0
 
 
+@pytest.mark.parametrize("name", ["ExponentialIF", "AdEx"])
+def test_a_sharp_upstroke_does_not_overflow(name):
+    """Just below the threshold its exponent is 190: infinite in float32, and an infinite potential would be NaN after the reset."""
+    layer = nn.Layer(CATALOGUE[name](sharpness=0.001, rheobase=0.8, threshold=1.0), backend="reference")
+    start = tuple(torch.full((1,), x, requires_grad=True) for x in (0.99, 0.0)[: len(layer.neuron.states)])
+    spikes, state = layer(torch.zeros(5, 1), start if len(start) > 1 else start[0])
+    (gradient,) = torch.autograd.grad(spikes.sum(), start[:1])
+    assert spikes.ravel().tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert all(x.isfinite() for x in (*as_tuple(state), gradient))
+
+
 def test_a_frequency_learned_beyond_the_boundary_stays_finite():
     layer = nn.Layer(BalancedResonateAndFire(), learn="omega", backend="reference").double()
     with torch.no_grad():

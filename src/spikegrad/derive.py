@@ -215,6 +215,7 @@ class Passes:
         reread: the inputs that the reverse step reads again.
         restored: the states before a step that the reverse step reads, which follow from what the step before it kept.
         forward: from inputs, states and parameters: outputs, states after the step, recorded values.
+        keeping: from the same: these, and what is kept.
         recompute: from the same: what is kept, and the states after the step.
         restore: from what is kept and parameters: the restored states after the step.
         reverse: from what is kept, inputs read again, restored states, parameters and the adjoints of all results (``bar_`` and the name; of
@@ -225,6 +226,7 @@ class Passes:
     reread: tuple[str, ...]
     restored: tuple[str, ...]
     forward: Program
+    keeping: Program
     recompute: Program
     restore: Program
     reverse: Program
@@ -274,6 +276,7 @@ def passes(
         reread=tuple(str(node.arguments[0]) for node in cut.reread),
         restored=cut.restored,
         forward=trace.flatten(forward, names),
+        keeping=trace.flatten([*forward, *cut.kept], names),
         recompute=trace.flatten([*cut.kept, *after.values()], names),
         restore=from_kept([after[name] for name in cut.restored]),
         reverse=from_kept(back),

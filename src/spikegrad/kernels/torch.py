@@ -18,7 +18,7 @@ from spikegrad.kernels import loop
 from spikegrad.kernels.cpu import results
 from spikegrad.kernels.cpu.passes import Sizes, prepared
 from spikegrad.kernels.cpu.source import Variant
-from spikegrad.kernels.plan import Call
+from spikegrad.kernels.plan import FED, Call
 from spikegrad.kernels.text import read
 from spikegrad.recorded import from_record
 
@@ -29,12 +29,13 @@ Given = tuple[Tensor | None, ...]
 class Numbers(NamedTuple):
     """The numbers of a layer, as floats where they are: those of the plan's parameters and of the surrogate, and where states rest.
 
-    None stands for each that is a tensor, in their order among the tensors; a state that is given counts as one.
+    None stands for each that is a tensor, in their order among the tensors; states that are given, and recurrent weights, count as such.
     """
 
     parameters: tuple[float | None, ...]
     surrogate: tuple[float | None, ...]
     state: tuple[float | None, ...]
+    weights: tuple[None, ...] = ()
 
 
 class _Layer(NamedTuple):
@@ -51,11 +52,25 @@ class _Layer(NamedTuple):
         return torch.float64 if self.dtype is torch.float64 else torch.float32
 
     @property
+    def fed(self) -> bool:
+        """Whether neurons receive the outputs of all of them."""
+        return self.call.connection == "all-to-all"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What is given at each step."""
+        return tuple(name for name in self.call.plan.inputs if name != FED)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The states, what is fed back last."""
+        return (*self.call.plan.states, *("recurrent",) * self.fed)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Of all numbers, in the order of `Numbers`."""
-        plan = self.call.plan
         surrogate = (f"spike.{name}" for name in self.call.surrogate.arguments[1:])
-        return (*plan.parameters, *surrogate, *(f"first.{name}" for name in plan.states))
+        return (*self.call.plan.parameters, *surrogate, *(f"first.{name}" for name in self.states), *("weights",) * self.fed)
 
     def named(self, tensors: Sequence[Tensor]) -> dict[str, float | Tensor]:
         """All numbers by name."""
@@ -107,66 +122,106 @@ class _Memory:
             else:
                 self.add(name, value)
 
-    def run(self, backward: bool, learned: frozenset[str] = frozenset()) -> None:
+    def weights(self, weight: Tensor) -> None:
+        """Recurrent weights, by sender."""
+        self.add("weights", weight.to(self.layer.real).t().contiguous(), len(weight))
+
+    def run(self, backward: bool, learned: frozenset[str] = frozenset(), keeps: bool = True) -> None:
         """Run the pass."""
         columns = frozenset(name for name in self.columns if not name.startswith("first."))
-        variant = Variant(self.layer.call, backward, DTYPES[self.layer.dtype], columns, learned, frozenset(self.single))
-        sizes = Sizes(self.layer.shape[0], self.row, torch.get_num_threads())
+        variant = Variant(self.layer.call, backward, DTYPES[self.layer.dtype], columns, learned, frozenset(self.single), keeps)
+        features = self.layer.shape[-1] if self.layer.fed else 0
+        sizes = Sizes(self.layer.shape[0], self.row, torch.get_num_threads(), features)
         prepared(variant, sizes, tuple(self.layout)).run(self.memory)
 
 
-def _forward(layer: _Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Outputs, states after the last step, recorded values."""
+def _learned(layer: _Layer, wanted: Sequence[bool]) -> tuple[set[str], frozenset[str]]:
+    """Names of the numbers that are tensors whose gradients are wanted, and of those the ones that kernels give."""
+    names = [name for name, value in zip(layer.names, (v for part in layer.numbers for v in part), strict=True) if value is None]
+    asked = {name for name, want in zip(names, wanted, strict=True) if want}
+    return asked, frozenset(name for name in asked if not name.startswith("first.") and name != "weights")
+
+
+def _forward(
+    layer: _Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor], learned: frozenset[str] | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs, states after the last step and recorded values; and what is kept in memory, if gradients of the `learned` are to follow."""
     plan, given, named = layer.call.plan, _Memory(layer), layer.named(tensors)
     outputs = [results.empty(layer.shape, layer.dtype) for _ in range(plan.outputs)]
-    last = [torch.empty(layer.shape[1:], dtype=layer.real, device="cpu") for _ in plan.states]
+    last = [torch.empty(layer.shape[1:], dtype=layer.real, device="cpu") for _ in layer.states]
     recorded = [results.empty(layer.shape, layer.real) for _ in layer.call.recorded]
-    given.sequences(plan.inputs, inputs)
+    names = plan.passes(learned).kept if layer.fed and learned is not None else ()
+    kept = [results.empty(layer.shape, layer.real) for _ in names]
+    given.sequences(layer.inputs, inputs)
     given.sequences((*map(str, range(plan.outputs)), *layer.call.recorded), (*outputs, *recorded))
-    given.numbers(named, (*plan.parameters, *(f"first.{name}" for name in plan.states)))
-    for name, made in zip(plan.states, last, strict=True):
+    given.sequences([f"kept.{name}" for name in names], kept)
+    given.numbers(named, (*plan.parameters, *(f"first.{name}" for name in layer.states)))
+    for name, made in zip(layer.states, last, strict=True):
         given.add(f"last.{name}", made)
-    given.run(backward=False)
-    return [*outputs, *last, *recorded]
+    if layer.fed:
+        given.weights(tensors[-1])
+    given.run(False, (learned or frozenset()) if layer.fed else frozenset(), bool(kept))
+    return [*outputs, *last, *recorded], kept
 
 
 def _backward(
-    layer: _Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given, wanted: Sequence[bool]
+    layer: _Layer, saved: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given, wanted: Sequence[bool]
 ) -> tuple[list[Tensor], list[Tensor | None]]:
-    """Gradients of the inputs, and of those tensors that are wanted."""
+    """Gradients of the inputs, and of those tensors that are wanted; from the inputs, or from what `_saved` says."""
     plan, given, named = layer.call.plan, _Memory(layer), layer.named(tensors)
-    names = [name for name, value in named.items() if isinstance(value, Tensor)]
-    asked = {name for name, want in zip(names, wanted, strict=True) if want}
-    learned = frozenset(name for name in asked if not name.startswith("first."))
-    n, m = plan.outputs, len(plan.states)
-    given.sequences(plan.inputs, inputs)
+    asked, learned = _learned(layer, wanted)
+    n, m, passes = plan.outputs, len(layer.states), plan.passes(learned)
+    saved_names = _saved(layer, learned)
+    given.sequences(saved_names, saved)
     given.arriving((*map(str, range(n)), *layer.call.recorded), (*arriving[:n], *arriving[n + m :]))
-    given.numbers(named, layer.names)
-    for name, gradient in zip(plan.states, arriving[n : n + m], strict=True):
+    given.numbers(named, [name for name in layer.names if name != "weights"])
+    for name, gradient in zip(layer.states, arriving[n : n + m], strict=True):
         given.add(f"bar.{name}", 0.0 if gradient is None else gradient.contiguous())
     found: dict[str, Tensor | None] = {}
-    for name in (*plan.states, *sorted(learned)):
-        key = f"first.{name}" if name in plan.states else name
+    for name in (*layer.states, *sorted(learned)):
+        key = f"first.{name}" if name in layer.states else name
         found[key] = torch.empty(layer.shape[1:], dtype=layer.real, device="cpu") if key in asked else None
         given.add(f"grad.{name}", found[key])
-    grads = [results.empty(layer.shape, layer.dtype) for _ in plan.inputs]
-    given.sequences([f"grad.{name}" for name in plan.inputs], grads)
+    grads = [results.empty(layer.shape, layer.dtype) for _ in layer.inputs]
+    given.sequences([f"grad.{name}" for name in layer.inputs], grads)
+    if layer.fed:
+        given.weights(tensors[-1])
+        given.add("grad.weights", None)
+        fed = results.empty(layer.shape, layer.real)
+        given.sequences([f"grad.{FED}"], [fed])
     given.run(True, learned)
-    of_tensors = [found.get(name) for name in names]
+    if layer.fed and "weights" in asked:
+        found["weights"] = _of_weights(fed, saved[saved_names.index("0")], named["first.recurrent"])
+    of_tensors = [found.get(name) for name, value in named.items() if isinstance(value, Tensor)]
     shaped = [g if g is None else g.sum_to_size(t.shape).to(t.dtype) for g, t in zip(of_tensors, tensors, strict=True)]
     return grads, shaped
 
 
-def needed(call: Call, learned: bool) -> bool:
-    """Whether the backward pass reads the inputs."""
-    plan = call.plan
-    passes = plan.passes(frozenset(plan.parameters) if learned else frozenset())
-    return bool(passes.kept or passes.reread)
+def _of_weights(received: Tensor, sent: Tensor, first: Tensor | float) -> Tensor:
+    """The gradient of recurrent weights, from those of what was received, and what was sent, from before the first step on."""
+    features = received.shape[-1]
+    found = received[1:].reshape(-1, features).t() @ sent[:-1].reshape(-1, features).to(received.dtype)
+    if isinstance(first, Tensor) and len(received):
+        found += received[0].reshape(-1, features).t() @ first.to(received.dtype).expand(received.shape[1:]).reshape(-1, features)
+    return found
+
+
+def _saved(layer: _Layer, learned: frozenset[str]) -> list[str]:
+    """What of the size of the sequence the backward pass is given."""
+    passes = layer.call.plan.passes(learned)
+    if layer.fed:
+        return [*(name for name in passes.reread if name != FED), "0", *(f"kept.{name}" for name in passes.kept)]
+    return [*(layer.inputs if passes.kept else passes.reread)]
 
 
 def _differentiable(layer: _Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given) -> list[Tensor | None]:
     """The gradients of inputs and tensors by way of the plain loop, themselves differentiable."""
     plan, call = layer.call.plan, layer.call
+    if layer.fed:
+        raise RuntimeError("a fused layer with all-to-all connections keeps no inputs to differentiate twice; make it with backend='reference'")
+    if not inputs:  # not saved, for the gradient does not depend on them
+        zero = torch.zeros((), dtype=layer.dtype, device="cpu", requires_grad=True)
+        inputs = [zero.expand(layer.shape) for _ in layer.inputs]
     named = layer.named(tensors)
     numbers = {name.removeprefix("spike."): value for name, value in named.items() if name.startswith("spike.")}
     floats = {name: value for name, value in numbers.items() if not isinstance(value, Tensor)}
@@ -187,7 +242,8 @@ def _differentiable(layer: _Layer, inputs: Sequence[Tensor], tensors: Sequence[T
         given = [x for x in (*inputs, *tensors) if x.requires_grad]
         found: Any = iter([None] * len(given))
         if heads:
-            found = iter(torch.autograd.grad(*zip(*heads, strict=True), create_graph=True, allow_unused=True, inputs=given))
+            outs, gradients = zip(*heads, strict=True)
+            found = iter(torch.autograd.grad(outs, given, gradients, create_graph=True, allow_unused=True))
     return [next(found) if x.requires_grad else None for x in (*inputs, *tensors)]
 
 
@@ -196,24 +252,24 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, layer: _Layer, *given: Tensor) -> Any:  # pyright: ignore
-        count = len(layer.call.plan.inputs)
+        count = len(layer.inputs)
         inputs, tensors = given[:count], given[count:]
-        ctx.layer, ctx.learned = layer, any(ctx.needs_input_grad[1 + count :])
-        saved = inputs if needed(layer.call, ctx.learned) else [x.new_empty(0) for x in inputs]
-        ctx.save_for_backward(*saved, *tensors)
+        _, learned = _learned(layer, ctx.needs_input_grad[1 + count :])
+        made, kept = _forward(layer, inputs, tensors, learned)
+        ctx.layer, ctx.saved = layer, _saved(layer, learned)
+        found = dict(zip(layer.inputs, inputs, strict=True)) | {"0": made[0]}
+        found |= zip((f"kept.{name}" for name in layer.call.plan.passes(learned).kept), kept, strict=False)
+        ctx.save_for_backward(*(found[name] for name in ctx.saved), *tensors)
         ctx.set_materialize_grads(False)
-        return tuple(_forward(layer, inputs, tensors))
+        return tuple(made)
 
     @staticmethod
     def backward(ctx: Any, *arriving: Tensor | None) -> Any:  # pyright: ignore
-        layer, count = ctx.layer, len(ctx.layer.call.plan.inputs)
-        inputs, tensors = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        if inputs and not inputs[0].ndim == len(layer.shape):  # not saved, for the gradient does not depend on them
-            zero = torch.zeros((), dtype=layer.dtype, device="cpu", requires_grad=torch.is_grad_enabled())
-            inputs = [zero.expand(layer.shape) for _ in inputs]
+        layer, count = ctx.layer, len(ctx.saved)
+        saved, tensors = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         if torch.is_grad_enabled():  # create_graph=True
-            return None, *_differentiable(layer, inputs, tensors, arriving)
-        grads, of_tensors = _backward(layer, inputs, tensors, arriving, ctx.needs_input_grad[1 + count :])
+            return None, *_differentiable(layer, saved, tensors, arriving)
+        grads, of_tensors = _backward(layer, saved, tensors, arriving, ctx.needs_input_grad[1 + len(layer.inputs) :])
         return None, *grads, *of_tensors
 
 
@@ -235,8 +291,9 @@ def _values(
     if not state and not any(isinstance(x, Tensor) for part in (numbers, surrogate) for x in part.values()):
         return _floats(call, tuple(numbers.items()), tuple(surrogate.values()), real), []
     like, plan = torch.empty(0, dtype=real, device="cpu"), call.plan
-    start = state or plan.rested(numbers, like).values()
-    parts = (tuple(plan.computed(numbers, like).values()), tuple(surrogate.values()), tuple(start))
+    weights = [numbers["weights"]] if "weights" in numbers else []
+    start = tuple(state) or (*plan.rested(numbers, like).values(), *[0.0] * len(weights))
+    parts = (tuple(plan.computed(numbers, like).values()), tuple(surrogate.values()), start, tuple(weights))
     numbered = Numbers(*(tuple(None if isinstance(x, Tensor) else x for x in part) for part in parts))
     return numbered, [x for part in parts for x in part if isinstance(x, Tensor)]
 
@@ -250,7 +307,7 @@ def run(
         call: the layer.
         inputs: sequences of one shape and dtype.
         state: the states before the first step, in the working dtype; empty for rest.
-        numbers: those of the neuron, and the resting numbers of its states, by name: floats or tensors.
+        numbers: those of the neuron, and the resting numbers of its states, by name: floats or tensors; and recurrent `weights`.
         surrogate: those of the surrogate, likewise.
     """
     shape, dtype = inputs[0].shape, inputs[0].dtype
@@ -258,7 +315,7 @@ def run(
     layer = _Layer(call, given, shape, dtype)
     if torch.is_grad_enabled():
         return _apply(layer, *inputs, *tensors)
-    return _forward(layer, inputs, tensors)
+    return _forward(layer, inputs, tensors)[0]
 
 
 class _Compiled(NamedTuple):
@@ -280,7 +337,7 @@ class _Compiled(NamedTuple):
 def _given(tensors: Sequence[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str) -> _Compiled:
     call, by_name = read(text), dict(zip(names.split(), tensors, strict=True))
     plan = call.plan
-    numbers = dict(zip((n for n in (*plan.numbers, *plan.states) if n not in by_name), floats.tolist(), strict=True))
+    numbers: dict[str, Any] = dict(zip((n for n in (*plan.numbers, *plan.states) if n not in by_name), floats.tolist(), strict=True))
     spike = dict(zip(call.surrogate.arguments[1:], surrogate.tolist(), strict=True))
     spike |= {name.removeprefix("spike."): x for name, x in by_name.items() if name.startswith("spike.")}
     state = [x for name, x in by_name.items() if name.startswith("first.")]
@@ -303,7 +360,7 @@ def _(*given: Any) -> list[Tensor]:
     call = read(text)
     real = torch.float64 if like.dtype is torch.float64 else torch.float32
     outputs = [like.new_empty(like.shape) for _ in range(call.plan.outputs)]
-    last = [like.new_empty(like.shape[1:], dtype=real) for _ in call.plan.states]
+    last = [like.new_empty(like.shape[1:], dtype=real) for _ in (*call.plan.states, *["recurrent"] * (call.connection == "all-to-all"))]
     return [*outputs, *last, *(like.new_empty(like.shape, dtype=real) for _ in call.recorded)]
 
 
@@ -326,31 +383,42 @@ def _layer_backward(
         numbers, values = _values(call, *given, real)
     with torch.no_grad():
         layer = _Layer(call, numbers, like.shape, like.dtype)
-        sequences = [x if x.ndim == like.ndim else like.new_zeros(()).expand(like.shape) for x in inputs]
-        grads, of_values = _backward(layer, sequences, [v.detach() for v in values], tuple(gradients), [v.requires_grad for v in values])
+        wanted = [v.requires_grad for v in values]
+        values_ = [v.detach() for v in values]
+        if layer.fed:  # what was kept is computed anew: an operator returns what its caller asked for, and nothing beside it
+            learned = _learned(layer, wanted)[1]
+            made, kept = _forward(layer, inputs, values_, learned)
+            known = dict(zip((*layer.inputs, "0"), (*inputs, made[0]), strict=True))
+            known |= zip((f"kept.{name}" for name in call.plan.passes(learned).kept), kept, strict=True)
+            inputs = [known[name] for name in _saved(layer, learned)]
+        grads, of_values = _backward(layer, inputs, values_, tuple(gradients), wanted)
     heads = [(v, g) for v, g in zip(values, of_values, strict=True) if g is not None]
     asked = [leaf for leaf in leaves if leaf.requires_grad]
-    found = iter(torch.autograd.grad(*zip(*heads, strict=True), inputs=asked, allow_unused=True)) if heads else iter(())
+    outs, of_outs = zip(*heads, strict=True) if heads and asked else ((), ())
+    found = iter(torch.autograd.grad(outs, asked, of_outs, allow_unused=True) if outs else [None] * len(asked))
     of_tensors = [next(found) if leaf.requires_grad else None for leaf in leaves]
     return [*grads, *(torch.zeros_like(t) if g is None else g.clone() for g, t in zip(of_tensors, tensors, strict=True))]
 
 
 @_layer_backward.register_fake
 def _(*given: Any) -> list[Tensor]:
-    inputs, tensors, _, _, _, _, gradients, _ = given
-    return [*(gradients[0].new_empty(gradients[0].shape) for _ in inputs), *(t.new_empty(t.shape) for t in tensors)]
+    _, tensors, _, _, text, _, gradients, _ = given
+    count = len(read(text).record.inputs)
+    return [*(gradients[0].new_empty(gradients[0].shape) for _ in range(count)), *(t.new_empty(t.shape) for t in tensors)]
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
     sequences, tensors, floats, surrogate, ctx.text, ctx.names = inputs
-    ctx.wanted, ctx.count = [t.requires_grad for t in tensors], len(sequences)
-    saved = sequences if needed(read(ctx.text), any(ctx.wanted)) else [x.new_empty(0) for x in sequences]
+    ctx.wanted, call = [t.requires_grad for t in tensors], read(ctx.text)
+    passes = call.plan.passes(frozenset(call.plan.parameters) if any(ctx.wanted) else frozenset())
+    saved = sequences if call.connection == "all-to-all" or passes.kept or passes.reread else []
+    ctx.count, ctx.saved = len(sequences), len(saved)
     ctx.save_for_backward(*saved, *tensors, floats, surrogate)
 
 
 def _gradient(ctx: Any, gradients: list[Tensor]) -> Any:
     *given, floats, surrogate = ctx.saved_tensors
-    inputs, tensors = given[: ctx.count], given[ctx.count :]
+    inputs, tensors = given[: ctx.saved], given[ctx.saved :]
     operator = torch.ops.spikegrad.layer_backward
     found = operator(inputs, tensors, floats, surrogate, ctx.text, ctx.names, gradients, ctx.wanted)
     return found[: ctx.count], found[ctx.count :], None, None, None, None

@@ -89,9 +89,9 @@ class AdaptiveLeaky(Neuron):
     before it. The spike that drives the current is never detached.
 
     Args:
-        alpha: what is left of the potential after a step; the paper learns it between 0.82 and 0.96, time constants of 5 to 25 steps.
-        beta: what is left of the current after a step; in the paper between 0.967 and 0.992, time constants of 30 to 120 steps.
-        a: current per potential and step, from -1 to 1; the paper starts anywhere between.
+        alpha: what is left of the potential after a step; the authors learn it between 0.82 and 0.96, time constants of 5 to 25 steps.
+        beta: what is left of the current after a step; theirs is between 0.967 and 0.992, time constants of 30 to 120 steps.
+        a: current per potential and step, from -1 to 1; they start anywhere between.
         b: current per spike, from 0 to 2; likewise.
         threshold: potential at which it spikes.
 
@@ -143,11 +143,11 @@ class SymplecticAdaptiveLeaky(Neuron, reset="zero"):
     best on spoken digits. The reset comes first, and the spike that drives the current is never detached.
 
     Args:
-        alpha: what is left of the potential after a step; the paper learns it between 0.82 and 0.96, time constants of 5 to 25 steps.
-        beta: what is left of the current after a step; in the paper between 0.983 and 0.997, time constants of 60 to 300 steps.
-        a: coupling of the current to the potential, from 0 to 1.
-        b: coupling of the current to the spikes, from 0 to 2.
-        gain: what both couplings are multiplied by, so that they need not be large; 120 in the paper, and 60 for its Euler variant.
+        alpha: what is left of the potential after a step; the authors learn it between 0.82 and 0.96, time constants of 5 to 25 steps.
+        beta: what is left of the current after a step; theirs is between 0.983 and 0.997, time constants of 60 to 300 steps.
+        a: coupling of the current to the potential, from 0 to 1; they start anywhere between.
+        b: coupling of the current to the spikes, from 0 to 2; likewise.
+        gain: what both couplings are multiplied by, so that they need not be large; theirs is 120, and 60 for their Euler variant.
         threshold: potential at which it spikes.
 
     States:

@@ -14,8 +14,9 @@ class IntegrateAndFire(Neuron):
 
     .. math:: u_t = v_{t-1} + I_t, \qquad s_t = H(u_t - \theta), \qquad v_t = u_t - \theta s_t
 
-    Nothing is forgotten, so that with the reset by subtraction the number of spikes is the input's sum in thresholds, rounded down: the
-    neuron of networks that are converted from rectified linear units. Gradients neither shrink nor grow over time; to forget, take `Leaky`.
+    Nothing is forgotten, so that with the reset by subtraction the number of spikes is the input's sum in thresholds, rounded down, while
+    that is at most one a step: the neuron of networks converted from rectified linear units. Gradients neither shrink nor grow over time;
+    to forget, take `Leaky`.
 
     Args:
         threshold: potential at which it spikes.

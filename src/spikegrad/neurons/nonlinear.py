@@ -21,9 +21,9 @@ class QuadraticIF(Neuron):
     .. math:: u_t = v_{t-1} + \frac{1}{\tau} \left(I_t + c (v_{t-1} - v_{rest})(v_{t-1} - v_{crit})\right), \qquad s_t = H(u_t - \theta),
               \qquad v_t = \begin{cases} v_{reset} & s_t = 1 \\ u_t & \text{otherwise} \end{cases}
 
-    with c the `curvature`. What every neuron looks like near the point where it begins to fire at low rates. Between rest and the critical
-    potential it forgets, above it a gradient grows over time, so that a neuron about to spike gets more of it than one that is not. The
-    defaults are SpikingJelly's: pure numbers, with rest 0 and threshold 1.
+    with c the `curvature`. What every neuron looks like near the point where it begins to fire at low rates. A gradient that goes back in
+    time shrinks where the potential is below the middle between rest and `critical`, and grows above it, so that a neuron about to spike
+    gets more of it than one that is not. The defaults are SpikingJelly's: pure numbers, with rest 0 and threshold 1.
 
     Args:
         tau: time constant, in steps.
@@ -81,10 +81,10 @@ class ExponentialIF(Neuron):
     .. math:: u_t = v_{t-1} + \frac{1}{\tau} \left(I_t + v_{rest} - v_{t-1} + \Delta e^{(v_{t-1} - v_T) / \Delta}\right), \qquad
               s_t = H(u_t - \theta), \qquad v_t = \begin{cases} v_{reset} & s_t = 1 \\ u_t & \text{otherwise} \end{cases}
 
-    with Delta the `sharpness` and v_T the `rheobase`. Fits cortical neurons best among those with one variable. `threshold` is only where
-    the upstroke is cut off; a surrogate sees it alone, so that it should not be far above `rheobase`. Fourcaud-Trocmé et al. have, in
-    units in which rest is 0 and v_T is 1, tau 10 ms, sharpness 0.68, a reset to -0.59 and the cut at 6.9. The defaults are SpikingJelly's:
-    pure numbers. An exponent above 50 counts as 50.
+    with Delta the `sharpness` and v_T the `rheobase`. Fits measured neurons well for its one variable. `threshold` is only where the
+    upstroke is cut off; a surrogate sees it alone, so that it should not be far above `rheobase`. The numbers of Fourcaud-Trocmé et al.,
+    in units in which rest is 0 and v_T is 1, are a sharpness of 0.68 and a reset to -0.59, with a tau of 10 ms. The defaults are
+    SpikingJelly's: pure numbers. An exponent above 50 counts as 50.
 
     Args:
         tau: time constant, in steps.
@@ -149,7 +149,7 @@ class AdEx(Neuron):
     with Delta the `sharpness` and v_T the `rheobase`. For models of measured neurons, and where bursts or adaptation should be learned. The
     defaults are Brette and Gerstner's regular spiking neuron at steps of 1 ms, in units in which potentials count from rest (-70.6 mV) to
     v_T (-50.4 mV) and the leak conductance is 1: a current of 1 is 0.6 nA. `threshold` is where the upstroke is cut off, five times
-    the sharpness above v_T as their code has it, or at 4.5 in the paper, too far for a surrogate. An exponent above 50 counts as 50.
+    the sharpness above v_T as in Brian's example of it; much higher a surrogate sees nothing. An exponent above 50 counts as 50.
 
     Args:
         tau: time constant of the potential, in steps: the capacitance over the leak conductance.
@@ -240,8 +240,8 @@ class Izhikevich(Neuron):
     Elsewhere:
         Norse: ``IzhikevichCell(IzhikevichSpikingBehavior(p, s))`` is ``Izhikevich(p.a, p.b, p.c, p.d, p.tau_inv * dt, p.v_th,
             detach_reset=False, spike_at_threshold=False)`` started at the state s
-        SpikingJelly: ``IzhikevichNode`` has the parabola of `QuadraticIF`, ``IzhikevichNode(tau=1 / dt, v_c=-42.3443, a0=0.04,
-            v_rest=-82.6557, w_rest=0.0, tau_w=1 / (dt * a), a=b, b=d, v_threshold=30.0, v_reset=c)`` up to a shift of w by ``b * v_rest``,
+        SpikingJelly: ``IzhikevichNode(tau=1 / dt, v_c, a0=0.04, v_threshold=threshold, v_reset=c, v_rest, tau_w=1 / (dt * a), a=b, b=d)``
+            with the roots of the parabola, -42.344 and -82.656, for ``v_c`` and ``v_rest``, and with w and the input less ``b * v_rest``;
             but its recovery follows the new potential before the reset
         braintools, braincell: none; ``brainpy.state.Izhikevich`` takes exponential Euler steps, and its recovery starts at 0
         none: sinabs, spyx, snnTorch, lava-dl

@@ -93,9 +93,9 @@ class BalancedResonateAndFire(Neuron):
     are enough. `omega` and `offset` are what is learned, different for each neuron.
 
     Args:
-        omega: angular frequency, in radians per unit of `dt`, at most 1 / dt; the paper learns it from values like 15 to 85. Where learning
-            takes it beyond, no damping could keep Euler's step from growing, and the least growth is taken.
-        offset: damping beyond the boundary of divergence, per unit of `dt`; the paper learns it from values like 0.1 to 1.
+        omega: angular frequency, in radians per unit of `dt`, at most 1 / dt; the authors learn it from values like 15 to 85. Where
+            learning takes it beyond, no damping could keep Euler's step from growing, and the least growth is taken.
+        offset: damping beyond the boundary of divergence, per unit of `dt`; the authors learn it from values like 0.1 to 1.
         dt: length of a step.
         gamma: what is left of the refractory variable after a step.
         threshold: potential at which it spikes at rest.

@@ -174,7 +174,8 @@ class ConductanceLeaky(Neuron, reset="zero"):
     Elsewhere:
         Norse: ``coba_lif_feed_forward_step`` takes Euler's step, of conductances that have decayed already: nearly ``ConductanceLeaky(
             1 - dt * tau_syn_exc_inv, 1 - dt * tau_syn_inh_inv, dt * c_m_inv * g_l, e_rev_E - v_rest, e_rev_I - v_rest, v_thresh - v_rest)``
-            of rho times its inputs over `g_l`, for small `dt`. In ``CobaLIFCell`` the input has no effect: what is fed back overwrites it
+            of rho times its inputs over `g_l`, for small `dt`, if it resets to rest. In ``CobaLIFCell`` the input has no effect: what is
+            fed back overwrites it
         braintools, braincell: none; ``brainpy.state.LIF`` with synapses that are projections, by an exponential Euler step
         none: SpikingJelly, sinabs, spyx, snnTorch, lava-dl
 

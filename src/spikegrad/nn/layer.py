@@ -199,7 +199,9 @@ class Layer(Stateful):
         start: tuple[Any, ...] = () if state is None else arguments.state(self._state_names(), state, like)
         own = self.quantize is not None and not call.quantized
         tensors = [*given, *start, *(x for x in (*numbers.values(), *learned.values()) if isinstance(x, Tensor))]
-        if self.connection != "all-to-all" and fused(self.backend, obstacle(self.spike, self.inhibition, own, tensors)):
+        if fused(self.backend, obstacle(self.spike, self.inhibition, own, self.connection, tensors)):
+            if self.connection == "all-to-all":
+                numbers["weights"] = self.weight
             same = tuple(cast(x, given[0]) for x in given)
             if compiling:
                 found = self._compiled(wanted, same, start, numbers, learned)
@@ -207,7 +209,7 @@ class Layer(Stateful):
                 from spikegrad.kernels import torch as kernels
 
                 found = kernels.run(call, same, start, numbers | self._resting(), self.spike.surrogate.parameters | learned)
-            n, m = plan.outputs, plan.outputs + len(plan.states)
+            n, m = plan.outputs, plan.outputs + len(self._state_names())
             return found[:n], found[n:m], found[m:]
         if compiling:  # in which NumPy cannot be traced
             numbers = {name: array(x, like) for name, x in numbers.items()}

@@ -186,8 +186,13 @@ def _digest(text: str) -> str:
 def compiled(variant: Variant) -> tuple[int, str]:
     """The address of a kernel, and a name for it that says all there is to it; from the disk cache where it has been compiled before."""
     name = "backward" if variant.backward else "forward"
-    text = "\n\n".join([header(variant.dtype), elementary.source(variant.real), source.source(variant)])
-    module = loaded(name, text)
+    parts = [header(variant.dtype), elementary.source(variant.real), source.source(variant)]
+    if variant.fed:
+        from spikegrad.kernels.cpu import blas
+
+        blas.available()
+        parts[0] += f"\nfrom spikegrad.kernels.cpu.blas import products\nfeed, send = products({variant.real!r})\n"
+    module = loaded(name, "\n\n".join(parts))
     return module.kernel.address, module.__name__
 
 

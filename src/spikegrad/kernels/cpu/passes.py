@@ -31,12 +31,17 @@ SMALL = 2**17
 """Elements below which waking a second thread costs more than it saves."""
 
 
+SAMPLES = 16
+"""Samples of a block of an ``"all-to-all"`` layer: however many threads there are, so that their products and sums do not depend on that."""
+
+
 class Sizes(NamedTuple):
-    """Time steps, columns (neurons of all samples), and how many threads may work."""
+    """Time steps, columns (neurons of all samples), how many threads may work, and neurons that are connected."""
 
     steps: int
     columns: int
     threads: int = 1
+    features: int = 0
 
 
 class Pass:
@@ -51,6 +56,9 @@ class Pass:
         whole, each = variant.working()
         rows = whole + each * sizes.steps
         workers, block = _shares(sizes, rows, real.itemsize)
+        if variant.fed:
+            block = sizes.features * SAMPLES
+            workers = 1 if sizes.threads == 1 else min(sizes.threads, threads.MOST, -(-sizes.columns // block))
         share = -(-rows * block * real.itemsize // 64) * 64
         words: list[int] = []
         places: dict[str, int] = {}
@@ -86,7 +94,7 @@ def _elements(values: Sequence[Any], dtype: str) -> Any:
 
 def _shares(sizes: Sizes, rows: int, item: int) -> tuple[int, int]:
     """How many threads work, and the columns of a block, of which so many rows of scratch are needed."""
-    steps, columns, most = sizes
+    steps, columns, most, _ = sizes
     small = most == 1 or steps * columns < SMALL
     share = -(-columns // (1 if small else BLOCKS * most))
     fits = CACHE // item // max(rows, 1)

@@ -17,6 +17,11 @@ the names of parameters          one number, or one for each column; numbers of 
 ``bar.0``, ``bar.u``, ``bar.v``  the gradients that arrive at outputs, recorded values and last states
 ``grad.current``, ``grad.v`` …   the gradients of inputs, first states and parameters, these for each column
 ===============================  ================================================================================================
+
+A layer with ``"all-to-all"`` connections has more: the states ``recurrent``, what is fed back; ``weights`` by sender, whose stride is the
+number of features; and the sequences ``kept.u`` …, which the forward pass writes and the backward pass reads instead of computing them anew,
+since that would take a matrix product for each step; ``grad.fed``, the gradient of what is fed back; and, where few neurons spike,
+``grad.weights``, for each block its share. A block is then some samples, and has the sums of one thread, whichever that is.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from dataclasses import dataclass
 from spikegrad import printing
 from spikegrad.derive import Passes, derivative_by
 from spikegrad.kernels.cpu import elementary
-from spikegrad.kernels.plan import Call
+from spikegrad.kernels.plan import FED, Call
 from spikegrad.printing import DIALECTS, Names
 from spikegrad.trace import Program
 
@@ -63,6 +68,7 @@ class Variant:
         columns: parameters, and numbers of the surrogate, that have a value for each column; the others are one number.
         learned: of these the ones whose gradients are wanted.
         single: incoming gradients of sequences that are one number, by the names of outputs and recorded values.
+        keeps: whether the forward pass of an ``"all-to-all"`` layer keeps what the backward pass will need.
     """
 
     call: Call
@@ -71,6 +77,7 @@ class Variant:
     columns: frozenset[str] = frozenset()
     learned: frozenset[str] = frozenset()
     single: frozenset[str] = frozenset()
+    keeps: bool = True
 
     @property
     def real(self) -> str:
@@ -83,6 +90,11 @@ class Variant:
         return self.call.plan.passes(self.learned)
 
     @property
+    def kept(self) -> tuple[str, ...]:
+        """What lies in memory between the passes."""
+        return self.passes.kept if self.fed and (self.backward or self.keeps) else ()
+
+    @property
     def numbers(self) -> tuple[str, ...]:
         """The parameters that the pass reads, and those of the surrogate."""
         plan = self.call.plan
@@ -92,28 +104,44 @@ class Variant:
         """The names of what the kernel is given, in their order."""
         plan, recorded = self.call.plan, self.call.recorded
         outputs = tuple(map(str, range(plan.outputs)))
-        first = tuple(f"first.{name}" for name in plan.states)
+        states, kept = (*plan.states, *("recurrent",) * self.fed), tuple(f"kept.{name}" for name in self.kept)
+        first, weights = tuple(f"first.{name}" for name in states), ("weights",) * self.fed
         if not self.backward:
-            return (*plan.inputs, *outputs, *recorded, *first, *(f"last.{name}" for name in plan.states), *self.numbers)
-        bars = (f"bar.{name}" for name in (*outputs, *recorded, *plan.states))
-        grads = (f"grad.{name}" for name in (*plan.inputs, *plan.states, *sorted(self.learned)))
-        return (*plan.inputs, *first, *self.numbers, *bars, *grads)
+            return (*self.inputs, *outputs, *recorded, *first, *(f"last.{name}" for name in states), *self.numbers, *weights, *kept)
+        bars = (f"bar.{name}" for name in (*outputs, *recorded, *states))
+        grads = (f"grad.{name}" for name in (*plan.inputs, *states, *sorted(self.learned), *weights))
+        return (*self.inputs, *("0",) * self.fed, *first, *self.numbers, *weights, *kept, *bars, *grads)
+
+    @property
+    def fed(self) -> bool:
+        """Whether neurons receive the outputs of all of them."""
+        return self.call.connection == "all-to-all"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the pass is given of what arrives at each step."""
+        given = self.call.plan.inputs
+        if self.backward and (self.fed or not self.passes.kept):
+            given = self.passes.reread
+        return tuple(name for name in given if name != FED)
 
     @property
     def sequences(self) -> frozenset[str]:
         """The arguments whose elements are of the sequences' dtype: inputs and outputs, and their gradients."""
-        inputs, outputs = self.call.plan.inputs, tuple(map(str, range(self.call.plan.outputs)))
+        inputs, outputs = [name for name in self.call.plan.inputs if name != FED], tuple(map(str, range(self.call.plan.outputs)))
         return frozenset((*inputs, *outputs, *(f"grad.{name}" for name in inputs), *(f"bar.{name}" for name in outputs)))
 
     @property
     def rows(self) -> frozenset[str]:
-        """The arguments that have a row for each time step: these, and recorded values and their gradients."""
-        return self.sequences | {*self.call.recorded, *(f"bar.{name}" for name in self.call.recorded)}
+        """The arguments that have a row for each time step: these, recorded values and their gradients, and what is kept in memory."""
+        recorded = self.call.recorded
+        return self.sequences | {*recorded, *(f"bar.{name}" for name in recorded), *(f"kept.{name}" for name in self.kept), f"grad.{FED}"}
 
     def working(self) -> tuple[int, int]:
         """How many rows a block needs: for the whole of it, and for each of its steps."""
         states = len(self.call.plan.states)
-        return (states, 0) if not self.backward else (2 * states, len(self.passes.kept))
+        whole = 2 * states if self.backward else states
+        return (whole + 2, 0) if self.fed else (whole, len(self.passes.kept) if self.backward else 0)
 
 
 class _Printer:
@@ -129,11 +157,14 @@ class _Printer:
         self.outputs = (*map(str, range(self.plan.outputs)), *variant.call.recorded)
         self.halves = variant.sequences if variant.dtype in ("float16", "bfloat16") else frozenset[str]()
         self.functions: list[str] = []
+        self.added: dict[str, list[str]] = {}
 
     def source(self) -> str:
         """The functions over rows, and the kernel."""
-        body = self._backward() if self.variant.backward else self._forward()
+        of = (self._forward, self._backward, self._fed_forward, self._fed_backward)
+        body = of[self.variant.backward + 2 * self.variant.fed]()
         numbers = [f"{_variable(label)} = {self._value(label)}" for label in sorted(self.single)]
+        numbers += [f"features = {self._argument('weights')[1]}"] if self.variant.fed else []
         before, inside = ("\n".join(" " * by + line for line in lines) for by, lines in ((4, numbers), (8, body)))
         claimed = "claimed_back" if self.variant.backward else "claimed"
         return "\n\n".join([*self.functions, _TEMPLATE.format(before=before, body=inside, claimed=claimed)])
@@ -146,28 +177,74 @@ class _Printer:
         return [*self._begin(states, "first"), "for t in range(steps):", f"    {step}", *self._end(states, "last")]
 
     def _backward(self) -> list[str]:
-        passes, inputs, learned = self.passes, self.plan.inputs, self.variant.learned
+        passes, learned = self.passes, self.variant.learned
         states, adjoints, kept = _labels("state", self.plan.states), _labels("adjoint", self.plan.states), _labels("kept", passes.kept)
-        fixed = _same((*inputs, *self.variant.numbers))
+        fixed = _same((*self.plan.inputs, *self.variant.numbers))
         body: list[str] = []
         if kept:
             again = self._row("recompute", passes.recompute, fixed | states, _set((*kept.values(), *states.values())))
             body += [*self._begin(states, "first"), "for t in range(steps):", f"    {again}"]
         body += self._begin(adjoints, "bar")
         body += [f"clear(count, {self._pointer(f'grad.{name}')})" for name in sorted(learned)]
-        body += ["for i in range(steps):", "    t = steps - U(1) - i"]
-        if passes.restored:
-            before = {name: states[name] for name in passes.restored}
-            restored = self._row("restore", passes.restore, fixed | kept, _set(before.values()), "t - U(1)")
-            first = self._begin(before, "first")
-            body += ["    if t > U(0):", f"        {restored}", "    else:", *(f"        {line}" for line in first)]
+        body += ["for i in range(steps):", "    t = steps - U(1) - i", *(f"    {line}" for line in self._restored(fixed, states, kept))]
+        arriving = {f"bar_{name}": f"bar.{name}" for name in self.outputs} | {f"bar_{name}": label for name, label in adjoints.items()}
+        body += [f"    {self._reversed(fixed | states | kept | arriving, adjoints)}"]
+        return [*body, *self._end(adjoints, "grad")]
+
+    def _restored(self, fixed: Mapping[str, str], states: Mapping[str, str], kept: Mapping[str, str]) -> list[str]:
+        """Lines that bring back the states before a step from what the step before has kept."""
+        passes = self.passes
+        if not passes.restored:
+            return []
+        before = {name: states[name] for name in passes.restored}
+        restored = self._row("restore", passes.restore, {**fixed, **kept}, _set(before.values()), "t - U(1)")
+        return ["if t > U(0):", f"    {restored}", "else:", *(f"    {line}" for line in self._begin(before, "first"))]
+
+    def _reversed(self, reads: Mapping[str, str], adjoints: Mapping[str, str]) -> str:
+        """The line that calls the reverse step."""
+        passes, inputs = self.passes, self.plan.inputs
         gradients = {name: (f"grad.{name}", "=") for name in inputs} | {name: (label, "=") for name, label in adjoints.items()}
-        gradients |= {name: (f"grad.{name}", "+=") for name in learned}
+        gradients |= {name: (f"grad.{name}", "+=") for name in self.variant.learned}
         always0 = [name for name in (*inputs, *adjoints) if name not in passes.adjoints]
         program = Program(passes.reverse.instructions, (*passes.reverse.results, *[0.0] * len(always0)))
+        return self._row("reverse", program, reads, [gradients[name] for name in (*passes.adjoints, *always0)])
+
+    def _fed_forward(self) -> list[str]:
+        """Forward, with a matrix product for each step; what is kept goes to memory."""
+        states, inputs = _labels("state", self.plan.states), self.variant.inputs
+        outputs, recorded = self.outputs[: self.plan.outputs], self.variant.call.recorded
+        kept, passes = _labels("kept", self.variant.kept), self.passes
+        program = passes.keeping if kept else passes.forward
+        program = Program(program.instructions, (*program.results, program.results[0]))
+        places = (*outputs, *states.values(), *recorded, *kept.values(), "sent")
+        step = self._row("advance", program, _same((*inputs, *self.plan.parameters)) | states | {FED: "fed"}, _set(places))
+        sent = {"recurrent": "sent"}
+        return [
+            *self._begin(states | sent, "first"),
+            "for t in range(steps):",
+            f"    feed(count, {self._address('sent')}, {self._address('fed')}, {self._argument('weights')[0]}, features)",
+            f"    {step}",
+            *self._end(states | sent, "last"),
+        ]
+
+    def _fed_backward(self) -> list[str]:
+        """Backward from what was kept in memory; the gradient of what was sent arrives through the transposed weights."""
+        passes, learned = self.passes, self.variant.learned
+        states, adjoints, kept = _labels("state", self.plan.states), _labels("adjoint", self.plan.states), _labels("kept", passes.kept)
+        fixed = _same((*self.variant.inputs, *self.variant.numbers))
+        sent = {"recurrent": "back"}
+        body = self._begin(adjoints | sent, "bar")
+        body += [f"clear(count, {self._pointer(f'grad.{name}')})" for name in sorted(learned)]
+        body += ["for i in range(steps):", "    t = steps - U(1) - i", *(f"    {line}" for line in self._restored(fixed, states, kept))]
         arriving = {f"bar_{name}": f"bar.{name}" for name in self.outputs} | {f"bar_{name}": label for name, label in adjoints.items()}
-        reverse = self._row("reverse", program, fixed | states | kept | arriving, [gradients[name] for name in (*passes.adjoints, *always0)])
-        return [*body, f"    {reverse}", *self._end(adjoints, "grad")]
+        self.added = {"bar.0": ["back"]}
+        body += [f"    {self._reversed(fixed | states | kept | arriving, adjoints)}"]
+        self.added = {}
+        return [
+            *body,
+            f"    send(count, {self._address(f'grad.{FED}')}, {self._address('back')}, {self._argument('weights')[0]}, features)",
+            *self._end(adjoints | sent, "grad"),
+        ]
 
     def _row(self, name: str, program: Program, reads: Mapping[str, str], writes: Sequence[tuple[str, str]], time: str = "t") -> str:
         """Print a function over a row, and return the line that calls it.
@@ -178,21 +255,24 @@ class _Printer:
         used = program.arguments()
         names = Names(reserved=_WORDS)
         known = {argument: names.fresh(argument.replace(".", "_")) for argument in reads if argument in used}
-        labels = dict.fromkeys([reads[argument] for argument in known] + [label for label, _ in writes])
-        alone = {reads[argument]: known[argument] for argument in known if reads[argument] in self.single}
+        sources = {argument: [reads[argument], *self.added.get(reads[argument], ())] for argument in known}
+        labels = dict.fromkeys([label for each in sources.values() for label in each] + [label for label, _ in writes])
+        alone = {each[0]: known[argument] for argument, each in sources.items() if each[0] in self.single and len(each) == 1}
         row = {label: alone.get(label) or names.fresh(f"row_{label.replace('.', '_').replace(' ', '_')}") for label in labels}
 
         def element(label: str) -> str:
+            if label in self.single:
+                return row[label]
             return f"load({row[label]}[j])" if label in self.halves else f"{row[label]}[j]"
 
-        body = [f"{variable} = {element(reads[argument])}" for argument, variable in known.items() if reads[argument] not in alone]
+        body = [f"{known[argument]} = {' + '.join(map(element, each))}" for argument, each in sources.items() if each[0] not in alone]
         lines, results = printing.body(Program(program.instructions, program.results), _NUMBA, known, names, words)
         body += lines
         for result, (label, how) in zip(results, writes, strict=True):
             body.append(f"{row[label]}[j] {how} {f'store({result})' if label in self.halves else result}")
         text = [f"def {name}({', '.join(['count', *row.values()])}):", "    for j in range(count):", *(f"        {line}" for line in body)]
         self.functions.append("\n".join(["@row", *text]))
-        return f"{name}({', '.join(['count', *(_variable(label) if label in alone else self._pointer(label, time) for label in row)])})"
+        return f"{name}({', '.join(['count', *(_variable(label) if label in self.single else self._pointer(label, time) for label in row)])})"
 
     def _with_formulas(self, program: Program) -> tuple[Program, dict[str, str]]:
         """The program with the surrogate's numbers among its operands, and words for what of it is called; the functions are printed."""
@@ -223,18 +303,22 @@ class _Printer:
 
     def _pointer(self, label: str, time: str = "t") -> str:
         """An expression for the pointer to a row, at a time."""
+        return f"{'elements' if label in self.halves else 'reals'}({self._address(label, time)})"
+
+    def _address(self, label: str, time: str = "t") -> str:
+        """An expression for the address of a row, at a time."""
         kind, _, name = label.partition(" ")
         whole, each = self.variant.working()
-        if kind == "kept":
-            return f"reals(rows + (U({whole + self.passes.kept.index(name)}) + ({time}) * U({each})) * line)"
-        if name:
-            place = self.plan.states.index(name) + (len(self.plan.states) if kind == "adjoint" else 0)
-            return f"reals(rows + U({place}) * line)"
+        if label in ("sent", "back", "fed"):
+            return f"rows + U({whole - 1 - (label == 'fed')}) * line"
+        if kind == "kept" and not self.variant.fed:
+            return f"rows + (U({whole + self.passes.kept.index(name)}) + ({time}) * U({each})) * line"
+        if kind in ("state", "adjoint"):
+            return f"rows + U({self.plan.states.index(name) + len(self.plan.states) * (kind == 'adjoint')}) * line"
+        label = label.replace(" ", ".")
         address, stride = self._argument(label)
-        if label in self.variant.rows:
-            half = label in self.halves
-            return f"{'elements' if half else 'reals'}({address} + (({time}) * {stride} + start) * {'U(2)' if half else 'SIZE'})"
-        return f"reals({address} + start * SIZE)"
+        item = "U(2)" if label in self.halves else "SIZE"
+        return f"{address} + (({time}) * {stride} + start) * {item}" if label in self.variant.rows else f"{address} + start * SIZE"
 
     def _begin(self, rows: Mapping[str, str], role: str) -> list[str]:
         """Lines that fill rows of scratch with what is given at one end of time."""
