@@ -16,7 +16,8 @@ from torch import Tensor
 
 from spikegrad.kernels import loop
 from spikegrad.kernels.cpu import results
-from spikegrad.kernels.cpu.passes import Sizes, prepared
+from spikegrad.kernels.cpu.passes import SAMPLES, Sizes, prepared
+from spikegrad.kernels.cpu.products import RARE_TO_LEARN
 from spikegrad.kernels.cpu.source import Variant
 from spikegrad.kernels.plan import FED, Call
 from spikegrad.kernels.text import read
@@ -186,15 +187,27 @@ def _backward(
     given.sequences([f"grad.{name}" for name in layer.inputs], grads)
     if layer.fed:
         given.weights(tensors[-1])
-        given.add("grad.weights", None)
-        fed = results.empty(layer.shape, layer.real)
-        given.sequences([f"grad.{FED}"], [fed])
+        alike = Variant(layer.call, True, DTYPES[layer.dtype], learned=learned).fed_alike
+        fed, sent = grads[0] if alike else results.empty(layer.shape, layer.real), saved[saved_names.index("0")]
+        shares = _shares_of_weights(layer, sent) if "weights" in asked else None
+        given.add("grad.weights", shares)
+        if not alike:
+            given.sequences([f"grad.{FED}"], [fed])
     given.run(True, learned)
     if layer.fed and "weights" in asked:
-        found["weights"] = _of_weights(fed, saved[saved_names.index("0")], named["first.recurrent"])
+        found["weights"] = _of_weights(fed, sent, named["first.recurrent"]) if shares is None else shares.sum(0).t()
     of_tensors = [found.get(name) for name, value in named.items() if isinstance(value, Tensor)]
     shaped = [g if g is None else g.sum_to_size(t.shape).to(t.dtype) for g, t in zip(of_tensors, tensors, strict=True)]
     return grads, shaped
+
+
+def _shares_of_weights(layer: _Layer, sent: Tensor) -> Tensor | None:
+    """Room for each block's share of the gradient of recurrent weights, where it is cheaper to add rows than to multiply; zeros, by sender."""
+    features, (rate, fewest) = layer.shape[-1], RARE_TO_LEARN
+    if features < fewest or int(torch.count_nonzero(sent)) > rate * sent.numel():
+        return None
+    blocks = -(-math.prod(layer.shape[1:-1]) // SAMPLES)
+    return torch.zeros(blocks, features, features, dtype=layer.real, device="cpu")
 
 
 def _of_weights(received: Tensor, sent: Tensor, first: Tensor | float) -> Tensor:

@@ -42,9 +42,9 @@ def fused(backend: str, reason: str | None) -> bool:
 @torch.compiler.assume_constant_result
 def _products() -> bool:
     """Whether kernels can call a matrix product."""
-    from spikegrad.kernels.cpu import blas
+    from spikegrad.kernels.cpu import products
 
-    return blas.available() is not None
+    return products.available() is not None
 
 
 def obstacle(spike: Spike, inhibition: bool, own_quantize: bool, connection: str, tensors: Sequence[Tensor]) -> str | None:

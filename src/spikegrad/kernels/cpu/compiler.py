@@ -188,10 +188,11 @@ def compiled(variant: Variant) -> tuple[int, str]:
     name = "backward" if variant.backward else "forward"
     parts = [header(variant.dtype), elementary.source(variant.real), source.source(variant)]
     if variant.fed:
-        from spikegrad.kernels.cpu import blas
+        from spikegrad.kernels.cpu import products
 
-        blas.available()
-        parts[0] += f"\nfrom spikegrad.kernels.cpu.blas import products\nfeed, send = products({variant.real!r})\n"
+        products.available()
+        version = _digest(Path(products.__file__).read_text(encoding="utf-8"))
+        parts[0] += f"\nfrom spikegrad.kernels.cpu.products import products  # {version}\nfeed, send, learn = products({variant.real!r})\n"
     module = loaded(name, "\n\n".join(parts))
     return module.kernel.address, module.__name__
 

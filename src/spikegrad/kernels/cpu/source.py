@@ -41,6 +41,9 @@ _NUMBA = DIALECTS["numba"]
 _WORDS = frozenset(("count", "j", "load", "store", "real", "np", "inf", "U", *_NUMBA.words, *keyword.kwlist))
 """Names that mean something else where a program is printed."""
 
+_FED = ("sent", "fed", "places")
+"""Rows of scratch of a layer whose outputs are fed back: what was sent, or its gradient; what is received of it; room for lists, two rows."""
+
 _TEMPLATE = """
 @entry
 def kernel(address, mine):
@@ -109,13 +112,21 @@ class Variant:
         if not self.backward:
             return (*self.inputs, *outputs, *recorded, *first, *(f"last.{name}" for name in states), *self.numbers, *weights, *kept)
         bars = (f"bar.{name}" for name in (*outputs, *recorded, *states))
-        grads = (f"grad.{name}" for name in (*plan.inputs, *states, *sorted(self.learned), *weights))
+        received = [name for name in plan.inputs if name != FED or not self.fed_alike]
+        grads = (f"grad.{name}" for name in (*received, *states, *sorted(self.learned), *weights))
         return (*self.inputs, *("0",) * self.fed, *first, *self.numbers, *weights, *kept, *bars, *grads)
 
     @property
     def fed(self) -> bool:
         """Whether neurons receive the outputs of all of them."""
         return self.call.connection == "all-to-all"
+
+    @property
+    def fed_alike(self) -> bool:
+        """Whether the gradient of what is fed back is that of the first input, to which it is added."""
+        of = dict(zip(self.passes.adjoints, self.passes.reverse.results, strict=True))
+        first = self.call.plan.inputs[0]
+        return first not in (FED, None) and of.get(first) == of.get(FED) and self.dtype in ("float32", "float64")
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -141,7 +152,10 @@ class Variant:
         """How many rows a block needs: for the whole of it, and for each of its steps."""
         states = len(self.call.plan.states)
         whole = 2 * states if self.backward else states
-        return (whole + 2, 0) if self.fed else (whole, len(self.passes.kept) if self.backward else 0)
+        return (whole + 4, 0) if self.fed else (whole, len(self.passes.kept) if self.backward else 0)
+
+
+_SPIKED = ("@row", "def spiked(given, row, count):", "    for j in range(count):", "        row[j] = {element}")
 
 
 class _Printer:
@@ -202,12 +216,14 @@ class _Printer:
 
     def _reversed(self, reads: Mapping[str, str], adjoints: Mapping[str, str]) -> str:
         """The line that calls the reverse step."""
-        passes, inputs = self.passes, self.plan.inputs
+        passes, inputs = self.passes, [n for n in self.plan.inputs if n != FED or not (self.variant.fed and self.variant.fed_alike)]
         gradients = {name: (f"grad.{name}", "=") for name in inputs} | {name: (label, "=") for name, label in adjoints.items()}
         gradients |= {name: (f"grad.{name}", "+=") for name in self.variant.learned}
         always0 = [name for name in (*inputs, *adjoints) if name not in passes.adjoints]
-        program = Program(passes.reverse.instructions, (*passes.reverse.results, *[0.0] * len(always0)))
-        return self._row("reverse", program, reads, [gradients[name] for name in (*passes.adjoints, *always0)])
+        written = [(name, result) for name, result in zip(passes.adjoints, passes.reverse.results, strict=True) if name in gradients]
+        results = (*(result for _, result in written), *[0.0] * len(always0))
+        places = [gradients[name] for name in (*(name for name, _ in written), *always0)]
+        return self._row("reverse", Program(passes.reverse.instructions, results), reads, places)
 
     def _fed_forward(self) -> list[str]:
         """Forward, with a matrix product for each step; what is kept goes to memory."""
@@ -222,7 +238,7 @@ class _Printer:
         return [
             *self._begin(states | sent, "first"),
             "for t in range(steps):",
-            f"    feed(count, {self._address('sent')}, {self._address('fed')}, {self._argument('weights')[0]}, features)",
+            f"    feed(count, {self._address('sent')}, {self._address('fed')}, {self._argument('weights')[0]}, {self._address('places')}, features)",
             f"    {step}",
             *self._end(states | sent, "last"),
         ]
@@ -232,17 +248,26 @@ class _Printer:
         passes, learned = self.passes, self.variant.learned
         states, adjoints, kept = _labels("state", self.plan.states), _labels("adjoint", self.plan.states), _labels("kept", passes.kept)
         fixed = _same((*self.variant.inputs, *self.variant.numbers))
-        sent = {"recurrent": "back"}
+        sent = {"recurrent": "sent"}
         body = self._begin(adjoints | sent, "bar")
         body += [f"clear(count, {self._pointer(f'grad.{name}')})" for name in sorted(learned)]
         body += ["for i in range(steps):", "    t = steps - U(1) - i", *(f"    {line}" for line in self._restored(fixed, states, kept))]
         arriving = {f"bar_{name}": f"bar.{name}" for name in self.outputs} | {f"bar_{name}": label for name, label in adjoints.items()}
-        self.added = {"bar.0": ["back"]}
+        self.added = {"bar.0": ["sent"]}
         body += [f"    {self._reversed(fixed | states | kept | arriving, adjoints)}"]
         self.added = {}
+        gradient = self._address(f"grad.{self.plan.inputs[0] if self.variant.fed_alike else FED}")
+        shares = f"{self._argument('grad.weights')[0]} + start // block * features * features * SIZE"
+        self.functions.append("\n".join(_SPIKED).format(element="load(given[j])" if "0" in self.halves else "given[j]"))
         return [
             *body,
-            f"    send(count, {self._address(f'grad.{FED}')}, {self._address('back')}, {self._argument('weights')[0]}, features)",
+            f"    send(count, {gradient}, {self._address('sent')}, {self._argument('weights')[0]}, features)",
+            f"    if {self._argument('grad.weights')[0]} != U(0):",
+            "        if t > U(0):",
+            f"            spiked({self._pointer('0', 't - U(1)')}, {self._pointer('fed')}, count)",
+            "        else:",
+            f"            {self._begin({'recurrent': 'fed'}, 'first')[0]}",
+            f"        learn(count, {self._address('fed')}, {gradient}, {shares}, {self._address('places')}, features)",
             *self._end(adjoints | sent, "grad"),
         ]
 
@@ -309,8 +334,8 @@ class _Printer:
         """An expression for the address of a row, at a time."""
         kind, _, name = label.partition(" ")
         whole, each = self.variant.working()
-        if label in ("sent", "back", "fed"):
-            return f"rows + U({whole - 1 - (label == 'fed')}) * line"
+        if label in _FED:
+            return f"rows + U({whole - 4 + _FED.index(label)}) * line"
         if kind == "kept" and not self.variant.fed:
             return f"rows + (U({whole + self.passes.kept.index(name)}) + ({time}) * U({each})) * line"
         if kind in ("state", "adjoint"):
