@@ -103,14 +103,16 @@ def run(
     names = (*neuron.states, *(("recurrent",) if weights is not None else ()))
     rest = plan.rested(numbers | {name: getattr(neuron, name) for name in neuron.states}, like)
     start: Any = tuple(rest.values()) if state is None else arguments.state(names, state, like)
-    reason = _obstacle(surrogate, connection, inhibition, quantize)
+    reason = _obstacle(surrogate, inhibition, quantize)
     if backend == "numba" and reason is not None:
         raise ValueError(f"backend='numba' cannot run this layer: {reason}; use backend='auto' or 'reference'")
     if backend != "reference" and reason is None:
         from spikegrad.kernels import jax as kernels
 
         same = tuple(cast(x, given[0]) for x in given)
-        found = kernels.run(call, surrogate, same, start, parameters, learned, strict=backend == "numba")
+        connections = weights if connection == "all-to-all" else None
+        start = (*start, 0.0) if state is None and connections is not None else start
+        found = kernels.run(call, surrogate, same, start, parameters, learned, connections, strict=backend == "numba")
     else:
         if state is None:
             fed = {"recurrent": 0.0} if connection == "all-to-all" else {}
@@ -162,7 +164,7 @@ def _numbers(neuron: Neuron, values: dict[str, Any], like: jax.Array) -> tuple[d
     return numbers, {name[6:]: x for name, x in arrays.items() if name.startswith("spike.")}
 
 
-def _obstacle(surrogate: Surrogate, connection: Connection, inhibition: bool, quantize: Any) -> str | None:
+def _obstacle(surrogate: Surrogate, inhibition: bool, quantize: Any) -> str | None:
     """Why the kernels cannot run a layer with these, or None."""
     if not _INSTALLED:
         return "Numba is not installed (`pip install numba`)"
@@ -172,8 +174,6 @@ def _obstacle(surrogate: Surrogate, connection: Connection, inhibition: bool, qu
         return f"{type(surrogate).__name__} draws noise"
     if inhibition:
         return "it has inhibition"
-    if connection == "all-to-all":
-        return "it has recurrent weights"
     return "its state is quantised" if quantize is not None else None
 
 

@@ -12,7 +12,6 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba.core import cgutils, types
-from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
 from spikegrad.kernels.cpu import passes
@@ -62,6 +60,7 @@ _HUGE, _MADV_HUGEPAGE = 2**21, 14
 ints: Any = pointer(types.int32)
 _malloc = types.ExternalFunction("malloc", types.uint64(types.uint64))
 _free = types.ExternalFunction("free", types.void(types.uint64))
+_clear = types.ExternalFunction("memset", types.uint64(types.uint64, types.int32, types.uint64))
 _yield = types.ExternalFunction("sched_yield", types.int32()) if hasattr(os, "sched_yield") else numba.njit(lambda: 0)
 _advise = types.ExternalFunction("madvise", types.int32(types.uint64, types.uint64, types.int32))
 _LINUX = os.uname().sysname == "Linux" if hasattr(os, "uname") else False
@@ -161,7 +160,7 @@ def asked(frame: Any) -> Any:
 
 
 @numba.njit(error_model="numpy")
-def begun(buffer: Any, threads: Any, whole: Any, each: Any, item: Any, arguments: Any) -> Any:
+def begun(buffer: Any, threads: Any, whole: Any, each: Any, item: Any, arguments: Any, fed: Any) -> Any:
     """The address of a new job for sequences like that in a buffer; its blocks need so many rows of scratch for all and for each step."""
     dims = words(buffer[_BUFFER_DIMS])
     steps, columns = dims[0], U(1)
@@ -172,6 +171,8 @@ def begun(buffer: Any, threads: Any, whole: Any, each: Any, item: Any, arguments
         threads = U(1)
     share = (columns + threads * U(passes.BLOCKS) - U(1)) // (threads * U(passes.BLOCKS)) if threads > U(1) else columns
     block = max(U(64), min(U(passes.WIDEST), min(U(passes.CACHE) // item // rows, share + U(63))) // U(64) * U(64))
+    if fed:
+        block = dims[buffer[_BUFFER_RANK] - U(1)] * U(passes.SAMPLES)
     threads = max(U(1), min(threads, (columns + block - U(1)) // block))
     scratch = (rows * block * item + U(63)) // U(64) * U(64)
     counters = U(ARGUMENTS) + arguments * U(2)
@@ -191,6 +192,17 @@ def placed(job: Any, place: Any, buffer: Any, rows: Any) -> None:
     """Write a buffer into a job as one of its arguments: of rows, of columns, or one number for all columns."""
     job[U(ARGUMENTS) + place * U(2)] = buffer[_BUFFER_DATA]
     job[U(ARGUMENTS) + place * U(2) + U(1)] = job[COLUMNS] if rows else U(1) if buffer[_BUFFER_RANK] > U(0) else U(0)
+
+
+@numba.njit(error_model="numpy")
+def connected(job: Any, place: Any, buffer: Any, clear: Any) -> None:
+    """Write a buffer of recurrent weights into a job, or of each block's share of their gradient, which starts at zero."""
+    dims = words(buffer[_BUFFER_DIMS])
+    features = dims[buffer[_BUFFER_RANK] - U(1)]
+    job[U(ARGUMENTS) + place * U(2)] = buffer[_BUFFER_DATA]
+    job[U(ARGUMENTS) + place * U(2) + U(1)] = features
+    if clear > U(0):
+        _clear(buffer[_BUFFER_DATA], np.int32(0), dims[0] * features * features * clear)
 
 
 @numba.njit(error_model="numpy")
@@ -246,25 +258,13 @@ def done(frame: Any, address: Any, kernel: Any, helper: Any) -> None:
     left(address)
 
 
-def entry(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """A decorator that compiles a function of a generated module, or takes it from the disk cache."""
-
-    def compile_(function: Callable[..., Any]) -> Any:
-        made: Any = CFunc(function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
-        made.enable_caching()
-        made.compile()
-        return made
-
-    return compile_
-
-
 _SOURCE = """
-from spikegrad.kernels.handler import absent, advised, asked, begun, code, done, entry, helped, placed, refused
+from spikegrad.kernels.handler import absent, advised, asked, begun, code, connected, done, placed, refused
 # The handler's own version is {version}.
 kernel, helper = code("{symbol}"), code("spikegrad_helper")
 
 
-@entry(numba.uint64(numba.uint64))
+@entry(1, numba.uint64)
 def handle(address):
     frame = words(address)
     if asked(frame):
@@ -272,18 +272,18 @@ def handle(address):
     if frame[{argument_count}] != U({arguments}) or frame[{result_count}] != U({results}):
         return refused(frame)
     given, made = words(frame[{argument_buffers}]), words(frame[{result_buffers}])
-    address = begun(words(given[0]), U({threads}), U({whole}), U({each}), SIZE, U({count}))
+    address = begun(words(given[0]), U({threads}), U({whole}), U({each}), SIZE, U({count}), {fed})
     job = words(address)
 {lines}
     done(frame, address, kernel(), helper())
     return U(0)
 """
 _HELPER = """
-from spikegrad.kernels.handler import entry, helped
+from spikegrad.kernels.handler import helped
 # The handler's own version is {version}.
 
 
-@entry(numba.void(numba.uint64))
+@entry(1)
 def helper(address):
     helped(address)
 """
@@ -314,6 +314,10 @@ def registered(variant: Variant, arguments: tuple[str, ...], results: tuple[str,
             lines.append(f"absent(job, U({place}))")
             continue
         number = (arguments if source == "given" else results).index(name)
+        if name in ("weights", "grad.weights"):
+            clear = np.dtype(variant.real).itemsize if source == "made" else 0
+            lines.append(f"connected(job, U({place}), words({source}[{number}]), U({clear}))")
+            continue
         rows = name in variant.rows and name.removeprefix("bar.") not in variant.single
         lines.append(f"placed(job, U({place}), words({source}[{number}]), {rows})")
         if rows and source == "made":
@@ -333,6 +337,7 @@ def registered(variant: Variant, arguments: tuple[str, ...], results: tuple[str,
         whole=whole,
         each=each,
         count=len(variant.arguments()),
+        fed=variant.fed,
         lines="\n".join(f"    {line}" for line in lines),
     )
     module = loaded("handler", header(variant.dtype) + source)

@@ -7,6 +7,7 @@ a layer that insists on the kernels refuses there instead.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from spikegrad.kernels import handler, loop
+from spikegrad.kernels.cpu.passes import SAMPLES
 from spikegrad.kernels.cpu.source import Variant
-from spikegrad.kernels.plan import Call
+from spikegrad.kernels.plan import FED, Call
 from spikegrad.surrogate import Surrogate
 
 Arrays = Sequence[Any]
@@ -38,28 +40,51 @@ class Static:
         surrogate: of its spikes, with the numbers that are not arrays.
         given: names of those that are.
         strict: whether it refuses what the kernels cannot do, instead of leaving it to the plain loop.
+        learned: of a layer with ``"all-to-all"`` connections, which keeps what the backward pass needs, the parameters whose gradients will
+            be asked for; None if none will.
     """
 
     call: Call
     surrogate: Surrogate
     given: tuple[str, ...]
     strict: bool
+    learned: frozenset[str] | None = None
+
+    @property
+    def fed(self) -> bool:
+        """Whether neurons receive the outputs of all of them."""
+        return self.call.connection == "all-to-all"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The sequences that are given."""
+        return tuple(name for name in self.call.plan.inputs if name != FED)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The states, what is fed back last."""
+        return (*self.call.plan.states, *("recurrent",) * self.fed)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the arrays are, as the kernels call it."""
-        plan = self.call.plan
-        return (*plan.inputs, *(f"first.{name}" for name in plan.states), *plan.parameters, *(f"spike.{name}" for name in self.given))
+        """What the arrays are, as the kernels call it; recurrent weights, by sender, are the last."""
+        numbers = (*self.call.plan.parameters, *(f"spike.{name}" for name in self.given))
+        return (*self.inputs, *(f"first.{name}" for name in self.states), *numbers, *("weights",) * self.fed)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What a layer with connections leaves for the backward pass besides its output."""
+        return () if self.learned is None else tuple(f"kept.{name}" for name in self.call.plan.passes(self.learned).kept)
 
     @property
     def results(self) -> tuple[str, ...]:
-        """What comes out: outputs, states after the last step, recorded values."""
-        plan = self.call.plan
-        return (*map(str, range(plan.outputs)), *(f"last.{name}" for name in plan.states), *self.call.recorded)
+        """What comes out: outputs, states after the last step, recorded values, and what is kept."""
+        outputs = map(str, range(self.call.plan.outputs))
+        return (*outputs, *(f"last.{name}" for name in self.states), *self.call.recorded, *self.kept)
 
     def split(self, arrays: Arrays) -> tuple[list[Any], dict[str, Any]]:
         """The inputs, and the rest by name."""
-        count = len(self.call.plan.inputs)
+        count = len(self.inputs)
         return list(arrays[:count]), dict(zip(self.names[count:], arrays[count:], strict=True))
 
 
@@ -73,31 +98,34 @@ def _plain(static: Static, *given: Any) -> list[Any]:
     inputs, named = static.split(given)
     real, dtype = _real(inputs[0].dtype), inputs[0].dtype
     wide = [x.astype(real) for x in inputs]
-    state = [wide[0][0] * 0 + named[f"first.{name}"] if len(wide[0]) else jnp.broadcast_to(named[f"first.{name}"], wide[0].shape[1:]) for name in plan.states]
+    step = wide[0].shape[1:]
+    state = [wide[0][0] * 0 + x if len(wide[0]) else jnp.broadcast_to(x, step) for x in (named[f"first.{name}"] for name in static.states)]
     numbers = {name: named[f"spike.{name}"] for name in static.given}
 
     def fire(x: Any, spike_at_threshold: bool, _: Any) -> Any:
         return static.surrogate(x, spike_at_threshold=spike_at_threshold, **numbers)
 
-    outputs, last, recorded = loop.run(call, fire, wide, state, {name: named[name] for name in plan.parameters})
+    weights = named["weights"].T if static.fed else None
+    outputs, last, recorded = loop.run(call, fire, wide, state, {name: named[name] for name in plan.parameters}, weights)
     return [*(x.astype(dtype) for x in outputs), *last, *recorded]
 
 
 def _plain_tangent(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
-    inputs, dots = given[: len(present)], iter(given[len(present) :])
+    inputs, dots = given[: len(present)], iter(given[len(present) + static.fed + len(static.kept) :])
     tangents = [next(dots) if there else jnp.zeros_like(x) for x, there in zip(inputs, present, strict=True)]
     return jax.jvp(functools.partial(_plain, static), inputs, tuple(tangents))[1]
 
 
 def _plain_backward(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
-    inputs, arriving = given[: len(static.names)], given[len(static.names) :]
+    count = len(static.names)
+    inputs, arriving = given[:count], given[count + static.fed + len(static.kept) :]
     outputs, transpose = jax.vjp(functools.partial(_plain, static), *inputs)
     found = transpose([jnp.broadcast_to(g, o.shape).astype(o.dtype) for g, o in zip(arriving, outputs, strict=True)])
     shape = inputs[0].shape[1:]
-    wanted = [(g, k) for k, (g, there) in enumerate(zip(found, present, strict=True)) if there]
-    count = len(static.call.plan.inputs)
+    wanted = [(g, name) for g, name, there in zip(found, static.names, present, strict=True) if there]
     # As a kernel: of what is one number, the gradient is that of each column, whose sum is taken elsewhere.
-    return [g if k < count or g.ndim else jnp.zeros(shape, g.dtype).at[(0,) * len(shape)].set(g) for g, k in wanted]
+    alone = {name for name in static.names if name not in (*static.inputs, "weights")}
+    return [jnp.zeros(shape, g.dtype).at[(0,) * len(shape)].set(g) if name in alone and not g.ndim else g for g, name in wanted]
 
 
 _TWICE = "this is forward mode or a second derivative"
@@ -118,23 +146,25 @@ def _layer_shapes(*given: Any, static: Static) -> list[Any]:
     sequence, real = like.shape, _real(like.dtype)
     return [
         *(_shaped(like, sequence, like.dtype) for _ in range(plan.outputs)),
-        *(_shaped(like, sequence[1:], real) for _ in plan.states),
-        *(_shaped(like, sequence, real) for _ in static.call.recorded),
+        *(_shaped(like, sequence[1:], real) for _ in static.states),
+        *(_shaped(like, sequence, real) for _ in (*static.call.recorded, *static.kept)),
     ]
 
 
 def _tangent_shapes(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
-    return _layer_shapes(*given, static=static)
+    return _layer_shapes(*given, static=dataclasses.replace(static, learned=None))
 
 
 def _backward_shapes(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
-    like, inputs = given[0], set(static.call.plan.inputs)
-    shapes = ((like.shape, like.dtype) if name in inputs else (like.shape[1:], _real(like.dtype)) for name in static.names)
-    return [_shaped(like, *shape) for shape, there in zip(shapes, present, strict=True) if there]
+    like, real = given[0], _real(given[0].dtype)
+    of = dict.fromkeys(static.names, (like.shape[1:], real)) | dict.fromkeys(static.inputs, (like.shape, like.dtype))
+    of |= {"weights": (like.shape[-1:] * 2, real)} if static.fed else {}
+    return [_shaped(like, *of[name]) for name, there in zip(static.names, present, strict=True) if there]
 
 
 def _call(variant: Variant, given: Mapping[str, Any], made: Mapping[str, Any]) -> list[Any]:
-    """Have XLA run a kernel."""
+    """Have XLA run a kernel; it is given sequences first."""
+    given = dict(sorted(given.items(), key=lambda item: item[0] not in variant.rows))
     name = handler.registered(variant, tuple(given), tuple(made))
     return list(jax.ffi.ffi_call(name, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in made.values()])(*given.values()))
 
@@ -145,33 +175,51 @@ def _arguments(static: Static, given: Arrays) -> tuple[dict[str, Any], frozenset
     real = _real(given[0].dtype)
     for name, value in static.surrogate.parameters.items():
         named.setdefault(f"spike.{name}", jnp.asarray(value, real))
-    columns = {name for name, x in named.items() if name not in static.call.plan.inputs and not name.startswith("first.") and x.ndim}
+    columns = {name for name, x in named.items() if name not in (*static.inputs, "weights") and not name.startswith("first.") and x.ndim}
     return named, frozenset(columns)
 
 
 def _fused_layer(*given: Any, static: Static) -> list[Any]:
     named, columns = _arguments(static, given)
-    variant = Variant(static.call, False, given[0].dtype.name, frozenset(n for n in columns if not n.startswith("spike.")))
+    columns, learned = frozenset(n for n in columns if not n.startswith("spike.")), static.learned or frozenset()
+    variant = Variant(static.call, False, given[0].dtype.name, columns, learned, keeps=static.learned is not None)
     wanted = set(variant.arguments())
     made = dict(zip(static.results, _layer_shapes(*map(_aval, given), static=static), strict=True))
     return _call(variant, {name: x for name, x in named.items() if name in wanted}, made)
 
 
 def _fused_backward(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
-    count, plan = len(static.names), static.call.plan
+    count = len(static.names)
     named, columns = _arguments(static, given[:count])
+    residuals = ("0", *static.kept) if static.fed else ()
+    named |= dict(zip(residuals, given[count:], strict=False))
+    if static.fed:
+        named["weights"] = named["weights"].T  # by receiver
     asked = [name for name, there in zip(static.names, present, strict=True) if there]
-    learned = frozenset(name for name in asked if name not in plan.inputs and not name.startswith("first."))
+    learned = _learned(static, present)
     single = frozenset(name for name in zero if not name.startswith("last."))
     variant = Variant(static.call, True, given[0].dtype.name, columns, learned, single)
-    arriving = {f"bar.{name.removeprefix('last.')}": g for name, g in zip(static.results, given[count:], strict=True)}
-    shapes = _backward_shapes(*map(_aval, given), static=static, present=present, zero=zero)
-    made = {f"grad.{name.removeprefix('first.')}": shape for name, shape in zip(asked, shapes, strict=True)}
-    if missing := [name for name in plan.inputs if f"grad.{name}" not in made]:  # a kernel writes them all
-        made |= {f"grad.{name}": _aval(given[0]) for name in missing}
+    results = static.results[: len(static.results) - len(static.kept)]
+    arriving = {f"bar.{name.removeprefix('last.')}": g for name, g in zip(results, given[count + len(residuals) :], strict=True)}
+    shapes = dict(zip(asked, _backward_shapes(*map(_aval, given), static=static, present=present, zero=zero), strict=True))
+    made = {f"grad.{name}": _aval(given[0]) for name in static.inputs}  # a kernel writes them all
+    if static.fed and not variant.fed_alike:
+        made[f"grad.{FED}"] = _shaped(_aval(given[0]), given[0].shape, _real(given[0].dtype))
+    made |= {f"grad.{name.removeprefix('first.')}": shape for name, shape in shapes.items() if name not in (*static.inputs, "weights")}
+    if "weights" in asked:
+        features, samples = given[0].shape[-1], int(np.prod(given[0].shape[1:-1], dtype=np.int64))
+        made["grad.weights"] = _shaped(_aval(given[0]), (-(-samples // SAMPLES), features, features), _real(given[0].dtype))
     wanted = set(variant.arguments())
-    found = _call(variant, {name: x for name, x in (named | arriving).items() if name in wanted}, made)
-    return found[: len(asked)]
+    found = dict(zip(made, _call(variant, {name: x for name, x in (named | arriving).items() if name in wanted}, made), strict=True))
+    if "weights" in asked:
+        found["grad.weights"] = found["grad.weights"].sum(0)
+    return [found[f"grad.{name.removeprefix('first.')}"] for name in asked]
+
+
+def _learned(static: Static, present: Sequence[bool]) -> frozenset[str]:
+    """The parameters whose gradients are asked for."""
+    asked = (name for name, there in zip(static.names, present, strict=True) if there)
+    return frozenset(name for name in asked if name not in (*static.inputs, "weights") and not name.startswith("first."))
 
 
 def _aval(x: Any) -> Any:
@@ -199,19 +247,25 @@ def _tangent_plain(*given: Any, static: Static, present: tuple[bool, ...]) -> li
 def _layer_jvp(primals: Arrays, tangents: Arrays, *, static: Static) -> tuple[Any, Any]:
     present = tuple(type(tangent) is not ad.Zero for tangent in tangents)
     moving = [tangent for tangent, there in zip(tangents, present, strict=True) if there]
-    return layer.bind(*primals, static=static), tangent.bind(*primals, *moving, static=static, present=present)
+    if not static.fed:
+        return layer.bind(*primals, static=static), tangent.bind(*primals, *moving, static=static, present=present)
+    keeping = dataclasses.replace(static, learned=_learned(static, present))
+    made = layer.bind(*primals, static=keeping)
+    count = len(static.results)
+    residuals = (made[0], *made[count:])
+    return made[:count], tangent.bind(*primals, *residuals, *moving, static=keeping, present=present)
 
 
 def _tangent_transpose(cotangents: Arrays, *given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
-    inputs = given[: len(present)]
-    zero = tuple(name for name, g in zip(static.results, cotangents, strict=True) if type(g) is ad.Zero)
+    inputs, residuals = given[: len(present)], given[len(present) : len(present) + static.fed + len(static.kept)]
+    zero = tuple(name for name, g in zip(static.results, cotangents, strict=False) if type(g) is ad.Zero)
     arriving = [jnp.zeros((), g.aval.dtype) if type(g) is ad.Zero else g for g in cotangents]
-    found = iter(backward.bind(*inputs, *arriving, static=static, present=present, zero=zero))
+    found = iter(backward.bind(*inputs, *residuals, *arriving, static=static, present=present, zero=zero))
     gradients: list[Any] = []
     for x in (x for x, there in zip(inputs, present, strict=True) if there):
         g = next(found)
         gradients.append(g if g.shape == x.shape else g.sum().astype(x.dtype).reshape(x.shape))
-    return [None] * len(present) + gradients
+    return [None] * (len(present) + len(residuals)) + gradients
 
 
 def _plain_jvp(function: Callable[..., Any], primals: Arrays, tangents: Arrays, *, static: Static, **more: Any) -> tuple[Any, Any]:
@@ -228,6 +282,16 @@ def _folded(primitive: Primitive, given: Arrays, dims: Arrays, step: Any, result
     `step` is the shape of a step; an array with a dimension more than that is a sequence. `results` says which of the results are.
     """
     size = next(x.shape[dim] for x, dim in zip(given, dims, strict=True) if dim is not None)
+    count = len(static["static"].names)
+    weights = count - 1 if static["static"].fed else None
+    if weights is not None and dims[weights] is not None:  # weights of each sample need a loop
+        mapped = [jnp.moveaxis(x, dim, 0) for x, dim in zip(given, dims, strict=True) if dim is not None]
+
+        def one(parts: Any) -> Any:
+            rest = iter(parts)
+            return primitive.bind(*(x if dim is None else next(rest) for x, dim in zip(given, dims, strict=True)), **static)
+
+        return jax.lax.map(one, mapped), [0] * len(results)
 
     def fold(x: Any, dim: int | None) -> Any:
         own = x.ndim - (dim is not None)
@@ -238,8 +302,8 @@ def _folded(primitive: Primitive, given: Arrays, dims: Arrays, step: Any, result
             return jnp.moveaxis(x, dim, axis)
         return x if own == 0 else jnp.broadcast_to(jnp.expand_dims(x, axis), (*x.shape[:axis], size, *x.shape[axis:]))
 
-    out = primitive.bind(*(fold(x, dim) for x, dim in zip(given, dims, strict=True)), **static)
-    return out, [int(sequence) for sequence in results]
+    folded = [x if k == weights else fold(x, dim) for k, (x, dim) in enumerate(zip(given, dims, strict=True))]
+    return primitive.bind(*folded, **static), [int(sequence) for sequence in results]
 
 
 def _step(given: Arrays, dims: Arrays) -> tuple[int, ...]:
@@ -255,13 +319,12 @@ def _layer_batch(given: Arrays, dims: Arrays, *, static: Static) -> tuple[Any, A
 
 
 def _tangent_batch(given: Arrays, dims: Arrays, *, static: Static, present: tuple[bool, ...]) -> tuple[Any, Any]:
-    rows = [not name.startswith("last.") for name in static.results]
+    rows = [not name.startswith("last.") for name in dataclasses.replace(static, learned=None).results]
     return _folded(tangent, given, dims, _step(given, dims), rows, static=static, present=present)
 
 
 def _backward_batch(given: Arrays, dims: Arrays, *, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> tuple[Any, Any]:
-    inputs = static.call.plan.inputs
-    rows = [name in inputs for name, there in zip(static.names, present, strict=True) if there]
+    rows = [name in static.inputs for name, there in zip(static.names, present, strict=True) if there]
     return _folded(backward, given, dims, _step(given, dims), rows, static=static, present=present, zero=zero)
 
 
@@ -302,6 +365,7 @@ def run(
     state: Sequence[Any],
     parameters: Mapping[str, Any],
     numbers: Mapping[str, Any],
+    weights: jax.Array | None = None,
     *,
     strict: bool,
 ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
@@ -314,6 +378,7 @@ def run(
         state: the states before the first step: arrays of the shape of a step, or numbers.
         parameters: see `Plan.computed`.
         numbers: arrays in place of the surrogate's numbers, by name.
+        weights: of ``"all-to-all"`` connections, ``(receivers, senders)``.
         strict: whether to refuse what the kernels cannot do, instead of leaving it to the plain loop.
     """
     step, real = inputs[0].shape[1:], _real(inputs[0].dtype)
@@ -323,6 +388,7 @@ def run(
         return jnp.broadcast_to(x, step) if x.ndim else x
 
     static = Static(call, surrogate, tuple(numbers), strict)
-    found = layer.bind(*inputs, *map(fitted, (*state, *parameters.values(), *numbers.values())), static=static)
-    n, m = call.plan.outputs, call.plan.outputs + len(call.plan.states)
+    connections = () if weights is None else (weights.astype(real).T,)
+    found = layer.bind(*inputs, *map(fitted, (*state, *parameters.values(), *numbers.values())), *connections, static=static)
+    n, m = call.plan.outputs, call.plan.outputs + len(static.states)
     return found[:n], found[n:m], found[m:]

@@ -17,7 +17,6 @@ from torch import Tensor
 from spikegrad.kernels import loop
 from spikegrad.kernels.cpu import results
 from spikegrad.kernels.cpu.passes import SAMPLES, Sizes, prepared
-from spikegrad.kernels.cpu.products import RARE_TO_LEARN
 from spikegrad.kernels.cpu.source import Variant
 from spikegrad.kernels.plan import FED, Call
 from spikegrad.kernels.text import read
@@ -123,9 +122,10 @@ class _Memory:
             else:
                 self.add(name, value)
 
-    def weights(self, weight: Tensor) -> None:
-        """Recurrent weights, by sender."""
-        self.add("weights", weight.to(self.layer.real).t().contiguous(), len(weight))
+    def weights(self, weight: Tensor, backward: bool) -> None:
+        """Recurrent weights: by sender forward, by receiver backward."""
+        wide = weight.to(self.layer.real)
+        self.add("weights", (wide if backward else wide.t()).contiguous(), len(weight))
 
     def run(self, backward: bool, learned: frozenset[str] = frozenset(), keeps: bool = True) -> None:
         """Run the pass."""
@@ -160,7 +160,7 @@ def _forward(
     for name, made in zip(layer.states, last, strict=True):
         given.add(f"last.{name}", made)
     if layer.fed:
-        given.weights(tensors[-1])
+        given.weights(tensors[-1], backward=False)
     given.run(False, (learned or frozenset()) if layer.fed else frozenset(), bool(kept))
     return [*outputs, *last, *recorded], kept
 
@@ -183,40 +183,22 @@ def _backward(
         key = f"first.{name}" if name in layer.states else name
         found[key] = torch.empty(layer.shape[1:], dtype=layer.real, device="cpu") if key in asked else None
         given.add(f"grad.{name}", found[key])
-    grads = [results.empty(layer.shape, layer.dtype) for _ in layer.inputs]
+    grads, shares = [results.empty(layer.shape, layer.dtype) for _ in layer.inputs], None
     given.sequences([f"grad.{name}" for name in layer.inputs], grads)
     if layer.fed:
-        given.weights(tensors[-1])
+        given.weights(tensors[-1], backward=True)
         alike = Variant(layer.call, True, DTYPES[layer.dtype], learned=learned).fed_alike
-        fed, sent = grads[0] if alike else results.empty(layer.shape, layer.real), saved[saved_names.index("0")]
-        shares = _shares_of_weights(layer, sent) if "weights" in asked else None
+        blocks, features = -(-math.prod(layer.shape[1:-1]) // SAMPLES), layer.shape[-1]
+        shares = torch.zeros(blocks, features, features, dtype=layer.real, device="cpu") if "weights" in asked else None
         given.add("grad.weights", shares)
         if not alike:
-            given.sequences([f"grad.{FED}"], [fed])
+            given.sequences([f"grad.{FED}"], [results.empty(layer.shape, layer.real)])
     given.run(True, learned)
-    if layer.fed and "weights" in asked:
-        found["weights"] = _of_weights(fed, sent, named["first.recurrent"]) if shares is None else shares.sum(0).t()
+    if layer.fed:
+        found["weights"] = None if shares is None else shares.sum(0).t()
     of_tensors = [found.get(name) for name, value in named.items() if isinstance(value, Tensor)]
     shaped = [g if g is None else g.sum_to_size(t.shape).to(t.dtype) for g, t in zip(of_tensors, tensors, strict=True)]
     return grads, shaped
-
-
-def _shares_of_weights(layer: _Layer, sent: Tensor) -> Tensor | None:
-    """Room for each block's share of the gradient of recurrent weights, where it is cheaper to add rows than to multiply; zeros, by sender."""
-    features, (rate, fewest) = layer.shape[-1], RARE_TO_LEARN
-    if features < fewest or int(torch.count_nonzero(sent)) > rate * sent.numel():
-        return None
-    blocks = -(-math.prod(layer.shape[1:-1]) // SAMPLES)
-    return torch.zeros(blocks, features, features, dtype=layer.real, device="cpu")
-
-
-def _of_weights(received: Tensor, sent: Tensor, first: Tensor | float) -> Tensor:
-    """The gradient of recurrent weights, from those of what was received, and what was sent, from before the first step on."""
-    features = received.shape[-1]
-    found = received[1:].reshape(-1, features).t() @ sent[:-1].reshape(-1, features).to(received.dtype)
-    if isinstance(first, Tensor) and len(received):
-        found += received[0].reshape(-1, features).t() @ first.to(received.dtype).expand(received.shape[1:]).reshape(-1, features)
-    return found
 
 
 def _saved(layer: _Layer, learned: frozenset[str]) -> list[str]:

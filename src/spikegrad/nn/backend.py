@@ -39,15 +39,7 @@ def fused(backend: str, reason: str | None) -> bool:
     return reason is None and INSTALLED
 
 
-@torch.compiler.assume_constant_result
-def _products() -> bool:
-    """Whether kernels can call a matrix product."""
-    from spikegrad.kernels.cpu import products
-
-    return products.available() is not None
-
-
-def obstacle(spike: Spike, inhibition: bool, own_quantize: bool, connection: str, tensors: Sequence[Tensor]) -> str | None:
+def obstacle(spike: Spike, inhibition: bool, own_quantize: bool, tensors: Sequence[Tensor]) -> str | None:
     """Why the kernels cannot run a layer with these, or None."""
     if spike.surrogate.stochastic:
         return f"{type(spike.surrogate).__name__} draws noise"
@@ -55,8 +47,6 @@ def obstacle(spike: Spike, inhibition: bool, own_quantize: bool, connection: str
         return "it has inhibition"
     if own_quantize:
         return "its state is quantised by a function of its own"
-    if connection == "all-to-all" and not _products():
-        return "no BLAS can be called from its kernels here"
     if torch.compiler.is_compiling():
         return None if tensors[0].is_cpu else f"its input is on {tensors[0].device}"
     return gate.surroundings() or gate.obstacle(*tensors)

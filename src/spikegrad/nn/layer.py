@@ -199,7 +199,7 @@ class Layer(Stateful):
         start: tuple[Any, ...] = () if state is None else arguments.state(self._state_names(), state, like)
         own = self.quantize is not None and not call.quantized
         tensors = [*given, *start, *(x for x in (*numbers.values(), *learned.values()) if isinstance(x, Tensor))]
-        if fused(self.backend, obstacle(self.spike, self.inhibition, own, self.connection, tensors)):
+        if fused(self.backend, obstacle(self.spike, self.inhibition, own, tensors)):
             if self.connection == "all-to-all":
                 numbers["weights"] = self.weight
             same = tuple(cast(x, given[0]) for x in given)

@@ -88,17 +88,21 @@ def row(function: Callable[..., Any]) -> Any:
     return jit(error_model="numpy", pipeline_class=NoAlias, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
-def entry(function: Callable[..., Any]) -> Any:
-    """A decorator that compiles a function of a generated module, which takes two words, or takes it from the disk cache."""
-    kernel: Any = CFunc(function, ((types.uint64, types.uint64), types.void), {}, {"error_model": "numpy"})
-    kernel.enable_caching()
-    cache = kernel._cache
-    # Numba first learns all the types it knows, a quarter of a second, though only compiling needs them; running needs its allocator.
-    if hasattr(cache, "_load_overload"):
-        rtsys.initialize(kernel._targetdescr.target_context)
-        cache.load_overload = cache._load_overload
-    kernel.compile()
-    return kernel
+def entry(count: int, result: Any = types.void) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator that compiles a function of a generated module, which takes so many words, or takes it from the disk cache."""
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        made: Any = CFunc(function, ((types.uint64,) * count, result), {}, {"error_model": "numpy"})
+        made.enable_caching()
+        cache = made._cache
+        # Numba first learns all the types it knows, a quarter of a second, though only compiling needs them; running needs its allocator.
+        if hasattr(cache, "_load_overload"):
+            rtsys.initialize(made._targetdescr.target_context)
+            cache.load_overload = cache._load_overload
+        made.compile()
+        return made
+
+    return compiled
 
 
 def _conversion(generate: Callable[[Any, Any], Any], given: Any, made: Any) -> Any:
@@ -190,9 +194,7 @@ def compiled(variant: Variant) -> tuple[int, str]:
     if variant.fed:
         from spikegrad.kernels.cpu import products
 
-        products.available()
-        version = _digest(Path(products.__file__).read_text(encoding="utf-8"))
-        parts[0] += f"\nfrom spikegrad.kernels.cpu.products import products  # {version}\nfeed, send, learn = products({variant.real!r})\n"
+        parts[0] += f"\n{products.known(variant.real)}"
     module = loaded(name, "\n\n".join(parts))
     return module.kernel.address, module.__name__
 

@@ -18,8 +18,8 @@ the names of parameters          one number, or one for each column; numbers of 
 ``grad.current``, ``grad.v`` …   the gradients of inputs, first states and parameters, these for each column
 ===============================  ================================================================================================
 
-A layer with ``"all-to-all"`` connections has more: the states ``recurrent``, what is fed back; ``weights`` by sender, whose stride is the
-number of features; and the sequences ``kept.u`` …, which the forward pass writes and the backward pass reads instead of computing them anew,
+A layer with ``"all-to-all"`` connections has more: the states ``recurrent``, what is fed back; ``weights``, by sender forward and by receiver
+backward, whose stride is the number of features; and the sequences ``kept.u`` …, which the forward pass writes and the backward pass reads instead of computing them anew,
 since that would take a matrix product for each step; ``grad.fed``, the gradient of what is fed back; and, where few neurons spike,
 ``grad.weights``, for each block its share. A block is then some samples, and has the sums of one thread, whichever that is.
 """
@@ -45,7 +45,7 @@ _FED = ("sent", "fed", "places")
 """Rows of scratch of a layer whose outputs are fed back: what was sent, or its gradient; what is received of it; room for lists, two rows."""
 
 _TEMPLATE = """
-@entry
+@entry(2)
 def kernel(address, mine):
     job = words(address)
     steps, columns, block = job[STEPS], job[COLUMNS], job[BLOCK]

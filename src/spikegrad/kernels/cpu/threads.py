@@ -121,15 +121,20 @@ def job(kernel: int, threads: int, steps: int, columns: int, block: int, share: 
     return array("Q", (kernel, threads, steps, columns, block, counters, 0, share, *arguments, *(0,) * (LINE * threads)))
 
 
-def openmp() -> Path | None:
-    """The OpenMP library whose team PyTorch uses in this process, or None if there is none that we know."""
-    torch: Any = sys.modules.get("torch")
+def loaded_libraries(*names: str) -> list[Path]:
+    """The shared libraries of this process whose file names begin like this; none where it cannot be told."""
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     except OSError:
-        return None
-    loaded = {Path(line.split(maxsplit=5)[5]) for line in maps.splitlines() if line.count(" ") > 4 and "/" in line}
-    found = sorted(path for path in loaded if path.name.startswith(("libgomp", "libiomp5")))
+        return []
+    paths = {Path(fields[5].strip()) for line in maps.splitlines() if len(fields := line.split(maxsplit=5)) == 6}
+    return sorted(path for path in paths if path.name.startswith(names))
+
+
+def openmp() -> Path | None:
+    """The OpenMP library whose team PyTorch uses in this process, or None if there is none that we know."""
+    torch: Any = sys.modules.get("torch")
+    found = loaded_libraries("libgomp", "libiomp5")
     own = [path for path in found if torch is not None and Path(torch.__file__).parent in path.parents]
     return own[0] if own else found[0] if len(found) == 1 else None
 
@@ -139,12 +144,12 @@ team_number = numba.types.ExternalFunction("spikegrad_thread_number", numba.type
 parallel = numba.types.ExternalFunction("spikegrad_parallel", numba.types.void(*[numba.types.uint64] * 2, numba.types.uint32, numba.types.uint32))
 
 
-@entry
+@entry(2)
 def member(address, _):
     called(words(address)[KERNEL], address, U(team_number()))
 
 
-@entry
+@entry(2)
 def launch(address, member):
     job = words(address)
     shared_out(job)
@@ -154,7 +159,7 @@ def launch(address, member):
         parallel(member, address, np.uint32(job[THREADS]), np.uint32(0))
 """
 _ALONE = """
-@entry
+@entry(2)
 def launch(address, _):
     job = words(address)
     shared_out(job)
