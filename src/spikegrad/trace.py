@@ -293,30 +293,33 @@ def symbols(program: Program, arguments: Mapping[str, Any]) -> tuple[list[Any], 
     return [value(o) for o in program.results], {id(made[k]): name for k, name in program.names}
 
 
-def evaluator(
-    program: Program, functions: Mapping[str, Callable[..., Any]], literal: Callable[[float], Any] = float
-) -> Callable[[Mapping[str, Any]], list[Any]]:
-    """A function of the arguments that runs a program, with a Python function for each operation and a value for each literal."""
+_ARITHMETIC = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 
-    def prepared(o: Operand) -> tuple[int, Any]:
-        return (0, o) if isinstance(o, str) else (1, o) if isinstance(o, int) else (2, literal(o))
 
-    code = [(functions[str(operation)], [prepared(o) for o in operands]) for operation, *operands in program.instructions]
-    results = [prepared(o) for o in program.results]
+def evaluator(program: Program, literal: Callable[[float], Any] = float) -> Callable[..., list[Any]]:
+    """A function of arguments by name, and of Python functions by operation, that runs a program, with a value for each literal."""
+    literals: list[Any] = []
 
-    def run(arguments: Mapping[str, Any]) -> list[Any]:
-        values: list[Any] = []
-        sources = arguments, values
-        for function, operands in code:
-            values.append(function(*[o if kind == 2 else sources[kind][o] for kind, o in operands]))
-        return [o if kind == 2 else sources[kind][o] for kind, o in results]
+    def operand(o: Operand) -> str:
+        if isinstance(o, float):
+            literals.append(literal(o))
+            return f"literals[{len(literals) - 1}]"
+        return f"given[{o!r}]" if isinstance(o, str) else f"v{o}"
 
-    return run
+    lines = ["def run(given, words):"]
+    for place, (operation, *operands) in enumerate(program.instructions):
+        a, *rest = map(operand, operands)
+        sign = _ARITHMETIC.get(str(operation))
+        lines.append(f"    v{place} = " + (f"{a} {sign} {rest[0]}" if sign else f"words[{operation!r}]({', '.join((a, *rest))})"))
+    lines.append(f"    return [{', '.join(map(operand, program.results))}]")
+    made: dict[str, Any] = {"literals": tuple(literals)}
+    exec("\n".join(lines), made)
+    return made["run"]
 
 
 def evaluate(program: Program, functions: Mapping[str, Callable[..., Any]], arguments: Mapping[str, Any]) -> list[Any]:
     """Run a program on values, with a Python function for each operation."""
-    return evaluator(program, functions)(arguments)
+    return evaluator(program)(arguments, functions)
 
 
 def digest(*parts: Any) -> str:

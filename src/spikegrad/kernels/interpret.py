@@ -84,7 +84,7 @@ def run(
         together: dict[str, Any] = dict(parameters)
         for each in given:
             together |= each
-        return full(trace.evaluator(program, words, like.dtype.type)(together))
+        return full(trace.evaluator(program, like.dtype.type)(together, words))
 
     made, kept, now = [], [], dict(zip(plan.states, full(state), strict=True))
     for t in range(len(like)):

@@ -67,7 +67,7 @@ def run(
 
         fires = {"fire": functools.partial(fired, True), "fire_above": functools.partial(fired, False)}
         words = {**fires, "hold": detach, "quantized": quantize or _same}
-        return trace.evaluator(program, OPERATIONS | words, lambda x: array(x, like))
+        return functools.partial(trace.evaluator(program, lambda x: array(x, like)), words=OPERATIONS | words)
 
     jax = library(like) == "jax"
     program = _uncontracted(program, frozenset((*plan.inputs, *plan.states))) if jax else program

@@ -109,7 +109,7 @@ class Plan:
 def _evaluated(program: Program, numbers: Mapping[str, Any], like: Any) -> list[Any]:
     """Results of a program of numbers, floats where they come from floats alone: NumPy computes these, for every library."""
     if all(library(value) != "number" for value in numbers.values()):
-        return trace.evaluator(program, OPERATIONS, lambda x: array(x, like))(numbers)
+        return trace.evaluator(program, lambda x: array(x, like))(numbers, OPERATIONS)
     values: list[Any] = []
     real = np.dtype(str(like.dtype).removeprefix("torch.")).type
 
@@ -137,27 +137,29 @@ def array(value: Any, like: Any) -> Any:
 def composed(call: Call) -> StepRecord:
     """The record of the step with what a layer adds to it."""
     record = call.record
-    if call.connection != "none" and FED not in record.inputs:
+    if call.connection != "none":
         record = _fed_back(record, own=call.connection == "one-to-one")
     return _with_levels(record) if call.quantized else record
 
 
 def _fed_back(record: StepRecord, *, own: bool) -> StepRecord:
-    """The step of neurons to whose first input what is fed back is added.
+    """The step of neurons that receive what is fed back: as their input `FED` if they have one, else added to their first input.
 
     If it is each neuron's own first output of the step before, that is a state more, and its weight a number more; else it is an input
     more, which whoever runs the layer computes.
     """
-    names = (*record.inputs, *record.states, *record.numbers)
-    given: dict[str, Any] = {name: argument(name) for name in names}
+    given: dict[str, Any] = {name: argument(name) for name in (*record.inputs, *record.states, *record.numbers)}
     fed = argument("weight") * argument("recurrent") if own else argument(FED)
-    given[record.inputs[0]] = given[record.inputs[0]] + fed
+    first = record.inputs[0]
+    given |= {FED: fed} if FED in record.inputs else {first: given[first] + fed}
+    inputs = tuple(name for name in record.inputs if name != FED)
     results, called = trace.symbols(record.step, given)
     if not own:
-        return dataclasses.replace(record, inputs=(*record.inputs, FED), step=trace.flatten(results, called))
+        return dataclasses.replace(record, inputs=(*inputs, FED), step=trace.flatten(results, called))
     results.insert(record.outputs + len(record.states), results[0])
     return dataclasses.replace(
         record,
+        inputs=inputs,
         states=(*record.states, "recurrent"),
         numbers=(*record.numbers, "weight"),
         step=trace.flatten(results, called),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from spikegrad.compat.snntorch import formulas
 from spikegrad.compat.snntorch.leaky import LIF
 from spikegrad.compat.snntorch.neuron import Elementwise
 
@@ -42,6 +42,7 @@ class Alpha(LIF):
     """
 
     STATES = ("syn_exc", "syn_inh", "mem")
+    FORMULA = formulas.Alpha
     alpha: Tensor
     syn_exc: Tensor
     syn_inh: Tensor
@@ -86,20 +87,6 @@ class Alpha(LIF):
     def forward(self, input_: Tensor, syn_exc: Tensor | None = None, syn_inh: Tensor | None = None, mem: Tensor | None = None) -> Any:
         """One time step, as `Leaky.forward`: ``(spk, syn_exc, syn_inh, mem)``, or ``spk`` alone with `init_hidden`."""
         return self._step(input_, syn_exc, syn_inh, mem)
-
-    def _integrate(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        alpha, beta = self._decay("alpha", x), self._decay("beta", x)
-        syn_exc, syn_inh = alpha * states[0] + x, beta * states[1] - x
-        tau = torch.log(alpha) / (torch.log(beta) - torch.log(alpha)) + 1
-        return syn_exc, syn_inh, tau * (syn_exc + syn_inh)
-
-    def _advance(self, x: Tensor, states: tuple[Tensor, ...], reset: Tensor, threshold: Tensor) -> tuple[Tensor, ...]:
-        syn_exc, syn_inh, u = self._integrate(x, *states)
-        if self._reset_mechanism == "subtract":
-            return syn_exc - threshold * reset, syn_inh - syn_inh * reset, u + states[1] * reset
-        if self._reset_mechanism == "zero":
-            return syn_exc - syn_exc * reset, syn_inh - syn_inh * reset, u - u * reset
-        return syn_exc, syn_inh, u
 
     def init_alpha(self) -> tuple[Tensor, Tensor, Tensor]:
         """`reset_mem` by its older name."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikegrad.compat.snntorch import formulas
 from spikegrad.compat.snntorch.leaky import LIF
 from spikegrad.compat.snntorch.neuron import Elementwise
 
@@ -39,6 +40,7 @@ class Lapicque(LIF):
     """
 
     STATES = ("mem",)
+    FORMULA = formulas.Lapicque
     R: Tensor
     C: Tensor
     time_step: Tensor
@@ -94,13 +96,9 @@ class Lapicque(LIF):
         """One time step, as `Leaky.forward`: ``(spk, mem)``, or ``spk`` alone with `init_hidden`."""
         return self._step(input_, mem)
 
-    def _integrate(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        circuit = {name: self._value(name, x) for name in ("R", "C", "time_step")}
-        if self._learns():
-            circuit[self._follows] = self._circuit().to(x.dtype)
-        r, c, time_step = circuit.values()
-        # In the order of snnTorch, whose rounding decides spikes.
-        return (x * r * (1 / (r * c)) * time_step + (1 - time_step / (r * c)) * states[0],)
+    def _numbers(self, x: Tensor) -> dict[str, Tensor]:
+        numbers = super()._numbers(x)
+        return numbers | ({self._follows: self._circuit().to(x.dtype)} if self._learns() else {})
 
     def _learns(self) -> bool:
         """Whether a gradient flows to what R or C follows from."""

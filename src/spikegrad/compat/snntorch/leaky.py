@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from spikegrad.compat.snntorch import formulas
 from spikegrad.compat.snntorch.neuron import Elementwise, SpikingNeuron
 
 
@@ -87,6 +88,7 @@ class Leaky(LIF):
     """
 
     STATES = ("mem",)
+    FORMULA = formulas.Leaky
     mem: Tensor
 
     def __init__(
@@ -140,14 +142,6 @@ class Leaky(LIF):
             ValueError: a state or a parameter does not fit the input.
         """
         return self._step(input_, mem)
-
-    def _integrate(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        return (self._decay("beta", x) * states[0] + x,)
-
-    def _advance(self, x: Tensor, states: tuple[Tensor, ...], reset: Tensor, threshold: Tensor) -> tuple[Tensor, ...]:
-        if self._reset_mechanism == "zero":
-            return self._integrate(x, (1 - reset) * states[0])
-        return super()._advance(x, states, reset, threshold)
 
     def init_leaky(self) -> Tensor:
         """`reset_mem` by its older name."""

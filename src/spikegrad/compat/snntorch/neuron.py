@@ -1,29 +1,23 @@
-"""What snnTorch's neurons share: parameters, states, firing and reset. One call is one time step.
+"""What snnTorch's neurons share: parameters, states and what they put out. One call is one time step of `formulas`.
 
-The equations are those of snnTorch 1.0.0. With F the step with its surrogate gradient, and R the spikes ``F(mem - threshold)`` of the
-potential before this call, without a gradient, a step is
-
-1. ``u``, the decayed potential and the input, then the reset of the step before: ``u - R threshold`` ("subtract"), ``u - R u`` ("zero");
-2. ``u`` and the synaptic currents quantised, if `state_quant` is given;
-3. ``s = F(u - threshold)``, with `inhibition` only for the largest potential of each sample;
-4. without `reset_delay`, the reset of this step less what R took before: ``u - (s - R) threshold`` or ``u - (s - R) u``, with the
-   gradient of s.
-
-The neuron puts out s times the graded factor, in the dtype of its input. Half types are computed, and their states kept, in float32.
+The neuron puts out its spikes, with `inhibition` only that of the largest potential of each sample, times the graded factor, in the dtype of
+its input. Half types are computed, and their states kept, in float32. All as in snnTorch 1.0.0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from spikegrad.compat.snntorch.formulas import Lagging
 from spikegrad.compat.snntorch.state import WithStates, transforms
 from spikegrad.compat.snntorch.surrogate import SpikeGradient, atan
 from spikegrad.gradient.torch import spike, traced, transforming
-from spikegrad.vocabulary import fits, widen
+from spikegrad.trace import Program, evaluator
+from spikegrad.vocabulary import OPERATIONS, fits, widen
 
 RESETS = ("subtract", "zero", "none")
 """The reset mechanisms; a state_dict holds the index."""
@@ -34,8 +28,10 @@ Elementwise = Callable[[Tensor], Tensor]
 class SpikingNeuron(WithStates):
     """Base class of the neurons; `Leaky` documents the arguments.
 
-    A subclass names its `STATES`, of which the potential is the last, gives `_integrate`, and ends its constructor with `_begin`.
+    A subclass names its `STATES`, of which the potential is the last, and its `FORMULA`, and ends its constructor with `_begin`.
     """
+
+    FORMULA: ClassVar[type[Lagging]] = Lagging
 
     threshold: Tensor
     graded_spikes_factor: Tensor
@@ -101,21 +97,12 @@ class SpikingNeuron(WithStates):
         x = widen(input_)
         stack = transforms() if transforming() else ()
         before = self._before(input_, x, given, stack)
-        threshold = self._value("threshold", x)
-        mechanism = self._reset_mechanism
-        reset: Any = None
-        if mechanism != "none":
-            with torch.no_grad():
-                reset = self._spikes(before[-1] - threshold)
-        *currents, mem = self._advance(x, before, reset, threshold)
-        if callable(self.state_quant):
-            currents, mem = [self.state_quant(current) for current in currents], self.state_quant(mem)
-        resetting, spikes = self._fire(mem, threshold)
-        if not self.reset_delay and mechanism != "none":
-            mem = mem - (resetting - reset) * (threshold if mechanism == "subtract" else mem)
+        spikes, *after = self._formula(x, before)
+        if not self._is_plain():
+            spikes = spikes if self.inhibition else spikes * self._value("graded_spikes_factor", x)
         spikes = spikes.to(input_.dtype)
         recurrent = self.STATES[0] == "spk"
-        after = (spikes, *currents, mem) if recurrent else (*currents, mem)
+        after = (spikes, *after) if recurrent else tuple(after)
         self._keep(after, stack)
         if self.init_hidden and not self.output:
             return spikes
@@ -134,18 +121,33 @@ class SpikingNeuron(WithStates):
     def _decay(self, name: str, x: Tensor) -> Tensor:
         return self._value(name, x).clamp(0, 1)
 
-    def _integrate(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """The synaptic currents, if any, and the potential after this input, before any reset."""
-        raise NotImplementedError
+    def _structure(self) -> dict[str, Any]:
+        """The options of the formula."""
+        return {"reset": self._reset_mechanism, "reset_delay": self.reset_delay, "inhibition": self.inhibition}
 
-    def _advance(self, x: Tensor, states: tuple[Tensor, ...], reset: Tensor, threshold: Tensor) -> tuple[Tensor, ...]:
-        """The synaptic currents, if any, and the potential after this input and the reset of the step before."""
-        *currents, u = self._integrate(x, *states)
-        if self._reset_mechanism == "subtract":
-            u = u - reset * threshold
-        elif self._reset_mechanism == "zero":
-            u = u - reset * u
-        return (*currents, u)
+    def _numbers(self, x: Tensor) -> dict[str, Tensor]:
+        """The numbers of the formula in the dtype of the step."""
+        clamped = ("alpha", "beta")
+        names = (name for name in self.FORMULA.numbers if name != "factor")
+        return {name: self._decay(name, x) if name in clamped else self._value(name, x) for name in names}
+
+    def _inputs(self, x: Tensor, before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What arrives: the current, and what a connection feeds back."""
+        return (x,)
+
+    def _formula(self, x: Tensor, before: tuple[Tensor, ...]) -> list[Tensor]:
+        """The spikes, and the states after the step in their order."""
+        given = self._numbers(x)
+        given |= zip(self.FORMULA.inputs, self._inputs(x, before), strict=True)
+        given |= zip(self.STATES, before, strict=True)
+        if self.inhibition:
+            # As in snnTorch the factor does not scale the winner's spike, but divides its immediate reset. 0 / 0 is left out.
+            factor = self._value("graded_spikes_factor", x)
+            given["factor"] = torch.where(factor == 0, 1.0, factor)
+        words = {"due": self._due, "fire_above": self._emitted, "hold": _same, "quantized": self.state_quant if callable(self.state_quant) else _same}
+        spikes, *after = _evaluator(self.FORMULA, *self._structure().values())(given, OPERATIONS | words)
+        by_name = dict(zip(self.FORMULA.states, after, strict=True))
+        return [spikes, *(by_name[name] for name in self.STATES if name != "spk")]
 
     def _spikes(self, x: Tensor) -> Tensor:
         given: Any = self.spike_grad
@@ -153,20 +155,18 @@ class SpikingNeuron(WithStates):
             return spike(given.surrogate, x, {}, False, False, None)  # as it would itself, without what else it looks at
         return given(x).to(x.dtype)
 
-    def _fire(self, mem: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-        """What resets, and what is put out."""
-        shift = mem - threshold
-        spikes = self._spikes(shift)
+    def _due(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._spikes(x)
+
+    def _emitted(self, x: Tensor) -> Tensor:
+        spikes = self._spikes(x)
+        return spikes * _winner(x.detach()).to(x.dtype) if self.inhibition else spikes
+
+    def _is_plain(self) -> bool:
+        """Whether spikes are put out as they are. Reading one number off is cheaper than multiplying, but not for a compiler or on a GPU."""
         factor = self.graded_spikes_factor
-        # Reading one number off is cheaper than multiplying, but not for a compiler or on a GPU.
-        plain = factor.ndim == 0 and factor.is_cpu and not factor.requires_grad and not traced() and factor.item() == 1
-        if not plain:
-            factor = self._value("graded_spikes_factor", mem)
-        if not self.inhibition:
-            return spikes, spikes if plain else spikes * factor
-        spikes = spikes * _winner(shift.detach()).to(mem.dtype)
-        # As in snnTorch the factor does not scale the winner's spike, but divides its immediate reset. 0 / 0 is left out.
-        return spikes if plain else spikes / torch.where(factor == 0, 1.0, factor), spikes
+        return factor.ndim == 0 and factor.is_cpu and not factor.requires_grad and not traced() and factor.item() == 1
 
     def fire(self, mem: Tensor) -> Tensor:
         """Spikes of the potential `mem`, quantised and times the graded factor, with their surrogate gradient."""
@@ -212,6 +212,31 @@ class SpikingNeuron(WithStates):
             self._reset_mechanism = RESETS[index]
         else:
             error_msgs.append(f"{prefix}reset_mechanism_val must be the place of one of {RESETS}, got {index}")
+
+
+_EVALUATORS: dict[Any, Callable[..., list[Any]]] = {}
+
+
+def _evaluator(*structure: Any) -> Callable[..., list[Any]]:
+    """What runs a step of a formula with these options."""
+    if torch.compiler.is_compiling() or structure not in _EVALUATORS:
+        _record(*structure)
+    return _EVALUATORS[structure]
+
+
+@torch.compiler.assume_constant_result
+def _record(formula: type[Lagging], reset: Any, reset_delay: bool, inhibition: bool) -> bool:
+    """Have `_evaluator` find its result, also where a compiler traces it. Fires that only a reset uses are called `due`."""
+    record = formula(reset=reset, reset_delay=reset_delay, inhibition=inhibition, spike_at_threshold=False).record
+    code, results, count = record.step.instructions, record.step.results, record.outputs + len(record.states)
+    due = {place for operation, place, *_ in code if operation == "hold"}
+    code = tuple(("due", *operands) if place in due else (name, *operands) for place, (name, *operands) in enumerate(code))
+    _EVALUATORS[formula, reset, reset_delay, inhibition] = evaluator(Program(code, results[:count]))
+    return True
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 def without_gradient(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from spikegrad.compat.snntorch import formulas
 from spikegrad.compat.snntorch.leaky import LIF
 from spikegrad.compat.snntorch.neuron import Elementwise
 
@@ -67,6 +68,9 @@ class Recurrent(LIF):
         if not learn_recurrent:
             self.recurrent.requires_grad_(False)
 
+    def _inputs(self, x: Tensor, before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return x, self._feedback(before[0], x)
+
     def _feedback(self, spk: Tensor, x: Tensor) -> Tensor:
         """What the spikes of the step before add to the input."""
         if isinstance(self.recurrent, RecurrentOneToOne):
@@ -116,6 +120,7 @@ class RLeaky(Recurrent):
     """
 
     STATES = ("spk", "mem")
+    FORMULA = formulas.RLeaky
 
     def __init__(
         self,
@@ -159,10 +164,6 @@ class RLeaky(Recurrent):
         """One time step, as `Leaky.forward`: ``(spk, mem)``, or ``spk`` alone with `init_hidden`."""
         return self._step(input_, spk, mem)
 
-    def _integrate(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        spk, mem = states
-        return (self._decay("beta", x) * mem + x + self._feedback(spk, x),)
-
     def init_rleaky(self) -> tuple[Tensor, Tensor]:
         """`reset_mem` by its older name."""
         return self.reset_mem()
@@ -189,6 +190,7 @@ class RSynaptic(Recurrent):
     """
 
     STATES = ("spk", "syn", "mem")
+    FORMULA = formulas.RSynaptic
     alpha: Tensor
     syn: Tensor
 
@@ -236,11 +238,6 @@ class RSynaptic(Recurrent):
     def forward(self, input_: Tensor, spk: Tensor | None = None, syn: Tensor | None = None, mem: Tensor | None = None) -> Any:
         """One time step, as `Leaky.forward`: ``(spk, syn, mem)``, or ``spk`` alone with `init_hidden`."""
         return self._step(input_, spk, syn, mem)
-
-    def _integrate(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        spk, syn, mem = states
-        syn = self._decay("alpha", x) * syn + x + self._feedback(spk, x)
-        return syn, self._decay("beta", x) * mem + syn
 
     def init_rsynaptic(self) -> tuple[Tensor, Tensor, Tensor]:
         """`reset_mem` by its older name."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from spikegrad.compat.snntorch import formulas
 from spikegrad.compat.snntorch.leaky import LIF
 from spikegrad.compat.snntorch.neuron import Elementwise
 
@@ -35,6 +36,7 @@ class Synaptic(LIF):
     """
 
     STATES = ("syn", "mem")
+    FORMULA = formulas.Synaptic
     alpha: Tensor
     syn: Tensor
     mem: Tensor
@@ -76,10 +78,6 @@ class Synaptic(LIF):
     def forward(self, input_: Tensor, syn: Tensor | None = None, mem: Tensor | None = None) -> Any:
         """One time step, as `Leaky.forward`: ``(spk, syn, mem)``, or ``spk`` alone with `init_hidden`."""
         return self._step(input_, syn, mem)
-
-    def _integrate(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        syn = self._decay("alpha", x) * states[0] + x
-        return syn, self._decay("beta", x) * states[1] + syn
 
     def init_synaptic(self) -> tuple[Tensor, Tensor]:
         """`reset_mem` by its older name."""

@@ -52,7 +52,7 @@ def fuse(module: nn.Module, example: Any = None, *, step: bool | None = None) ->
 
     Layers between the spiking ones are applied to all steps at once, exactly (`torch.vmap`), except those whose result depends on how often
     they run, as batch normalisation in training. Spiking layers run in the fused kernels where these compute exactly what they do:
-    `Leaky`, `Synaptic`, `RLeaky` and `RSynaptic` with the delayed reset and a surrogate that has a formula. Others run step by step within.
+    those with a surrogate that has a formula, and without inhibition, quantised states or hooks. Others run step by step within.
     `Fused.report` says which is which. Random numbers, as of dropout, are drawn in another order than step by step.
 
     `forward` is recorded for each combination of shapes, training mode and numbers among the modules' attributes; other attributes and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,62 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from spikegrad.compat.snntorch.fusion.undisturbed import has_hooks, own_state
-from spikegrad.compat.snntorch.leaky import Leaky
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
-from spikegrad.compat.snntorch.recurrent import Recurrent, RLeaky, RSynaptic
+from spikegrad.compat.snntorch.recurrent import Recurrent
 from spikegrad.compat.snntorch.surrogate import SpikeGradient
-from spikegrad.compat.snntorch.synaptic import Synaptic
-from spikegrad.gradient.torch import transforming
-from spikegrad.kernels.call import INTEGRATOR, called
-from spikegrad.kernels.reference import Options
-from spikegrad.nn.backend import INSTALLED, run_fused
+from spikegrad.kernels import gate
+from spikegrad.kernels.plan import Call
+from spikegrad.nn.backend import INSTALLED
 from spikegrad.surrogate import Surrogate
-
-KINDS: dict[type[SpikingNeuron], str] = {Leaky: "leaky", RLeaky: "leaky", Synaptic: "synaptic", RSynaptic: "synaptic"}
-"""The neurons that the kernels know, and what they call them."""
-
-
-def obstacle(neuron: SpikingNeuron) -> str | None:
-    """Why the kernels cannot compute what this layer computes, whatever its input; None if they can."""
-    if type(neuron) not in KINDS:
-        return f"there is no kernel for {type(neuron).__name__}"
-    fired = _formula(neuron)
-    if fired is None:
-        kind = type(neuron.spike_grad).__name__
-        return "surrogate_disable leaves no gradient" if neuron.surrogate_disable else f"its spike_grad, a {kind}, is run as it is"
-    if fired[0].stochastic:
-        return f"{type(fired[0]).__name__} draws noise"
-    if not neuron.reset_delay:
-        return "with reset_delay=False the gradient of its spikes flows through the reset"
-    if neuron.inhibition:
-        return "it has inhibition"
-    if neuron.state_quant:
-        return "its state is quantised"
-    if has_hooks(neuron):
-        return "it has hooks, which are called at each step"
-    if not INSTALLED:
-        return "Numba is not installed"
-    return _recurrent_obstacle(neuron)
-
-
-def _formula(neuron: SpikingNeuron) -> tuple[Surrogate, bool] | None:
-    """The surrogate, and whether the layer spikes at its threshold; None for a function of one's own."""
-    spike_grad: Any = neuron.spike_grad
-    if isinstance(spike_grad, Surrogate):  # used directly, one of spikegrad's fires as it documents
-        return spike_grad, True
-    return (spike_grad.surrogate, False) if isinstance(spike_grad, SpikeGradient) else None
-
-
-def _recurrent_obstacle(neuron: SpikingNeuron) -> str | None:
-    if not isinstance(neuron, Recurrent):
-        return None
-    if KINDS[type(neuron)] == "leaky" and neuron.reset_mechanism == "zero":
-        return "the reset to zero of a recurrent layer comes after its input, and the kernel's before it"
-    if neuron.all_to_all and type(neuron.recurrent) is not nn.Linear:
-        return f"its recurrent connection is a {type(neuron.recurrent).__name__}"
-    if has_hooks(neuron.recurrent):
-        return "its recurrent connection has hooks"
-    return None if bool((neuron.graded_spikes_factor == 1).all()) else "its graded spikes feed back"
+from spikegrad.trace import Record
+from spikegrad.vocabulary import fits
 
 
 def run(
@@ -91,84 +45,90 @@ def _fitted(state: Tensor, currents: Tensor) -> Tensor:
     return state if state.shape == shape else (state.reshape(()) if state.numel() == 1 else state).expand(shape)
 
 
-def _obstacle_here(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor]) -> str | None:
-    """What of this input, or of the values of parameters, the kernels cannot run."""
-    if currents.device.type != "cpu":
-        return f"its input is on {currents.device}"
-    if currents.dtype not in (torch.float32, torch.float64):
-        return f"its input is {currents.dtype}"
-    if currents.ndim < 2 or not len(currents) or transforming():
-        return "it runs inside a torch.func transform" if transforming() else f"its input has shape {tuple(currents.shape)}"
-    parameters = [getattr(neuron, name) for name in ("alpha", "beta", "threshold") if hasattr(neuron, name)]
-    if any(p.ndim >= currents.ndim for p in parameters):
-        return "a parameter has more dimensions than a step"
+def obstacle(neuron: SpikingNeuron) -> str | None:
+    """Why the kernels cannot compute what this layer computes, whatever its input; None if they can."""
+    fired = _fired(neuron)
+    if fired is None:
+        kind = type(neuron.spike_grad).__name__
+        return "surrogate_disable leaves no gradient" if neuron.surrogate_disable else f"its spike_grad, a {kind}, is run as it is"
+    if fired[0].stochastic:
+        return f"{type(fired[0]).__name__} draws noise"
+    if neuron.inhibition:
+        return "it has inhibition"
+    if neuron.state_quant:
+        return "its state is quantised"
+    if has_hooks(neuron):
+        return "it has hooks, which are called at each step"
+    if not INSTALLED:
+        return "Numba is not installed"
     if not isinstance(neuron, Recurrent):
         return None
-    if _weights(neuron, currents) is None:
-        return "its recurrent weights do not fit the features"
-    # The kernels take the reset from the spikes of the step before, snnTorch from its potential.
-    mem, spk = (start.get(name, currents.new_zeros(currents.shape[1:])) for name in ("mem", "spk"))
-    above = mem - neuron.threshold
-    fired = _formula(neuron)
-    if not torch.equal((above >= 0 if fired and fired[1] else above > 0).to(spk.dtype), spk):
-        return "it starts from spikes that are not those of its potential"
-    return None
+    if neuron.all_to_all and type(neuron.recurrent) is not nn.Linear:
+        return f"its recurrent connection is a {type(neuron.recurrent).__name__}"
+    if has_hooks(neuron.recurrent):
+        return "its recurrent connection has hooks"
+    return None if bool((neuron.graded_spikes_factor == 1).all()) else "its graded spikes feed back"
 
 
-def _weights(neuron: Recurrent, currents: Tensor) -> Tensor | None:
-    """Recurrent weights as the kernels take them, or None if they do not fit."""
-    features = currents.shape[-1]
-    if isinstance(neuron.recurrent, nn.Linear):
-        weight = neuron.recurrent.weight
-        return weight if weight.shape == (features, features) else None
-    if neuron.V.numel() == 1:
-        return neuron.V.reshape(1).expand(features)
-    return neuron.V if neuron.V.shape == (features,) else None
+def _fired(neuron: SpikingNeuron) -> tuple[Surrogate, bool] | None:
+    """The surrogate, and whether the layer spikes at its threshold; None for a function of one's own."""
+    spike_grad: Any = neuron.spike_grad
+    if isinstance(spike_grad, Surrogate):  # used directly, one of spikegrad's fires as it documents
+        return spike_grad, True
+    return (spike_grad.surrogate, False) if isinstance(spike_grad, SpikeGradient) else None
+
+
+def _obstacle_here(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor]) -> str | None:
+    """What of this input, or of the values of parameters, the kernels cannot run."""
+    if currents.ndim < 2 or not len(currents):
+        return f"its input has shape {tuple(currents.shape)}"
+    if not currents.dtype.is_floating_point:
+        return f"its input is {currents.dtype}"
+    parameters = [p for p in (*neuron.parameters(recurse=False), *neuron.buffers(recurse=False)) if p.is_floating_point()]
+    if any(not fits(p.shape, currents.shape[1:]) for p in parameters):
+        return "a parameter has more dimensions than a step"
+    if isinstance(neuron, Recurrent) and neuron.all_to_all:
+        weight: Any = neuron.recurrent.weight
+        if weight.shape != (currents.shape[-1],) * 2:
+            return "its recurrent weights do not fit the features"
+        parameters += neuron.recurrent.parameters()
+    return gate.surroundings() or gate.obstacle(currents, *parameters, *start.values())
+
+
+@functools.cache
+def _call(kind: type[SpikingNeuron], surrogate: Record, wanted: tuple[str, ...], connection: Any, structure: tuple[Any, ...]) -> Call:
+    return Call(kind.FORMULA(**dict(structure)).record, surrogate, wanted, connection=connection)
 
 
 def _kernels(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor], wanted: frozenset[str]) -> dict[str, Tensor]:
-    reset: Any = neuron.reset_mechanism
-    fired = _formula(neuron)
+    from spikegrad.kernels import torch as kernels
+
+    fired = _fired(neuron)
     assert fired is not None
     surrogate, at_threshold = fired
-    options = Options(reset, reset_delay=True, detach_reset=True, spike_at_threshold=at_threshold)
-    kind = KINDS[type(neuron)]
-    decays = {name: _clamped(_plain(getattr(neuron, name))) for name in ("alpha", "beta")[kind == "leaky" :]}
-    threshold = _plain(neuron.threshold)
-    weights = _weights(neuron, currents) if isinstance(neuron, Recurrent) else None
-    bias: Tensor | None = getattr(neuron.recurrent, "bias", None) if isinstance(neuron, Recurrent) else None
-    driven = currents if bias is None else currents + bias
-    names = (*(name for name in neuron.STATES if name != "spk"), *(("spk",) if weights is not None else ()))
-    state = None
-    if start or (bool((threshold <= 0).any()) if isinstance(threshold, Tensor) else threshold <= 0):  # rest may be above the threshold
-        parts = [start.get(name, currents.new_zeros(currents.shape[1:])) for name in names]
-        state = tuple(parts) if len(parts) > 1 else parts[0]
-    call = called(kind, surrogate, options, state is not None, "mem" in wanted)
-    out = run_fused(call, "", driven, state, names, (*decays.values(), threshold), weights)
-    spikes, found = out[0], {"mem": out[-1]} if call.record else {}
-    factor = _plain(neuron.graded_spikes_factor)
-    found["spk"] = spikes if factor == 1.0 and not isinstance(factor, Tensor) else spikes * factor
-    if "syn" in wanted:
-        received = driven if weights is None else driven + _received(weights, spikes, start.get("spk"))
-        syn = start.get("syn", currents.new_zeros(currents.shape[1:]))
-        found["syn"] = run_fused(INTEGRATOR, "", received, syn, ("v",), (decays["alpha"],))[0]
+    connection, driven, fed = "none", currents, ()
+    like = currents[0] if currents.dtype.itemsize >= 4 else currents[0].float()
+    numbers: dict[str, Any] = {name: _plain(value) for name, value in neuron._numbers(like).items()}
+    numbers |= {"factor": 1.0} | dict.fromkeys(neuron.FORMULA.states, 0.0)
+    if isinstance(neuron, Recurrent):
+        connection, fed = "all-to-all" if neuron.all_to_all else "one-to-one", ("spk",)
+        numbers |= {"weights": neuron.recurrent.weight} if neuron.all_to_all else {"weight": neuron.V}
+        bias: Tensor | None = getattr(neuron.recurrent, "bias", None)
+        driven = currents if bias is None else currents + bias
+    recorded = tuple(f"after_{name}" for name in neuron.STATES if name in wanted and name != "spk")
+    structure = (*neuron._structure().items(), ("spike_at_threshold", at_threshold))
+    call = _call(type(neuron), surrogate.structure, recorded, connection, structure)
+    state = [start.get(name, torch.zeros_like(like)) for name in (*neuron.FORMULA.states, *fed)] if start else ()
+    spikes, *others = kernels.run(call, [driven], state, numbers, surrogate.parameters)
+    found = dict(zip(recorded, others[-len(recorded) :], strict=True)) if recorded else {}
+    found = {name.removeprefix("after_"): value for name, value in found.items()}
+    found["spk"] = spikes if neuron._is_plain() else (spikes * neuron.graded_spikes_factor).to(currents.dtype)
     return found
 
 
 def _plain(parameter: Tensor) -> Tensor | float:
     """One number that does not learn as a number: reading it costs less than computing with it."""
     return parameter.item() if parameter.ndim == 0 and parameter.is_cpu and not parameter.requires_grad else parameter
-
-
-def _clamped(decay: Tensor | float) -> Tensor | float:
-    return decay.clamp(0, 1) if isinstance(decay, Tensor) else min(max(decay, 0.0), 1.0)
-
-
-def _received(weights: Tensor, spikes: Tensor, before: Tensor | None) -> Tensor:
-    """What a recurrent layer sends itself at each step."""
-    first = torch.zeros_like(spikes[:1]) if before is None else before[None]
-    sent = torch.cat([first, spikes[:-1]])
-    return sent @ weights.T if weights.ndim == 2 else sent * weights
 
 
 def _steps(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor], wanted: frozenset[str]) -> dict[str, Tensor]:
