@@ -19,35 +19,18 @@ no backend could run fails where it is written. The record is what runs: in a pl
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import sys
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, dataclass_transform, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self, dataclass_transform, get_args
 
-from spikegrad import ranges, trace
+from spikegrad import cut, definition, derive, printing, ranges, trace
+from spikegrad.definition import Reset, Step
 from spikegrad.errors import meant
 from spikegrad.formulas.rational import ATan
 from spikegrad.ranges import Between
+from spikegrad.ranges import State as State
 from spikegrad.surrogate import Surrogate
-from spikegrad.trace import StepRecord, Symbol
+from spikegrad.trace import Program, StepRecord, Symbol
 from spikegrad.vocabulary import Array
-
-State = Annotated[float, "where it rests"]
-"""A float field that names a state of the neuron; its value is where the state rests."""
-
-Reset = Literal["subtract", "zero", "none"]
-"""What a spike does to the potential: take the threshold from it, set it to zero, or nothing."""
-
-_OPTIONS = ("spike", "reset", "detach_reset", "spike_at_threshold")
-
-
-class Step:
-    """What a step returns: its outputs in order, the first of them usually the spikes; by name every state after it, and what else can be
-    recorded, such as ``u=u``.
-    """  # noqa: D205
-
-    def __init__(self, *outputs: Array, **named: Array) -> None:
-        self.outputs, self.named = outputs, named
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -118,16 +101,16 @@ class Neuron:
     def __init_subclass__(cls, *, _recording: bool = False, **defaults: Any) -> None:
         if _recording:
             return
-        _declared(cls, defaults)
+        definition.declare(cls, defaults)
         dataclasses.dataclass(frozen=True, repr=False)(cls)
         kinds = ranges.hints(cls)
         names = [field.name for field in dataclasses.fields(cls)]
-        cls.states = tuple(name for name in names if _is_state(kinds[name]))
+        cls.states = tuple(name for name in names if ranges.is_state(kinds[name]))
         cls.numbers = {n: within for n in names if n not in cls.states and (within := ranges.of(kinds[n])) is not None}
-        cls.inputs = _inputs(cls)
+        cls.inputs = definition.inputs_of(cls)
         cls._records = {}
-        cls._recorder = _recorder(cls)
-        _record_all(cls, kinds)
+        cls._recorder = definition.recorder(cls)
+        definition.record_all(cls, kinds)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -152,9 +135,9 @@ class Neuron:
                 near = meant(str(value), map(str, choices))
                 near = near if "did you mean" in near else ""
                 raise ValueError(f"{label} must be one of {', '.join(map(repr, choices))}, got {value!r}{near}")
-        read = _recorded(type(self), self._structure)[1]
+        read = definition.recorded(type(self), self._structure)[1]
         for field in dataclasses.fields(self):
-            if field.name in _OPTIONS and field.name not in read and getattr(self, field.name) != field.default:
+            if field.name in definition.OPTIONS and field.name not in read and getattr(self, field.name) != field.default:
                 raise ValueError(f"{name} has no use for `{field.name}`: its step never reads it")
         self.require_valid()
 
@@ -204,7 +187,61 @@ class Neuron:
     @property
     def record(self) -> StepRecord:
         """The static part: the recorded step without its numbers. Hashable, picklable, the same for all numbers and surrogates."""
-        return _recorded(type(self), self._structure)[0]
+        return definition.recorded(type(self), self._structure)[0]
+
+    def source(self, dialect: str, of: str = "forward") -> str:
+        """What a fused pass runs in each step, as straight-line source with the formula's own names.
+
+        Args:
+            dialect: ``"numba"``, ``"triton"`` or ``"javascript"``.
+            of: ``"forward"``, the step; or ``"backward"``, its reverse, before it the step again as far as that uses it. What depends on
+                numbers alone is a function of its own, called once.
+
+        Raises:
+            ValueError: the dialect is unknown, or has no word for an operation; `of` is neither.
+
+        Example:
+            >>> from spikegrad.neurons import Leaky
+            >>> print(Leaky(0.9).source("javascript"), end="")
+            function Leaky_forward(current, v, beta, threshold) {
+              // returns output, v
+              const u = beta * v + current;
+              const excess = u - threshold;
+              const s = (excess >= 0 ? 1 : excess < 0 ? 0 : NaN);
+              return [s, u - threshold * s];
+            }
+        """
+        if of not in ("forward", "backward"):
+            raise ValueError(f"`of` must be 'forward' or 'backward', got {of!r}")
+        record, name, spike = self.record, type(self).__name__, type(self.spike).__name__
+        step = Program(record.step.instructions, record.step.results[: record.outputs + len(record.states)], record.step.names)
+        constants, parameters, step = derive.hoisted(step, record.numbers, (*record.inputs, *record.states))
+        passes = cut.passes(step, record.inputs, record.states, parameters, record.outputs, ())
+        parts: list[str] = []
+
+        def add(part: str, program: Program, arguments: Sequence[str], results: Sequence[str]) -> None:
+            given = ", ".join(f"spike_{each}" for each in self.spike.parameters)
+            words = {"derivative": f"{spike}_derivative({{0}}, {given})"}
+            comment = f"returns {', '.join(results)}"
+            parts.append(printing.function(program, arguments, f"{name}_{part}", dialect, words, comment))
+
+        if set(parameters) - set(record.numbers):
+            add("constants", constants, record.numbers, parameters)
+        outputs = ["output"] if record.outputs == 1 else [f"output {place}" for place in range(record.outputs)]
+        given = (*record.inputs, *record.states, *parameters)
+        if of == "forward":
+            add("forward", passes.forward, given, (*outputs, *record.states))
+        else:
+            if passes.kept:
+                add("kept", passes.recompute, given, (*passes.kept, *record.states))
+            if passes.restored:
+                add("restored", passes.restore, (*passes.kept, *parameters), passes.restored)
+            parts.append(self.spike.source(dialect))
+            known = dict.fromkeys((*passes.kept, *passes.reread, *passes.restored, *parameters))
+            bars = (f"bar_{each}" for each in (*map(str, range(record.outputs)), *record.states))
+            arguments = (*known, *(f"spike_{each}" for each in self.spike.parameters), *bars)
+            add("backward", passes.reverse, arguments, [f"the gradient of {each}" for each in passes.adjoints])
+        return "\n".join(parts)
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -213,7 +250,7 @@ class Neuron:
 
     @property
     def _structure(self) -> tuple[tuple[str, Any], ...]:
-        return tuple((name, getattr(self, name)) for name in _structure(type(self)))
+        return tuple((name, getattr(self, name)) for name in definition.structure_of(type(self)))
 
     def bind(self, values: Mapping[str, Any]) -> Self:
         """This neuron with arrays in place of numbers: something to evaluate `valid` with, not a value to keep."""
@@ -242,182 +279,3 @@ def _word(operation: str, x: Array) -> Symbol:
     return Symbol(operation, x)
 
 
-def _is_state(hint: Any) -> bool:
-    return getattr(hint, "__metadata__", ())[:1] == State.__metadata__  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _declared(cls: type[Neuron], defaults: Mapping[str, Any]) -> None:
-    """Make a class's own declarations fit for a dataclass: states and options by keyword, so that numbers alone go by position."""
-    own = dict(cls.__dict__.get("__annotations__", {}))
-    kinds = ranges.hints(cls)
-    for name in own:
-        if name in _OPTIONS:
-            raise TypeError(
-                f"{cls.__name__}: `{name}` is an option of every neuron; for another default write class {cls.__name__}(Neuron, {name}=...)"
-            )
-        if hasattr(Neuron, name) or name.startswith("_"):
-            raise TypeError(f"{cls.__name__}: a field cannot be called `{name}`, which is a word of Neuron; call it otherwise")
-        if _is_state(kinds[name]) and not isinstance(cls.__dict__.get(name), dataclasses.Field):
-            setattr(cls, name, dataclasses.field(default=cls.__dict__.get(name, 0.0), kw_only=True))
-    for name, value in defaults.items():
-        if name not in _OPTIONS:
-            raise TypeError(f"{cls.__name__}: there is no option `{name}`{meant(name, _OPTIONS)}")
-        own[name] = kinds[name]
-        setattr(cls, name, dataclasses.field(default=value, kw_only=True))
-    cls.__annotations__ = own
-
-
-def _inputs(cls: type[Neuron]) -> tuple[str, ...]:
-    """The names of what a step takes before the states."""
-    if not hasattr(cls, "step"):
-        raise TypeError(f"{cls.__name__} does not define `step(self, current, ...)`")
-    parameters = list(inspect.signature(cls.step).parameters.values())[1:]
-    names = [p.name for p in parameters]
-    inputs = tuple(name for name in names if name not in cls.states)
-    wrong: str | None = None
-    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
-        wrong = "takes any number of arguments"
-    elif clash := [name for name in inputs if name in cls.numbers]:
-        wrong = f"takes `{clash[0]}`, which is a number: read `self.{clash[0]}`"
-    elif missing := [name for name in cls.states if name not in names]:
-        wrong = f"does not take the state `{missing[0]}`"
-    elif not inputs:
-        wrong = "takes no input"
-    elif names[: len(inputs)] != list(inputs):
-        wrong = "takes a state before an input"
-    if wrong is not None:
-        raise TypeError(f"{cls.__name__}.step {wrong}; it takes the inputs, then every state by its name")
-    return inputs
-
-
-def _structure(cls: type[Neuron]) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls) if f.name not in cls.numbers and f.name not in cls.states and f.name != "spike"]
-
-
-def _record_all(cls: type[Neuron], kinds: Mapping[str, Any]) -> None:
-    """Record every structure that the options of a class make, if the rest of its structure has defaults.
-
-    What a step does not read makes no difference, so that only what one was seen to read is varied.
-    """
-    defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.name in _structure(cls)}
-    if dataclasses.MISSING in defaults.values():
-        return
-    waiting, seen = [defaults], [defaults]
-    while waiting:
-        given = waiting.pop()
-        for name in _recorded(cls, tuple(given.items()))[1] & defaults.keys():
-            for value in (False, True) if kinds[name] is bool else get_args(kinds[name]):
-                if (other := given | {name: value}) not in seen:
-                    seen.append(other)
-                    waiting.append(other)
-
-
-def _recorder(cls: type[Neuron]) -> type[Neuron]:
-    """A subclass whose instances stand for `self` while a step is recorded: they note what is read of them."""
-
-    def __getattribute__(self: Any, name: str) -> Any:
-        known = object.__getattribute__(self, "__dict__")
-        if name in known:
-            known["_read"].add(name)
-            if name in known["_hidden"]:
-                raise TypeError(f"`self.{name}` is where the state {name} rests; the state itself is the argument `{name}` of step")
-        return object.__getattribute__(self, name)
-
-    class Recorder(cls, _recording=True):
-        pass
-
-    Recorder.__getattribute__ = __getattribute__
-    return Recorder
-
-
-def _recorded(cls: type[Neuron], structure: tuple[tuple[str, Any], ...]) -> tuple[StepRecord, frozenset[str]]:
-    """The record of a class with this structure, and the names of the fields that its step reads."""
-    key = tuple((name, type(value), value) for name, value in structure)
-    if key not in cls._records:
-        try:
-            cls._records[key] = _record(cls, dict(structure))
-        except TypeError as error:
-            text = str(error)
-            raise TypeError(text if text.startswith(cls.__name__) else f"{cls.__name__}.step: {text}") from None
-    return cls._records[key]
-
-
-def _record(cls: type[Neuron], structure: Mapping[str, Any]) -> tuple[StepRecord, frozenset[str]]:
-    numbers = {name: trace.argument(name, within.sign) for name, within in cls.numbers.items()}
-    states = {name: trace.argument(name) for name in cls.states}
-    inputs = [trace.argument(name) for name in cls.inputs]
-    recorder: Any = object.__new__(cls._recorder)
-    known = object.__getattribute__(recorder, "__dict__")
-    known |= {"_read": set(), "_hidden": (), "spike": True, **structure, **numbers, **states}
-    resting = cls.resting(recorder)
-    known["_hidden"] = cls.states
-    made, names = _with_names(cls.step, recorder, *inputs, **states)
-    if not isinstance(made, Step):
-        raise TypeError(f"{cls.__name__}.step must return Step(...), got {type(made).__name__}")
-    if missing := [name for name in cls.states if name not in made.named]:
-        raise TypeError(f"{cls.__name__}.step does not return the state `{missing[0]}`: Step(..., {missing[0]}=...)")
-    if unknown := [name for name in resting if name not in cls.states]:
-        raise TypeError(f"{cls.__name__}.resting names `{unknown[0]}`, which is no state{meant(unknown[0], cls.states)}")
-    recorded = {name: value for name, value in made.named.items() if name not in cls.states}
-    if undeclared := [name for name in recorded if name in cls.inputs or name in cls.numbers or name == "excess"]:
-        name = undeclared[0]
-        is_input = name in cls.inputs
-        raise TypeError(
-            f"{cls.__name__}.step returns `{name}`, which is {'an input' if is_input else 'taken'}; "
-            + (f"if it is a state, declare it: {name}: State = 0.0" if is_input else "record it under another name")
-        )
-    if not made.outputs:
-        raise TypeError(f"{cls.__name__}.step returns no output: Step(spikes, ...)")
-    if (excess := _excess(made.outputs[0])) is not None:
-        recorded["excess"] = excess
-    results = [*made.outputs, *(made.named[name] for name in cls.states), *recorded.values()]
-    for name, value in zip((*["an output"] * len(made.outputs), *cls.states, *recorded), results, strict=True):
-        if isinstance(value, Symbol) and value.operation in trace.BOOLEANS:
-            raise TypeError(f"{cls.__name__}.step returns a comparison as {name}: choose a number with where(...) or fire(...)")
-    called = {
-        id(value): name for value, name in (*((value, name) for name, value in recorded.items() if isinstance(value, Symbol)), *names)
-    }
-    record = StepRecord(
-        inputs=cls.inputs,
-        states=cls.states,
-        numbers=tuple(cls.numbers),
-        outputs=len(made.outputs),
-        recorded=tuple(recorded),
-        step=trace.flatten([trace.operand(r) for r in results], called),
-        resting=trace.flatten([trace.operand(resting.get(name, states[name])) for name in cls.states]),
-    )
-    return record, frozenset(known["_read"])
-
-
-def _excess(output: Any) -> Any:
-    """The potential over the threshold: what the first of the output's own fires saw, or None."""
-    found: list[Symbol] = []
-    stack = [output]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Symbol):
-            if node.operation.startswith("fire"):
-                found.append(node)
-            else:
-                stack += node.arguments
-    order = {id(node): place for place, node in enumerate(trace.ordered([output]))}
-    return min(found, key=lambda node: order[id(node)]).arguments[0] if found else None
-
-
-def _with_names(function: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[Any, list[tuple[Symbol, str]]]:
-    """What a function returns, and how it called the symbols among its local variables; under a profiler they stay without names."""
-    found: list[tuple[Symbol, str]] = []
-
-    def watch(frame: Any, event: str, _: Any) -> None:
-        if event == "return" and frame.f_code is code:
-            values = ((value, name) for name, value in frame.f_locals.items() if isinstance(value, Symbol) and name.isascii())
-            found.extend((value, name) for value, name in values if value.operation != "argument")
-
-    code = getattr(function, "__code__", None)
-    if sys.getprofile() is not None:
-        return function(*arguments, **named), found
-    sys.setprofile(watch)
-    try:
-        return function(*arguments, **named), found
-    finally:
-        sys.setprofile(None)

@@ -53,7 +53,9 @@ class Dialect:
 
 
 def _calls(template: str, **names: str) -> dict[str, str]:
-    return {name: template.format(names.get(name, name)) for name in ("abs", *FUNCTIONS)}
+    """Functions by their names, and what changes no value."""
+    calls = {name: template.format(names.get(name, name)) for name in ("abs", *FUNCTIONS)}
+    return {**calls, "hold": "{0}", "quantized": "{0}"}
 
 
 _PYTHON = {

@@ -107,9 +107,25 @@ def decay(tau: float, dt: float = 1.0) -> float:
     return math.exp(-dt / tau)
 
 
+State = Annotated[float, "where it rests"]
+"""A float field that names a state of a neuron; its value is where the state rests."""
+
+
 def hints(cls: type) -> dict[str, Any]:
-    """The annotations of a class's fields, resolved; the names of this module mean what they mean here, wherever the class is written."""
-    return get_type_hints(cls, localns={"Between": Between, "Annotated": Annotated}, include_extras=True)
+    """The annotations of a class's fields, resolved; the names of this module mean what they mean here, wherever the class is written.
+
+    Raises:
+        TypeError: an annotation names what is not known.
+    """
+    try:
+        return get_type_hints(cls, localns=_KNOWN, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"{cls.__name__}: {error}; import what annotations name at the top of the module, not in a function") from None
+
+
+def is_state(hint: Any) -> bool:
+    """Whether an annotation makes a field a state."""
+    return getattr(hint, "__metadata__", ())[:1] == getattr(State, "__metadata__", None)
 
 
 def of(hint: Any) -> Between | None:
@@ -117,3 +133,6 @@ def of(hint: Any) -> Between | None:
     if getattr(hint, "__origin__", hint) is not float:
         return None
     return next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Between)), Between())
+
+
+_KNOWN = {name: globals()[name] for name in ("Annotated", "Between", "Decay", "Fraction", "NonNegative", "Positive", "State", "Unbounded")}

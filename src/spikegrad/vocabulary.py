@@ -191,7 +191,8 @@ def cast(value: Array, like: Array) -> Array:
 
 def detach(x: Array) -> Array:
     """`x` as a constant: no gradient flows through it."""
-    return x.detach() if library(x) == "torch" else sys.modules["jax"].lax.stop_gradient(x)
+    owner = library(x)
+    return x.detach() if owner == "torch" else sys.modules["jax"].lax.stop_gradient(x) if owner == "jax" else x
 
 
 def widen(x: Array) -> Array:
@@ -243,5 +244,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "and": operator.and_,
     "or": operator.or_,
     "not": _invert,
+    "hold": detach,
 }
 """What each operation of a record means on numbers and arrays, for `trace.evaluate`."""

@@ -66,7 +66,7 @@ def run(
             return s * cast(_winner(detach(x)), x) if inhibition else s
 
         fires = {"fire": functools.partial(fired, True), "fire_above": functools.partial(fired, False)}
-        words = {**fires, "hold": detach, "quantized": quantize or _same}
+        words = {**fires, "quantized": quantize or _same}
         return functools.partial(trace.evaluator(program, lambda x: array(x, like)), words=OPERATIONS | words)
 
     jax = library(like) == "jax"

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from spikegrad import derive, trace
-from spikegrad.derive import Passes
+from spikegrad import cut, derive, trace
+from spikegrad.cut import Passes
 from spikegrad.trace import Operand, Program, Record, StepRecord, Symbol, argument
 from spikegrad.vocabulary import OPERATIONS, library, namespace
 
@@ -91,7 +91,7 @@ class Plan:
         found = self._passes.get(learned)
         if found is None:
             given = self.inputs, self.states, self.parameters, self.outputs, self.call.recorded
-            found = self._passes[learned] = derive.passes(self.step, *given, sorted(learned))
+            found = self._passes[learned] = cut.passes(self.step, *given, sorted(learned))
         return found
 
     def computed(self, numbers: Mapping[str, Any], like: Any) -> dict[str, Any]:

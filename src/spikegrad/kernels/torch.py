@@ -1,7 +1,7 @@
-"""The fused kernels in PyTorch: an autograd function where operations run, an operator where they are compiled.
+"""The fused kernels in PyTorch, as an autograd function.
 
-Both save the inputs, unless the gradient does not depend on them, and nothing else of the size of the sequence. A second derivative in
-reverse mode falls to the plain loop.
+It saves the inputs, unless the gradient does not depend on them, and nothing else of the size of the sequence; with all-to-all recurrence
+what its backward pass keeps. A second derivative in reverse mode falls to the plain loop.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from spikegrad.kernels.cpu import results
 from spikegrad.kernels.cpu.passes import SAMPLES, Sizes, prepared
 from spikegrad.kernels.cpu.source import Variant
 from spikegrad.kernels.plan import FED, Call
-from spikegrad.kernels.text import read
 from spikegrad.recorded import from_record
 
 DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
@@ -38,7 +37,7 @@ class Numbers(NamedTuple):
     weights: tuple[None, ...] = ()
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
     """A layer whose inputs have this shape and dtype: what its passes have in common."""
 
     call: Call
@@ -81,7 +80,7 @@ class _Layer(NamedTuple):
 class _Memory:
     """What a pass is given, collected: the layout, and the memory in its order."""
 
-    def __init__(self, layer: _Layer) -> None:
+    def __init__(self, layer: Layer) -> None:
         self.layer, self.row = layer, math.prod(layer.shape[1:])
         self.layout: list[tuple[str, int | float | None]] = []
         self.memory: list[Tensor] = []
@@ -136,15 +135,15 @@ class _Memory:
         prepared(variant, sizes, tuple(self.layout)).run(self.memory)
 
 
-def _learned(layer: _Layer, wanted: Sequence[bool]) -> tuple[set[str], frozenset[str]]:
+def learned_among(layer: Layer, wanted: Sequence[bool]) -> tuple[set[str], frozenset[str]]:
     """Names of the numbers that are tensors whose gradients are wanted, and of those the ones that kernels give."""
     names = [name for name, value in zip(layer.names, (v for part in layer.numbers for v in part), strict=True) if value is None]
     asked = {name for name, want in zip(names, wanted, strict=True) if want}
     return asked, frozenset(name for name in asked if not name.startswith("first.") and name != "weights")
 
 
-def _forward(
-    layer: _Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor], learned: frozenset[str] | None = None
+def forward(
+    layer: Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor], learned: frozenset[str] | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Outputs, states after the last step and recorded values; and what is kept in memory, if gradients of the `learned` are to follow."""
     plan, given, named = layer.call.plan, _Memory(layer), layer.named(tensors)
@@ -165,14 +164,14 @@ def _forward(
     return [*outputs, *last, *recorded], kept
 
 
-def _backward(
-    layer: _Layer, saved: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given, wanted: Sequence[bool]
+def backward(
+    layer: Layer, saved: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given, wanted: Sequence[bool]
 ) -> tuple[list[Tensor], list[Tensor | None]]:
     """Gradients of the inputs, and of those tensors that are wanted; from the inputs, or from what `_saved` says."""
     plan, given, named = layer.call.plan, _Memory(layer), layer.named(tensors)
-    asked, learned = _learned(layer, wanted)
+    asked, learned = learned_among(layer, wanted)
     n, m, passes = plan.outputs, len(layer.states), plan.passes(learned)
-    saved_names = _saved(layer, learned)
+    saved_names = saved_by(layer, learned)
     given.sequences(saved_names, saved)
     given.arriving((*map(str, range(n)), *layer.call.recorded), (*arriving[:n], *arriving[n + m :]))
     given.numbers(named, [name for name in layer.names if name != "weights"])
@@ -201,7 +200,7 @@ def _backward(
     return grads, shaped
 
 
-def _saved(layer: _Layer, learned: frozenset[str]) -> list[str]:
+def saved_by(layer: Layer, learned: frozenset[str]) -> list[str]:
     """What of the size of the sequence the backward pass is given."""
     passes = layer.call.plan.passes(learned)
     if layer.fed:
@@ -209,7 +208,7 @@ def _saved(layer: _Layer, learned: frozenset[str]) -> list[str]:
     return [*(layer.inputs if passes.kept else passes.reread)]
 
 
-def _differentiable(layer: _Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given) -> list[Tensor | None]:
+def _differentiable(layer: Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given) -> list[Tensor | None]:
     """The gradients of inputs and tensors by way of the plain loop, themselves differentiable."""
     plan, call = layer.call.plan, layer.call
     if layer.fed:
@@ -246,12 +245,12 @@ class _Fused(torch.autograd.Function):
     """The eager path: an operator's dispatch through Python costs as much as a small layer."""
 
     @staticmethod
-    def forward(ctx: Any, layer: _Layer, *given: Tensor) -> Any:  # pyright: ignore
+    def forward(ctx: Any, layer: Layer, *given: Tensor) -> Any:  # pyright: ignore
         count = len(layer.inputs)
         inputs, tensors = given[:count], given[count:]
-        _, learned = _learned(layer, ctx.needs_input_grad[1 + count :])
-        made, kept = _forward(layer, inputs, tensors, learned)
-        ctx.layer, ctx.saved = layer, _saved(layer, learned)
+        _, learned = learned_among(layer, ctx.needs_input_grad[1 + count :])
+        made, kept = forward(layer, inputs, tensors, learned)
+        ctx.layer, ctx.saved = layer, saved_by(layer, learned)
         found = dict(zip(layer.inputs, inputs, strict=True)) | {"0": made[0]}
         found |= zip((f"kept.{name}" for name in layer.call.plan.passes(learned).kept), kept, strict=False)
         ctx.save_for_backward(*(found[name] for name in ctx.saved), *tensors)
@@ -264,7 +263,7 @@ class _Fused(torch.autograd.Function):
         saved, tensors = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         if torch.is_grad_enabled():  # create_graph=True
             return None, *_differentiable(layer, saved, tensors, arriving)
-        grads, of_tensors = _backward(layer, saved, tensors, arriving, ctx.needs_input_grad[1 + len(layer.inputs) :])
+        grads, of_tensors = backward(layer, saved, tensors, arriving, ctx.needs_input_grad[1 + len(layer.inputs) :])
         return None, *grads, *of_tensors
 
 
@@ -279,7 +278,7 @@ def _floats(call: Call, numbers: tuple[tuple[str, float], ...], surrogate: tuple
     return Numbers(tuple(plan.computed(given, like).values()), surrogate, tuple(plan.rested(given, like).values()))
 
 
-def _values(
+def values_of(
     call: Call, state: Sequence[Tensor], numbers: Mapping[str, Any], surrogate: Mapping[str, Any], real: torch.dtype
 ) -> tuple[Numbers, list[Tensor]]:
     """What the passes take in place of the numbers, and the tensors among it."""
@@ -306,117 +305,8 @@ def run(
         surrogate: those of the surrogate, likewise.
     """
     shape, dtype = inputs[0].shape, inputs[0].dtype
-    given, tensors = _values(call, state, numbers, surrogate, torch.float64 if dtype is torch.float64 else torch.float32)
-    layer = _Layer(call, given, shape, dtype)
+    given, tensors = values_of(call, state, numbers, surrogate, torch.float64 if dtype is torch.float64 else torch.float32)
+    layer = Layer(call, given, shape, dtype)
     if torch.is_grad_enabled():
         return _apply(layer, *inputs, *tensors)
-    return _forward(layer, inputs, tensors)[0]
-
-
-class _Compiled(NamedTuple):
-    """What the operator is given besides the inputs.
-
-    Attributes:
-        call: the layer.
-        state: the states before the first step; empty for rest.
-        numbers: as `run` takes them.
-        surrogate: likewise.
-    """
-
-    call: Call
-    state: list[Tensor]
-    numbers: dict[str, Any]
-    surrogate: dict[str, Any]
-
-
-def _given(tensors: Sequence[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str) -> _Compiled:
-    call, by_name = read(text), dict(zip(names.split(), tensors, strict=True))
-    plan = call.plan
-    numbers: dict[str, Any] = dict(zip((n for n in (*plan.numbers, *plan.states) if n not in by_name), floats.tolist(), strict=True))
-    spike = dict(zip(call.surrogate.arguments[1:], surrogate.tolist(), strict=True))
-    spike |= {name.removeprefix("spike."): x for name, x in by_name.items() if name.startswith("spike.")}
-    state = [x for name, x in by_name.items() if name.startswith("first.")]
-    return _Compiled(call, state, numbers | {n: x for n, x in by_name.items() if "." not in n or n in plan.numbers}, spike)
-
-
-# A layer where operations are compiled. It takes the inputs; the numbers and states that are tensors, whose names are the words of `names`,
-# ``spike.slope`` and ``first.v`` among them; one tensor of those numbers of the neuron, and resting numbers of its states, that are not; one
-# of the surrogate's, so that another slope compiles nothing; and the call as text.
-@torch.library.custom_op("spikegrad::layer", mutates_args=(), device_types="cpu")
-def _layer(inputs: list[Tensor], tensors: list[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str) -> list[Tensor]:
-    with torch.no_grad():
-        call, *given = _given(tensors, floats, surrogate, text, names)
-        return list(run(call, inputs, *given))
-
-
-@_layer.register_fake
-def _(*given: Any) -> list[Tensor]:
-    (like, *_), _, _, _, text, _ = given
-    call = read(text)
-    real = torch.float64 if like.dtype is torch.float64 else torch.float32
-    outputs = [like.new_empty(like.shape) for _ in range(call.plan.outputs)]
-    last = [like.new_empty(like.shape[1:], dtype=real) for _ in (*call.plan.states, *["recurrent"] * (call.connection == "all-to-all"))]
-    return [*outputs, *last, *(like.new_empty(like.shape, dtype=real) for _ in call.recorded)]
-
-
-@torch.library.custom_op("spikegrad::layer_backward", mutates_args=(), device_types="cpu")
-def _layer_backward(
-    inputs: list[Tensor],
-    tensors: list[Tensor],
-    floats: Tensor,
-    surrogate: Tensor,
-    text: str,
-    names: str,
-    gradients: list[Tensor],
-    wanted: list[bool],
-) -> list[Tensor]:
-    like = gradients[0]
-    real = torch.float64 if like.dtype is torch.float64 else torch.float32
-    with torch.enable_grad():
-        leaves = [t.detach().requires_grad_(want) for t, want in zip(tensors, wanted, strict=True)]
-        call, *given = _given(leaves, floats, surrogate, text, names)
-        numbers, values = _values(call, *given, real)
-    with torch.no_grad():
-        layer = _Layer(call, numbers, like.shape, like.dtype)
-        wanted = [v.requires_grad for v in values]
-        values_ = [v.detach() for v in values]
-        if layer.fed:  # what was kept is computed anew: an operator returns what its caller asked for, and nothing beside it
-            learned = _learned(layer, wanted)[1]
-            made, kept = _forward(layer, inputs, values_, learned)
-            known = dict(zip((*layer.inputs, "0"), (*inputs, made[0]), strict=True))
-            known |= zip((f"kept.{name}" for name in call.plan.passes(learned).kept), kept, strict=True)
-            inputs = [known[name] for name in _saved(layer, learned)]
-        grads, of_values = _backward(layer, inputs, values_, tuple(gradients), wanted)
-    heads = [(v, g) for v, g in zip(values, of_values, strict=True) if g is not None]
-    asked = [leaf for leaf in leaves if leaf.requires_grad]
-    outs, of_outs = zip(*heads, strict=True) if heads and asked else ((), ())
-    found = iter(torch.autograd.grad(outs, asked, of_outs, allow_unused=True) if outs else [None] * len(asked))
-    of_tensors = [next(found) if leaf.requires_grad else None for leaf in leaves]
-    return [*grads, *(torch.zeros_like(t) if g is None else g.clone() for g, t in zip(of_tensors, tensors, strict=True))]
-
-
-@_layer_backward.register_fake
-def _(*given: Any) -> list[Tensor]:
-    _, tensors, _, _, text, _, gradients, _ = given
-    count = len(read(text).record.inputs)
-    return [*(gradients[0].new_empty(gradients[0].shape) for _ in range(count)), *(t.new_empty(t.shape) for t in tensors)]
-
-
-def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    sequences, tensors, floats, surrogate, ctx.text, ctx.names = inputs
-    ctx.wanted, call = [t.requires_grad for t in tensors], read(ctx.text)
-    passes = call.plan.passes(frozenset(call.plan.parameters) if any(ctx.wanted) else frozenset())
-    saved = sequences if call.connection == "all-to-all" or passes.kept or passes.reread else []
-    ctx.count, ctx.saved = len(sequences), len(saved)
-    ctx.save_for_backward(*saved, *tensors, floats, surrogate)
-
-
-def _gradient(ctx: Any, gradients: list[Tensor]) -> Any:
-    *given, floats, surrogate = ctx.saved_tensors
-    inputs, tensors = given[: ctx.saved], given[ctx.saved :]
-    operator = torch.ops.spikegrad.layer_backward
-    found = operator(inputs, tensors, floats, surrogate, ctx.text, ctx.names, gradients, ctx.wanted)
-    return found[: ctx.count], found[ctx.count :], None, None, None, None
-
-
-_layer.register_autograd(_gradient, setup_context=_setup)
+    return forward(layer, inputs, tensors)[0]

@@ -23,7 +23,7 @@ def check(backend: str) -> None:
     if backend == "numba" and not INSTALLED:
         raise ValueError("backend='numba' needs Numba; install it with `pip install numba`")
     if backend != "reference" and INSTALLED:
-        importlib.import_module("spikegrad.kernels.torch")  # its operators are registered before a compiler sees the layer
+        importlib.import_module("spikegrad.kernels.operator")  # it is registered before a compiler sees the layer
 
 
 def fused(backend: str, reason: str | None) -> bool:

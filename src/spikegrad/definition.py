@@ -1,0 +1,231 @@
+"""What a class of neurons says when it is defined: its fields checked, its step recorded in every branch of its options."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+from spikegrad import derive, ranges, trace
+from spikegrad.errors import meant
+from spikegrad.trace import StepRecord, Symbol
+from spikegrad.vocabulary import Array
+
+Reset = Literal["subtract", "zero", "none"]
+"""What a spike does to the potential: take the threshold from it, set it to zero, or nothing."""
+
+OPTIONS = ("spike", "reset", "detach_reset", "spike_at_threshold")
+
+
+class Step:
+    """What a step returns.
+
+    First its outputs, of which the first are usually the spikes; by name every state after the step, and what else can be recorded, such as
+    ``u=u``.
+    """
+
+    def __init__(self, *outputs: Array, **named: Array) -> None:
+        self.outputs, self.named = outputs, named
+
+
+_TAKEN = frozenset(("excess", "recurrent", "spike", "weight", "weights"))
+"""Names of what layers add to a step."""
+
+
+def _require_name(cls: type[Any], what: str, name: str) -> None:
+    """Refuse a name that no program could be printed with."""
+    if name in _TAKEN or name.startswith("bar_") or not name.isascii():
+        why = "what a layer adds is called so" if name in _TAKEN else "names are of ASCII letters, and `bar_…` means a gradient"
+        raise TypeError(f"{cls.__name__}: {what} cannot be called `{name}`: {why}; call it otherwise")
+
+
+def declare(cls: type[Any], defaults: Mapping[str, Any]) -> None:
+    """Make a class's own declarations fit for a dataclass: states and options by keyword, so that numbers alone go by position."""
+    own = dict(cls.__dict__.get("__annotations__", {}))
+    kinds = ranges.hints(cls)
+    for name in own:
+        if name in OPTIONS:
+            raise TypeError(
+                f"{cls.__name__}: `{name}` is an option of every neuron; for another default write class {cls.__name__}(Neuron, {name}=...)"
+            )
+        if hasattr(cls.__mro__[-2], name) or name.startswith("_"):
+            raise TypeError(f"{cls.__name__}: a field cannot be called `{name}`, which is a word of Neuron; call it otherwise")
+        _require_name(cls, "a field", name)
+        if ranges.is_state(kinds[name]) and not isinstance(cls.__dict__.get(name), dataclasses.Field):
+            setattr(cls, name, dataclasses.field(default=cls.__dict__.get(name, 0.0), kw_only=True))
+    for name, value in defaults.items():
+        if name not in OPTIONS:
+            raise TypeError(f"{cls.__name__}: there is no option `{name}`{meant(name, OPTIONS)}")
+        own[name] = kinds[name]
+        setattr(cls, name, dataclasses.field(default=value, kw_only=True))
+    cls.__annotations__ = own
+
+
+def inputs_of(cls: type[Any]) -> tuple[str, ...]:
+    """The names of what a step takes before the states."""
+    if not hasattr(cls, "step"):
+        raise TypeError(f"{cls.__name__} does not define `step(self, current, ...)`")
+    parameters = list(inspect.signature(cls.step).parameters.values())[1:]
+    names = [p.name for p in parameters]
+    for name in names:
+        _require_name(cls, "an argument", name)
+    inputs = tuple(name for name in names if name not in cls.states)
+    wrong: str | None = None
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        wrong = "takes any number of arguments"
+    elif clash := [name for name in inputs if name in cls.numbers]:
+        wrong = f"takes `{clash[0]}`, which is a number: read `self.{clash[0]}`"
+    elif missing := [name for name in cls.states if name not in names]:
+        wrong = f"does not take the state `{missing[0]}`"
+    elif not inputs:
+        wrong = "takes no input"
+    elif names[: len(inputs)] != list(inputs):
+        wrong = "takes a state before an input"
+    if wrong is not None:
+        raise TypeError(f"{cls.__name__}.step {wrong}; it takes the inputs, then every state by its name")
+    return inputs
+
+
+def structure_of(cls: type[Any]) -> list[str]:
+    """The names of the fields whose values make different formulas."""
+    return [f.name for f in dataclasses.fields(cls) if f.name not in cls.numbers and f.name not in cls.states and f.name != "spike"]
+
+
+def record_all(cls: type[Any], kinds: Mapping[str, Any]) -> None:
+    """Record every structure that the options of a class make, if the rest of its structure has defaults.
+
+    What a step does not read makes no difference, so that only what one was seen to read is varied.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.name in structure_of(cls)}
+    if dataclasses.MISSING in defaults.values():
+        return
+    waiting, seen = [defaults], [defaults]
+    while waiting:
+        given = waiting.pop()
+        for name in recorded(cls, tuple(given.items()))[1] & defaults.keys():
+            for value in (False, True) if kinds[name] is bool else get_args(kinds[name]):
+                if (other := given | {name: value}) not in seen:
+                    seen.append(other)
+                    waiting.append(other)
+
+
+def recorder(cls: type[Any]) -> type[Any]:
+    """A subclass whose instances stand for `self` while a step is recorded: they note what is read of them."""
+
+    def __getattribute__(self: Any, name: str) -> Any:
+        known = object.__getattribute__(self, "__dict__")
+        if name in known:
+            known["_read"].add(name)
+            if name in known["_hidden"]:
+                raise TypeError(f"`self.{name}` is where the state {name} rests; the state itself is the argument `{name}` of step")
+        return object.__getattribute__(self, name)
+
+    class Recorder(cls, _recording=True):
+        pass
+
+    Recorder.__getattribute__ = __getattribute__
+    return Recorder
+
+
+def recorded(cls: type[Any], structure: tuple[tuple[str, Any], ...]) -> tuple[StepRecord, frozenset[str]]:
+    """The record of a class with this structure, and the names of the fields that its step reads."""
+    key = tuple((name, type(value), value) for name, value in structure)
+    if key not in cls._records:
+        try:
+            cls._records[key] = _record(cls, dict(structure))
+        except TypeError as error:
+            text = str(error)
+            raise TypeError(text if text.startswith(cls.__name__) else f"{cls.__name__}.step: {text}") from None
+    return cls._records[key]
+
+
+def _record(cls: type[Any], structure: Mapping[str, Any]) -> tuple[StepRecord, frozenset[str]]:
+    numbers = {name: trace.argument(name, within.sign) for name, within in cls.numbers.items()}
+    states = {name: trace.argument(name) for name in cls.states}
+    inputs = [trace.argument(name) for name in cls.inputs]
+    recorder: Any = object.__new__(cls._recorder)
+    known = object.__getattribute__(recorder, "__dict__")
+    known |= {"_read": set(), "_hidden": (), "spike": True, **structure, **numbers, **states}
+    resting = cls.resting(recorder)
+    known["_hidden"] = cls.states
+    made, names = _with_names(cls.step, recorder, *inputs, **states)
+    if not isinstance(made, Step):
+        raise TypeError(f"{cls.__name__}.step must return Step(...), got {type(made).__name__}")
+    if missing := [name for name in cls.states if name not in made.named]:
+        raise TypeError(f"{cls.__name__}.step does not return the state `{missing[0]}`: Step(..., {missing[0]}=...)")
+    if unknown := [name for name in resting if name not in cls.states]:
+        raise TypeError(f"{cls.__name__}.resting names `{unknown[0]}`, which is no state{meant(unknown[0], cls.states)}")
+    recorded = {name: value for name, value in made.named.items() if name not in cls.states}
+    for name in recorded:
+        _require_name(cls, "what is recorded", name)
+        if name in cls.inputs:
+            raise TypeError(f"{cls.__name__}.step returns `{name}`, which is an input; if it is a state, declare it: {name}: State = 0.0")
+        if name in cls.numbers:
+            raise TypeError(f"{cls.__name__}.step returns `{name}`, which is a number; record it under another name")
+    if not made.outputs:
+        raise TypeError(f"{cls.__name__}.step returns no output: Step(spikes, ...)")
+    if (excess := _excess(made.outputs[0])) is not None:
+        recorded["excess"] = excess
+    results = [*made.outputs, *(made.named[name] for name in cls.states), *recorded.values()]
+    for name, value in zip((*["an output"] * len(made.outputs), *cls.states, *recorded), results, strict=True):
+        if isinstance(value, Symbol) and value.operation in trace.BOOLEANS:
+            raise TypeError(f"{cls.__name__}.step returns a comparison as {name}: choose a number with where(...) or fire(...)")
+    _require_kinds(cls, results)
+    called = {id(value): name for name, value in recorded.items() if isinstance(value, Symbol)}
+    results, called = derive.guarded(results, {id(value): name for value, name in names} | called)
+    record = StepRecord(
+        inputs=cls.inputs,
+        states=cls.states,
+        numbers=tuple(cls.numbers),
+        outputs=len(made.outputs),
+        recorded=tuple(recorded),
+        step=trace.flatten([trace.operand(r) for r in results], called),
+        resting=trace.flatten([trace.operand(resting.get(name, states[name])) for name in cls.states]),
+    )
+    return record, frozenset(known["_read"])
+
+
+def _require_kinds(cls: type[Any], results: list[Any]) -> None:
+    """Refuse arithmetic with comparisons, and choices by numbers."""
+    for node in trace.ordered(results):
+        for kind, operand in zip(trace.OPERATIONS.get(node.operation, ""), node.arguments, strict=False):
+            boolean = isinstance(operand, Symbol) and operand.operation in trace.BOOLEANS
+            if boolean != (kind == "b"):
+                wrong = "a comparison where a number belongs: choose one with where(...)" if boolean else "a number where a comparison belongs"
+                raise TypeError(f"{cls.__name__}.step: `{node.operation}` is given {wrong}")
+
+
+def _excess(output: Any) -> Any:
+    """The potential over the threshold: what the first of the output's own fires saw, or None."""
+    found: list[Symbol] = []
+    stack = [output]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Symbol):
+            if node.operation.startswith("fire"):
+                found.append(node)
+            else:
+                stack += node.arguments
+    order = {id(node): place for place, node in enumerate(trace.ordered([output]))}
+    return min(found, key=lambda node: order[id(node)]).arguments[0] if found else None
+
+
+def _with_names(function: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[Any, list[tuple[Symbol, str]]]:
+    """What a function returns, and how it called the symbols among its local variables; under a profiler they stay without names."""
+    found: list[tuple[Symbol, str]] = []
+
+    def watch(frame: Any, event: str, _: Any) -> None:
+        if event == "return" and frame.f_code is code:
+            values = ((value, name) for name, value in frame.f_locals.items() if isinstance(value, Symbol) and name.isascii())
+            found.extend((value, name) for value, name in values if value.operation != "argument")
+
+    code = getattr(function, "__code__", None)
+    if sys.getprofile() is not None:
+        return function(*arguments, **named), found
+    sys.setprofile(watch)
+    try:
+        return function(*arguments, **named), found
+    finally:
+        sys.setprofile(None)
