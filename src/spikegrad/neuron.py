@@ -122,6 +122,8 @@ class Neuron:
                 try:
                     value = self.numbers.get(field.name, Between()).checked(label, value)
                 except TypeError as error:
+                    if not hasattr(value, "shape"):
+                        raise
                     raise TypeError(
                         f"{error}; pass tensors beside the neuron: spikegrad.nn.Layer(neuron, values={{{field.name!r}: tensor}}), "
                         f"or spikegrad.jax.run(neuron, currents, values={{{field.name!r}: array}})"
@@ -140,6 +142,16 @@ class Neuron:
             if field.name in definition.OPTIONS and field.name not in read and getattr(self, field.name) != field.default:
                 raise ValueError(f"{name} has no use for `{field.name}`: its step never reads it")
         self.require_valid()
+
+    def require_learnable(self, name: str) -> None:
+        """Raise an error that says why, unless the number `name` receives a gradient."""
+        if name not in self.numbers:
+            raise ValueError(f"{type(self).__name__} has no number {name!r}{meant(name, self.numbers)}")
+        record = self.record
+        given = {each: trace.argument(each) for each in (*record.inputs, *record.states, *record.numbers)}
+        results = [value for program in (record.step, record.resting) for value in trace.symbols(program, given)[0]]
+        if derive.reverse(results, [trace.argument("bar")] * len(results), [given[name]])[0] is None:
+            raise ValueError(f"`{name}` of {type(self).__name__} cannot be learned: nothing has a gradient with respect to it")
 
     def require_valid(self) -> None:
         """Raise an error that names the first condition of `valid` that does not hold."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from spikegrad.errors import meant
 from spikegrad.kernels import arguments, loop, text
 from spikegrad.kernels.plan import QUANTIZED, Call, Connection, array
 from spikegrad.neuron import Neuron
@@ -83,30 +83,33 @@ class Layer(Stateful):
         if not isinstance(neuron, Neuron):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"`neuron` must be a neuron such as Leaky(0.9), got {neuron!r}")
         check(backend)
-        self._calls: dict[Any, Call] = {}
-        self.neuron, self.backend, self.inhibition, self.quantize = neuron, backend, inhibition, quantize
-        self.learn = (learn,) if isinstance(learn, str) else tuple(learn)
-        given = dict(values or {})
-        known = (*neuron.numbers, *(f"spike.{name}" for name in neuron.spike.numbers))
-        for name in (*self.learn, *given):
-            if name not in known:
-                raise ValueError(f"{type(neuron).__name__} has no number {name!r}{_meant(name, known)}")
+        if spike is not None and not isinstance(spike, Spike):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"`spike` must be an nn.Spike, got {spike!r}; a surrogate is given to the neuron: spike=ATan()")
         if quantize is not None and not callable(quantize):
             raise TypeError(f"`quantize` must be a function of a tensor, got {quantize!r}")
         if quantize is not None and all(operation != "quantized" for operation, *_ in neuron.record.step.instructions):
             raise ValueError(f"{type(neuron).__name__} has no place where its state could be quantised")
-        plain = {name: value for name, value in given.items() if not isinstance(value, Tensor) and name not in self.learn}
-        self.neuron = neuron = dataclasses.replace(neuron, **{name: value for name, value in plain.items() if name in neuron.numbers})
-        self._tensors = tuple(name for name in neuron.numbers if name in self.learn or isinstance(given.get(name), Tensor))
+        learn, values = (learn,) if isinstance(learn, str) else tuple(learn), dict(values or {})
+        known = (*neuron.numbers, *(f"spike.{name}" for name in neuron.spike.numbers))
+        for name in (*learn, *values):
+            if name not in known:
+                raise ValueError(f"{type(neuron).__name__} has no number {name!r}{meant(name, known)}")
+        floats = {name: x for name, x in values.items() if name in neuron.numbers and not isinstance(x, Tensor)}
+        neuron = dataclasses.replace(neuron, **floats)
+        self._calls: dict[Any, Call] = {}
+        self.neuron, self.learn, self.backend, self.inhibition, self.quantize = neuron, learn, backend, inhibition, quantize
+        self._tensors = tuple(name for name in neuron.numbers if name in learn or isinstance(values.get(name), Tensor))
         for name in self._tensors:
-            hold(self, name, given.get(name, getattr(neuron, name)), neuron.numbers[name], learn=name in self.learn)
+            if name in learn:
+                neuron.require_learnable(name)
+            hold(self, name, values.get(name, getattr(neuron, name)), neuron.numbers[name], learn=name in learn)
         neuron.bind({name: held(self, name, neuron.numbers[name]) for name in self._tensors}).require_valid()
-        of_spike = {name[6:]: torch.as_tensor(value) for name, value in given.items() if name.startswith("spike.")}
-        learned = [name[6:] for name in self.learn if name.startswith("spike.")]
+        of_spike = {name.removeprefix("spike."): torch.as_tensor(x) for name, x in values.items() if name.startswith("spike.")}
+        learned = [name.removeprefix("spike.") for name in learn if name.startswith("spike.")]
         if spike is not None and (of_spike or learned):
             raise ValueError("what of the surrogate is learned is said once: by `spike`, an nn.Spike, or by `learn` and `values`")
         self.spike = Spike(neuron.spike, learned, values=of_spike) if spike is None else spike
-        self.connection: Connection = "none" if recurrent is None else recurrent
+        self.connection: Connection = "none"
         self.weight: nn.Parameter | None = None
         if recurrent is not None:
             self._connect(recurrent, features)
@@ -127,6 +130,7 @@ class Layer(Stateful):
             raise ValueError(f"the connection of a recurrent layer must be one of 'all-to-all', 'one-to-one', got {recurrent!r}")
         if features is None or features < 1:
             raise ValueError(f"a recurrent layer needs `features`, the number of its neurons, at least 1, got {features}")
+        self.connection = recurrent
         # By sender, so that a spike adds a row of memory; the shape is PyTorch's.
         weight = torch.empty(features, features).t() if recurrent == "all-to-all" else torch.empty(features)
         self.weight = nn.Parameter(weight)
@@ -293,8 +297,3 @@ class Layer(Stateful):
         shown += [f"learn={self.learn}"] if self.learn else []
         shown += ["inhibition=True"] if self.inhibition else []
         return ", ".join([type(self.neuron).__name__, *shown] if type(self) is Layer else shown)
-
-
-def _meant(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}"

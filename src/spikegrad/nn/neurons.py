@@ -15,51 +15,39 @@ from spikegrad.surrogate import Surrogate
 
 Connection = Literal["all-to-all", "one-to-one"]
 Number = float | Tensor
-
-
-def _split(kind: type[Neuron], numbers: Mapping[str, Number]) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Numbers for the neuron, and tensors beside it, for which any number within their range stands there."""
-    tensors = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, Tensor | int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"`{name}` must be a number or a tensor, got {type(value).__name__}")
-    known = {name: value.reshape(-1)[0].item() for name, value in tensors.items() if value.numel() and not value.is_meta}
-    return {**{name: 0.5 for name in tensors}, **{n: v for n, v in numbers.items() if n not in tensors}, **known}, tensors  # pyright: ignore
+Names = str | Sequence[str]
 
 
 class _Named(Layer):
-    """A layer whose constructor takes the numbers of its neuron."""
+    """A layer whose constructor takes the numbers of its neuron.
+
+    Args:
+        numbers: of the neuron; while a tensor stands for one, any number within the range stands in the neuron.
+        spike: the surrogate, or a module.
+        options: of the neuron; and ``learn_beta`` and the like.
+        learn, inhibition, quantize, backend: see `Layer`.
+    """
 
     kind: type[Neuron]
 
     def __init__(
-        self,
-        numbers: Mapping[str, Number],
-        spike: Surrogate | Spike | None,
-        *,
-        learn: str | Sequence[str] = (),
-        recurrent: Connection | None = None,
-        features: int | None = None,
-        inhibition: bool = False,
-        quantize: Callable[[Tensor], Tensor] | None = None,
-        backend: str = "auto",
-        options: Mapping[str, Any],
+        self, numbers: Mapping[str, Number], spike: Surrogate | Spike | None, options: Mapping[str, Any], *, learn: Names = (), **layer: Any
     ) -> None:
-        module = spike if isinstance(spike, Spike) else None
-        given = dict(options) | ({} if spike is None else {"spike": spike if module is None else module.surrogate})
-        floats, tensors = _split(self.kind, numbers)
-        flags = [name.removeprefix("learn_") for name in options if name.startswith("learn_") and given.pop(name)]
-        given = {name: value for name, value in given.items() if not name.startswith("learn_")}
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, Tensor | int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"`{name}` must be a number or a tensor, got {type(value).__name__}")
+        flags = [name.removeprefix("learn_") for name, told in options.items() if name.startswith("learn_") and told]
+        options = {name: value for name, value in options.items() if not name.startswith("learn_")}
+        tensors = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
+        firsts = {name: x.reshape(-1)[0].item() if x.numel() and not x.is_meta else 0.5 for name, x in tensors.items()}
+        if spike is not None:
+            options["spike"] = spike.surrogate if isinstance(spike, Spike) else spike
         super().__init__(
-            self.kind(**floats, **given),
+            self.kind(**{**numbers, **firsts}, **options),
             learn=tuple(dict.fromkeys((*flags, *((learn,) if isinstance(learn, str) else learn)))),
             values=tensors,
-            recurrent=recurrent,
-            features=features,
-            spike=module,
-            inhibition=inhibition,
-            quantize=quantize,
-            backend=backend,
+            spike=spike if isinstance(spike, Spike) else None,
+            **layer,
         )
 
 
@@ -108,18 +96,21 @@ class Leaky(_Named):
         reset: Reset = "subtract",
         reset_delay: bool = False,
         detach_reset: bool = True,
-        learn: str | Sequence[str] = (),
+        learn: Names = (),
         learn_beta: bool = False,
         learn_threshold: bool = False,
         spike_at_threshold: bool = True,
         scale_input: bool = False,
-        **layer: Any,
+        inhibition: bool = False,
+        quantize: Callable[[Tensor], Tensor] | None = None,
+        backend: str = "auto",
     ) -> None:
         options = {
             "reset": reset, "reset_delay": reset_delay, "detach_reset": detach_reset, "spike_at_threshold": spike_at_threshold,
             "scale_input": scale_input, "learn_beta": learn_beta, "learn_threshold": learn_threshold,
         }  # fmt: skip
-        super().__init__({"beta": beta, "threshold": threshold}, spike, learn=learn, options=options, **layer)
+        layer = {"inhibition": inhibition, "quantize": quantize, "backend": backend}
+        super().__init__({"beta": beta, "threshold": threshold}, spike, options, learn=learn, **layer)
 
 
 class Synaptic(_Named):
@@ -154,9 +145,8 @@ class Synaptic(_Named):
         **options: Any,
     ) -> None:
         layer = {name: options.pop(name) for name in _LAYER & options.keys()}
-        super().__init__(
-            {"alpha": alpha, "beta": beta, "threshold": threshold}, spike, options={**options, "learn_alpha": learn_alpha}, **layer
-        )
+        numbers = {"alpha": alpha, "beta": beta, "threshold": threshold}
+        super().__init__(numbers, spike, {**options, "learn_alpha": learn_alpha}, **layer)
 
 
 class RecurrentLeaky(Leaky):
@@ -191,7 +181,8 @@ class RecurrentLeaky(Leaky):
         connection: Connection = "all-to-all",
         **options: Any,
     ) -> None:
-        super().__init__(beta, threshold, spike, recurrent=connection, features=features, **options)
+        super().__init__(beta, threshold, spike, **options)
+        self._connect(connection, features)
 
 
 class RecurrentSynaptic(Synaptic):
@@ -226,7 +217,8 @@ class RecurrentSynaptic(Synaptic):
         connection: Connection = "all-to-all",
         **options: Any,
     ) -> None:
-        super().__init__(alpha, beta, threshold, spike, recurrent=connection, features=features, **options)
+        super().__init__(alpha, beta, threshold, spike, **options)
+        self._connect(connection, features)
 
 
 class LeakyIntegrator(_Named):
@@ -248,7 +240,7 @@ class LeakyIntegrator(_Named):
     kind = neurons.LeakyIntegrator
 
     def __init__(self, beta: Number, *, learn_beta: bool = False, scale_input: bool = False, **layer: Any) -> None:
-        super().__init__({"beta": beta}, None, options={"learn_beta": learn_beta, "scale_input": scale_input}, **layer)
+        super().__init__({"beta": beta}, None, {"learn_beta": learn_beta, "scale_input": scale_input}, **layer)
 
 
-_LAYER = frozenset(("learn", "recurrent", "features", "inhibition", "quantize", "backend"))
+_LAYER = frozenset(("learn", "inhibition", "quantize", "backend"))

@@ -31,7 +31,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spikegrad import printing
-from spikegrad.derive import Passes, derivative_by
+from spikegrad.cut import Passes
+from spikegrad.derive import derivative_by
 from spikegrad.kernels.cpu import elementary
 from spikegrad.kernels.plan import FED, Call
 from spikegrad.printing import DIALECTS, Names
