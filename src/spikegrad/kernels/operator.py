@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spikegrad.kernels.plan import Call
 from spikegrad.kernels.text import read
-from spikegrad.kernels.torch import Layer, backward, forward, learned_among, run, saved_by, values_of
+from spikegrad.kernels.torch import layer_of, run, values_of
 
 
 class _Compiled(NamedTuple):
@@ -35,7 +35,7 @@ class _Compiled(NamedTuple):
 def _given(tensors: Sequence[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str) -> _Compiled:
     call, by_name = read(text), dict(zip(names.split(), tensors, strict=True))
     plan = call.plan
-    numbers: dict[str, Any] = dict(zip((n for n in (*plan.numbers, *plan.states) if n not in by_name), floats.tolist(), strict=True))
+    numbers: dict[str, Any] = dict(zip((n for n in (*plan.numbers, *call.record.states) if n not in by_name), floats.tolist(), strict=True))
     spike = dict(zip(call.surrogate.arguments[1:], surrogate.tolist(), strict=True))
     spike |= {name.removeprefix("spike."): x for name, x in by_name.items() if name.startswith("spike.")}
     state = [x for name, x in by_name.items() if name.startswith("first.")]
@@ -80,16 +80,14 @@ def _layer_backward(
         call, *given = _given(leaves, floats, surrogate, text, names)
         numbers, values = values_of(call, *given, real)
     with torch.no_grad():
-        layer = Layer(call, numbers, like.shape, like.dtype)
-        wanted = [v.requires_grad for v in values]
-        detached = [v.detach() for v in values]
+        layer = layer_of(call, numbers, like.shape, like.dtype)
+        asked = tuple(v.requires_grad for v in values)
+        detached, learned = [v.detach() for v in values], layer.asked(asked)[1]
         if layer.fed:  # what was kept is computed anew: an operator returns what its caller asked for, and nothing beside it
-            learned = learned_among(layer, wanted)[1]
-            made, kept = forward(layer, inputs, detached, learned)
-            known = dict(zip((*layer.inputs, "0"), (*inputs, made[0]), strict=True))
-            known |= zip((f"kept.{name}" for name in call.plan.passes(learned).kept), kept, strict=True)
-            inputs = [known[name] for name in saved_by(layer, learned)]
-        grads, of_values = backward(layer, inputs, detached, tuple(gradients), wanted)
+            saved = layer.saving(inputs, detached, learned)[1]
+        else:
+            saved = [x for name, x in zip(layer.inputs, inputs, strict=False) if name in layer.saved(learned)]
+        grads, of_values = layer.backward(saved, detached, tuple(gradients), asked)
     heads = [(v, g) for v, g in zip(values, of_values, strict=True) if g is not None]
     asked = [leaf for leaf in leaves if leaf.requires_grad]
     outs, of_outs = zip(*heads, strict=True) if heads and asked else ((), ())

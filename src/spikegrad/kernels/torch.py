@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spikegrad.kernels import loop
 from spikegrad.kernels.cpu import results
-from spikegrad.kernels.cpu.passes import SAMPLES, Sizes, prepared
+from spikegrad.kernels.cpu.passes import SAMPLES, Pass, Sizes
 from spikegrad.kernels.cpu.source import Variant
 from spikegrad.kernels.plan import FED, Call
 from spikegrad.recorded import from_record
@@ -37,175 +37,208 @@ class Numbers(NamedTuple):
     weights: tuple[None, ...] = ()
 
 
-class Layer(NamedTuple):
-    """A layer whose inputs have this shape and dtype: what its passes have in common."""
+class Layer:
+    """A layer whose inputs have this shape and dtype: what its passes have in common. Ask `layer_of` for it.
 
-    call: Call
-    numbers: Numbers
-    shape: torch.Size
-    dtype: torch.dtype
+    Attributes:
+        call: the layer apart from its arrays.
+        shape: of the inputs.
+        dtype: of the inputs.
+        real: the dtype of states and parameters.
+        fed: whether neurons receive the outputs of all of them.
+        inputs: names of what is given at each step.
+        states: names of the states, what is fed back last.
+        values: all numbers by name, None for each tensor.
+        tensors: the names of these, in their order.
+    """
 
-    @property
-    def real(self) -> torch.dtype:
-        """The dtype of states and parameters."""
-        return torch.float64 if self.dtype is torch.float64 else torch.float32
+    def __init__(self, call: Call, numbers: Numbers, shape: torch.Size, dtype: torch.dtype) -> None:
+        self.call, self.shape, self.dtype = call, shape, dtype
+        self.real = torch.float64 if dtype is torch.float64 else torch.float32
+        self.fed = call.connection == "all-to-all"
+        self.inputs = tuple(name for name in call.plan.inputs if name != FED)
+        self.states = (*call.plan.states, *("recurrent",) * self.fed)
+        surrogate = (f"spike.{name}" for name in call.surrogate.arguments[1:])
+        names = (*call.plan.parameters, *surrogate, *(f"first.{name}" for name in self.states), *("weights",) * self.fed)
+        self.values = dict(zip(names, (v for part in numbers for v in part), strict=True))
+        self.tensors = tuple(name for name, value in self.values.items() if value is None)
+        read = {name: value for name, value in self.values.items() if name != "weights"}
+        self._firsts = tuple(f"first.{name}" for name in self.states)
+        self._read = {n: v for n, v in read.items() if not n.startswith("spike.")}, read
+        self._row = math.prod(shape[1:])
+        self._passes: dict[Any, Pass] = {}
+        self._asked: dict[Any, tuple[frozenset[str], frozenset[str]]] = {}
 
-    @property
-    def fed(self) -> bool:
-        """Whether neurons receive the outputs of all of them."""
-        return self.call.connection == "all-to-all"
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """What is given at each step."""
-        return tuple(name for name in self.call.plan.inputs if name != FED)
-
-    @property
-    def states(self) -> tuple[str, ...]:
-        """The states, what is fed back last."""
-        return (*self.call.plan.states, *("recurrent",) * self.fed)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of all numbers, in the order of `Numbers`."""
-        surrogate = (f"spike.{name}" for name in self.call.surrogate.arguments[1:])
-        return (*self.call.plan.parameters, *surrogate, *(f"first.{name}" for name in self.states), *("weights",) * self.fed)
-
-    def named(self, tensors: Sequence[Tensor]) -> dict[str, float | Tensor]:
+    def named(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
         """All numbers by name."""
-        rest = iter(tensors)
-        values = (v for part in self.numbers for v in part)
-        return {name: next(rest) if value is None else value for name, value in zip(self.names, values, strict=True)}
+        return self.values | dict(zip(self.tensors, tensors, strict=True))
 
-class _Memory:
-    """What a pass is given, collected: the layout, and the memory in its order."""
+    def asked(self, wanted: tuple[bool, ...]) -> tuple[frozenset[str], frozenset[str]]:
+        """Names of the tensors whose gradients are wanted, and of those the ones that kernels sum over the steps."""
+        found = self._asked.get(wanted)
+        if found is None:
+            names = frozenset(name for name, want in zip(self.tensors, wanted, strict=True) if want)
+            found = self._asked[wanted] = names, frozenset(n for n in names if n != "weights" and not n.startswith("first."))
+        return found
 
-    def __init__(self, layer: Layer) -> None:
-        self.layer, self.row = layer, math.prod(layer.shape[1:])
-        self.layout: list[tuple[str, int | float | None]] = []
-        self.memory: list[Tensor] = []
-        self.columns: list[str] = []
-        self.single: list[str] = []
+    def saved(self, learned: frozenset[str]) -> tuple[str, ...]:
+        """What of the size of the sequence the backward pass is given."""
+        passes = self.call.plan.passes(learned)
+        if self.fed:
+            return (*(name for name in passes.reread if name != FED), "0", *(f"kept.{name}" for name in passes.kept))
+        return self.inputs if passes.kept else passes.reread
 
-    def add(self, name: str, given: Tensor | float | None, stride: int = 1) -> None:
-        """An argument: memory whose rows or columns are so far apart, a number, or nothing."""
-        self.layout.append((name, stride if isinstance(given, Tensor) else given))
-        if isinstance(given, Tensor):
-            self.memory.append(given)
+    def saving(
+        self, inputs: Sequence[Tensor], tensors: Sequence[Tensor], learned: frozenset[str]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """What `forward` returns, and what `saved` says."""
+        made, names = self.forward(inputs, tensors, learned), self.saved(learned)
+        if names is self.inputs:
+            return made, inputs
+        known = dict(zip(self.inputs, inputs, strict=True)) | {"0": made[0]}
+        kept = [name for name in names if name not in known]
+        known |= zip(kept, made[len(made) - len(kept) :], strict=True)
+        return made[: len(made) - len(kept)], [known[name] for name in names]
 
-    def sequences(self, names: Sequence[str], given: Sequence[Tensor]) -> None:
-        """Inputs, or places for results. One row for all steps is read as it is."""
-        for name, tensor in zip(names, given, strict=True):
-            same = len(tensor) > 1 and tensor.stride(0) == 0 and tensor[0].is_contiguous()
-            self.add(name, tensor if same else tensor.contiguous(), 0 if same else self.row)
+    def forward(self, inputs: Sequence[Tensor], tensors: Sequence[Tensor], learned: frozenset[str] | None = None) -> list[Tensor]:
+        """Outputs, states after the last step and recorded values; and, if gradients of the `learned` are to follow, what is kept."""
+        plan, given = self.call.plan, _Given(self._row)
+        kept = plan.passes(learned).kept if self.fed and learned is not None else ()
+        for x in inputs:
+            given.sequence(x)
+        outputs = given.made(self.shape, self.dtype, plan.outputs)
+        others = given.made(self.shape, self.real, len(self.call.recorded) + len(kept))
+        self._add_numbers(given, self._read[0], tensors)
+        last = [torch.empty(self.shape[1:], dtype=self.real, device="cpu") for _ in self.states]
+        given.memory += last
+        given.how += [1] * len(last)
+        if self.fed:
+            given.add(tensors[-1].to(self.real).t().contiguous(), self.shape[-1])
+        self._run(given, False, learned or frozenset() if self.fed else frozenset(), bool(kept))
+        return [*outputs, *last, *others]
 
-    def arriving(self, names: Sequence[str], given: Sequence[Tensor | None]) -> None:
-        """Gradients of sequences, None for zeros. One number for all of it is read as it is, as `sum` makes it."""
-        for name, tensor in zip(names, given, strict=True):
-            if tensor is None or (tensor.numel() > 1 and not any(tensor.stride())):
-                self.single.append(name)
-                self.add(f"bar.{name}", 0.0 if tensor is None else tensor, 0)
-            else:
-                self.sequences([f"bar.{name}"], [tensor])
+    def backward(
+        self, saved: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given, wanted: tuple[bool, ...]
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Gradients of the inputs, and of those tensors that are wanted; from what `saved` says."""
+        plan, given, n, m = self.call.plan, _Given(self._row), self.call.plan.outputs, len(self.states)
+        asked, learned = self.asked(wanted)
+        for x in saved:
+            given.sequence(x)
+        for x in (*arriving[:n], *arriving[n + m :]):
+            given.arriving(x)
+        self._add_numbers(given, self._read[1], tensors)
+        for x in arriving[n : n + m]:
+            given.add(0.0 if x is None else x.contiguous())
+        found: dict[str, Tensor] = {}
+        for key in (*self._firsts, *sorted(learned)):
+            given.add(found.setdefault(key, torch.empty(self.shape[1:], dtype=self.real, device="cpu")) if key in asked else None)
+        grads = given.made(self.shape, self.dtype, len(self.inputs))
+        if self.fed:
+            given.add(tensors[-1].to(self.real).contiguous(), self.shape[-1])
+            shares, features = None, self.shape[-1]
+            if "weights" in asked:
+                blocks = -(-math.prod(self.shape[1:-1]) // SAMPLES)
+                shares = torch.zeros(blocks, features, features, dtype=self.real, device="cpu")
+            given.add(shares)
+            if not Variant(self.call, True, DTYPES[self.dtype], learned=learned).fed_alike:
+                given.made(self.shape, self.real, 1)
+        self._run(given, True, learned)
+        if self.fed and shares is not None:
+            found["weights"] = shares.sum(0).t()
+        shaped = [(found.get(name), t) for name, t in zip(self.tensors, tensors, strict=True)]
+        return grads, [g if g is None else g.sum_to_size(t.shape).to(t.dtype) for g, t in shaped]
 
-    def numbers(self, named: dict[str, float | Tensor], wanted: Sequence[str]) -> None:
-        """Parameters, or states before the first step: numbers, tensors of one number, or one for each column."""
-        for name in wanted:
+    def _add_numbers(self, given: _Given, values: Mapping[str, float | None], tensors: Sequence[Tensor]) -> None:
+        """Numbers as they are, tensors of one number, or of one for each column."""
+        if not tensors:
+            given.how += values.values()
+            return
+        named = self.named(tensors)
+        for name in values:
             value = named[name]
             if isinstance(value, Tensor):
-                value = value.to(self.layer.real)
+                value = value.to(self.real)
                 alone = value.numel() == 1
-                self.add(name, value.contiguous() if alone else value.expand(self.layer.shape[1:]).contiguous(), 0 if alone else 1)
-                if not alone:
-                    self.columns.append(name)
+                given.add(value.contiguous() if alone else value.expand(self.shape[1:]).contiguous(), 0 if alone else 1)
             else:
-                self.add(name, value)
+                given.how.append(value)
 
-    def weights(self, weight: Tensor, backward: bool) -> None:
-        """Recurrent weights: by sender forward, by receiver backward."""
-        wide = weight.to(self.layer.real)
-        self.add("weights", (wide if backward else wide.t()).contiguous(), len(weight))
+    def _run(self, given: _Given, backward: bool, learned: frozenset[str], keeps: bool = False) -> None:
+        threads = torch.get_num_threads()
+        key = backward, learned, keeps, threads, *given.how
+        found = self._passes.get(key)
+        if found is None:
+            layout = tuple(zip(self._names(backward, learned, keeps), given.how, strict=False))
+            own = {name for name in self._read[1] if not name.startswith("first.")}
+            columns = frozenset(name for name, how in layout if name in own and how == 1 and isinstance(how, int))
+            bars = (*map(str, range(self.call.plan.outputs)), *self.call.recorded)
+            single = frozenset(name for name in bars if (f"bar.{name}", 0) in layout)
+            variant = Variant(self.call, backward, DTYPES[self.dtype], columns, learned, single, keeps)
+            found = self._passes[key] = Pass(variant, Sizes(self.shape[0], self._row, threads, self.shape[-1] * self.fed), layout)
+        found.run(given.memory)
 
-    def run(self, backward: bool, learned: frozenset[str] = frozenset(), keeps: bool = True) -> None:
-        """Run the pass."""
-        columns = frozenset(name for name in self.columns if not name.startswith("first."))
-        variant = Variant(self.layer.call, backward, DTYPES[self.layer.dtype], columns, learned, frozenset(self.single), keeps)
-        features = self.layer.shape[-1] if self.layer.fed else 0
-        sizes = Sizes(self.layer.shape[0], self.row, torch.get_num_threads(), features)
-        prepared(variant, sizes, tuple(self.layout)).run(self.memory)
-
-
-def learned_among(layer: Layer, wanted: Sequence[bool]) -> tuple[set[str], frozenset[str]]:
-    """Names of the numbers that are tensors whose gradients are wanted, and of those the ones that kernels give."""
-    names = [name for name, value in zip(layer.names, (v for part in layer.numbers for v in part), strict=True) if value is None]
-    asked = {name for name, want in zip(names, wanted, strict=True) if want}
-    return asked, frozenset(name for name in asked if not name.startswith("first.") and name != "weights")
-
-
-def forward(
-    layer: Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor], learned: frozenset[str] | None = None
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Outputs, states after the last step and recorded values; and what is kept in memory, if gradients of the `learned` are to follow."""
-    plan, given, named = layer.call.plan, _Memory(layer), layer.named(tensors)
-    outputs = [results.empty(layer.shape, layer.dtype) for _ in range(plan.outputs)]
-    last = [torch.empty(layer.shape[1:], dtype=layer.real, device="cpu") for _ in layer.states]
-    recorded = [results.empty(layer.shape, layer.real) for _ in layer.call.recorded]
-    names = plan.passes(learned).kept if layer.fed and learned is not None else ()
-    kept = [results.empty(layer.shape, layer.real) for _ in names]
-    given.sequences(layer.inputs, inputs)
-    given.sequences((*map(str, range(plan.outputs)), *layer.call.recorded), (*outputs, *recorded))
-    given.sequences([f"kept.{name}" for name in names], kept)
-    given.numbers(named, (*plan.parameters, *(f"first.{name}" for name in layer.states)))
-    for name, made in zip(layer.states, last, strict=True):
-        given.add(f"last.{name}", made)
-    if layer.fed:
-        given.weights(tensors[-1], backward=False)
-    given.run(False, (learned or frozenset()) if layer.fed else frozenset(), bool(kept))
-    return [*outputs, *last, *recorded], kept
+    def _names(self, backward: bool, learned: frozenset[str], keeps: bool) -> tuple[str, ...]:
+        """Of what a pass is given, in the order of `forward` and `backward`."""
+        plan, recorded = self.call.plan, self.call.recorded
+        outputs, weights = tuple(map(str, range(plan.outputs))), ("weights",) * self.fed
+        if not backward:
+            kept = (f"kept.{name}" for name in plan.passes(learned).kept if keeps)
+            return (*self.inputs, *outputs, *recorded, *kept, *self._read[0], *(f"last.{name}" for name in self.states), *weights)
+        bars, states = (f"bar.{name}" for name in (*outputs, *recorded)), (f"bar.{name}" for name in self.states)
+        grads = (*self.states, *sorted(learned), *self.inputs)
+        fed = (*weights, "grad.weights", f"grad.{FED}") if self.fed else ()
+        return (*self.saved(learned), *bars, *self._read[1], *states, *(f"grad.{name}" for name in grads), *fed)
 
 
-def backward(
-    layer: Layer, saved: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given, wanted: Sequence[bool]
-) -> tuple[list[Tensor], list[Tensor | None]]:
-    """Gradients of the inputs, and of those tensors that are wanted; from the inputs, or from what `_saved` says."""
-    plan, given, named = layer.call.plan, _Memory(layer), layer.named(tensors)
-    asked, learned = learned_among(layer, wanted)
-    n, m, passes = plan.outputs, len(layer.states), plan.passes(learned)
-    saved_names = saved_by(layer, learned)
-    given.sequences(saved_names, saved)
-    given.arriving((*map(str, range(n)), *layer.call.recorded), (*arriving[:n], *arriving[n + m :]))
-    given.numbers(named, [name for name in layer.names if name != "weights"])
-    for name, gradient in zip(layer.states, arriving[n : n + m], strict=True):
-        given.add(f"bar.{name}", 0.0 if gradient is None else gradient.contiguous())
-    found: dict[str, Tensor | None] = {}
-    for name in (*layer.states, *sorted(learned)):
-        key = f"first.{name}" if name in layer.states else name
-        found[key] = torch.empty(layer.shape[1:], dtype=layer.real, device="cpu") if key in asked else None
-        given.add(f"grad.{name}", found[key])
-    grads, shares = [results.empty(layer.shape, layer.dtype) for _ in layer.inputs], None
-    given.sequences([f"grad.{name}" for name in layer.inputs], grads)
-    if layer.fed:
-        given.weights(tensors[-1], backward=True)
-        alike = Variant(layer.call, True, DTYPES[layer.dtype], learned=learned).fed_alike
-        blocks, features = -(-math.prod(layer.shape[1:-1]) // SAMPLES), layer.shape[-1]
-        shares = torch.zeros(blocks, features, features, dtype=layer.real, device="cpu") if "weights" in asked else None
-        given.add("grad.weights", shares)
-        if not alike:
-            given.sequences([f"grad.{FED}"], [results.empty(layer.shape, layer.real)])
-    given.run(True, learned)
-    if layer.fed:
-        found["weights"] = None if shares is None else shares.sum(0).t()
-    of_tensors = [found.get(name) for name, value in named.items() if isinstance(value, Tensor)]
-    shaped = [g if g is None else g.sum_to_size(t.shape).to(t.dtype) for g, t in zip(of_tensors, tensors, strict=True)]
-    return grads, shaped
+class _Given:
+    """What a pass is given: the memory, and for all in order, as `Layout` says, how it is given."""
+
+    __slots__ = ("how", "memory", "row")
+
+    def __init__(self, row: int) -> None:
+        self.row = row
+        self.memory: list[Tensor] = []
+        self.how: list[int | float | None] = []
+
+    def add(self, x: Tensor | float | None, stride: int = 1) -> None:
+        """Memory whose rows or columns are so far apart, a number, or nothing."""
+        if isinstance(x, Tensor):
+            self.memory.append(x)
+            self.how.append(stride)
+        else:
+            self.how.append(x)
+
+    def sequence(self, x: Tensor) -> None:
+        """Something with rows. One row for all steps is read as it is."""
+        if x.is_contiguous():
+            self.memory.append(x)
+            self.how.append(self.row)
+        else:
+            same = len(x) > 1 and x.stride(0) == 0 and x[0].is_contiguous()
+            self.add(x if same else x.contiguous(), 0 if same else self.row)
+
+    def arriving(self, x: Tensor | None) -> None:
+        """The gradient of a sequence, None for zeros. One number for all of it is read as it is, as `sum` makes it."""
+        if x is None:
+            self.how.append(0.0)
+        elif not x.is_contiguous() and not any(x.stride()):
+            self.add(x, 0)
+        else:
+            self.sequence(x)
+
+    def made(self, shape: torch.Size, dtype: torch.dtype, count: int) -> list[Tensor]:
+        """Room for so many sequences."""
+        found = [results.empty(shape, dtype) for _ in range(count)]
+        self.memory += found
+        self.how += [self.row] * count
+        return found
 
 
-def saved_by(layer: Layer, learned: frozenset[str]) -> list[str]:
-    """What of the size of the sequence the backward pass is given."""
-    passes = layer.call.plan.passes(learned)
-    if layer.fed:
-        return [*(name for name in passes.reread if name != FED), "0", *(f"kept.{name}" for name in passes.kept)]
-    return [*(layer.inputs if passes.kept else passes.reread)]
+@functools.lru_cache(maxsize=1024)
+def layer_of(call: Call, numbers: Numbers, shape: torch.Size, dtype: torch.dtype) -> Layer:
+    """The layer, the same object each time."""
+    return Layer(call, numbers, shape, dtype)
 
 
 def _differentiable(layer: Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given) -> list[Tensor | None]:
@@ -248,22 +281,19 @@ class _Fused(torch.autograd.Function):
     def forward(ctx: Any, layer: Layer, *given: Tensor) -> Any:  # pyright: ignore
         count = len(layer.inputs)
         inputs, tensors = given[:count], given[count:]
-        _, learned = learned_among(layer, ctx.needs_input_grad[1 + count :])
-        made, kept = forward(layer, inputs, tensors, learned)
-        ctx.layer, ctx.saved = layer, saved_by(layer, learned)
-        found = dict(zip(layer.inputs, inputs, strict=True)) | {"0": made[0]}
-        found |= zip((f"kept.{name}" for name in layer.call.plan.passes(learned).kept), kept, strict=False)
-        ctx.save_for_backward(*(found[name] for name in ctx.saved), *tensors)
+        _, learned = layer.asked(ctx.needs_input_grad[1 + count :])
+        made, saved = layer.saving(inputs, tensors, learned)
+        ctx.layer, ctx.count = layer, len(saved)
+        ctx.save_for_backward(*saved, *tensors)
         ctx.set_materialize_grads(False)
         return tuple(made)
 
     @staticmethod
     def backward(ctx: Any, *arriving: Tensor | None) -> Any:  # pyright: ignore
-        layer, count = ctx.layer, len(ctx.saved)
-        saved, tensors = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        layer, given, count = ctx.layer, ctx.saved_tensors, ctx.count
         if torch.is_grad_enabled():  # create_graph=True
-            return None, *_differentiable(layer, saved, tensors, arriving)
-        grads, of_tensors = backward(layer, saved, tensors, arriving, ctx.needs_input_grad[1 + len(layer.inputs) :])
+            return None, *_differentiable(layer, given[:count], given[count:], arriving)
+        grads, of_tensors = layer.backward(given[:count], given[count:], arriving, ctx.needs_input_grad[1 + len(layer.inputs) :])
         return None, *grads, *of_tensors
 
 
@@ -306,7 +336,7 @@ def run(
     """
     shape, dtype = inputs[0].shape, inputs[0].dtype
     given, tensors = values_of(call, state, numbers, surrogate, torch.float64 if dtype is torch.float64 else torch.float32)
-    layer = Layer(call, given, shape, dtype)
+    layer = layer_of(call, given, shape, dtype)
     if torch.is_grad_enabled():
         return _apply(layer, *inputs, *tensors)
-    return forward(layer, inputs, tensors)[0]
+    return layer.forward(inputs, tensors)

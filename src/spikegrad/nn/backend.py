@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,12 @@ from spikegrad.nn.spike import Spike
 
 BACKENDS = ("auto", "numba", "reference")
 INSTALLED = importlib.util.find_spec("numba") is not None
+
+
+@functools.cache
+def kernels() -> Any:
+    """The fused kernels, which are imported when a layer first wants them."""
+    return importlib.import_module("spikegrad.kernels.torch")
 
 
 def check(backend: str) -> None:

@@ -13,7 +13,7 @@ from spikegrad.errors import meant
 from spikegrad.kernels import arguments, loop, text
 from spikegrad.kernels.plan import QUANTIZED, Call, Connection, array
 from spikegrad.neuron import Neuron
-from spikegrad.nn.backend import check, fused, obstacle
+from spikegrad.nn.backend import check, fused, kernels, obstacle
 from spikegrad.nn.parameters import held, hold
 from spikegrad.nn.quantize import Quantize
 from spikegrad.nn.spike import Spike
@@ -97,6 +97,7 @@ class Layer(Stateful):
         floats = {name: x for name, x in values.items() if name in neuron.numbers and not isinstance(x, Tensor)}
         neuron = dataclasses.replace(neuron, **floats)
         self._calls: dict[Any, Call] = {}
+        self.connection: Connection = "none"
         self.neuron, self.learn, self.backend, self.inhibition, self.quantize = neuron, learn, backend, inhibition, quantize
         self._tensors = tuple(name for name in neuron.numbers if name in learn or isinstance(values.get(name), Tensor))
         for name in self._tensors:
@@ -109,7 +110,6 @@ class Layer(Stateful):
         if spike is not None and (of_spike or learned):
             raise ValueError("what of the surrogate is learned is said once: by `spike`, an nn.Spike, or by `learn` and `values`")
         self.spike = Spike(neuron.spike, learned, values=of_spike) if spike is None else spike
-        self.connection: Connection = "none"
         self.weight: nn.Parameter | None = None
         if recurrent is not None:
             self._connect(recurrent, features)
@@ -122,6 +122,8 @@ class Layer(Stateful):
     @neuron.setter
     def neuron(self, neuron: Neuron) -> None:
         self._neuron, self._record = neuron, neuron.record
+        self._state_names = (*neuron.states, *(("recurrent",) * (self.connection != "none")))
+        self._floats: dict[str, Any] = neuron.parameters | {name: getattr(neuron, name) for name in neuron.states}
         self._calls.clear()
 
     def _connect(self, recurrent: str, features: int | None) -> None:
@@ -130,17 +132,14 @@ class Layer(Stateful):
             raise ValueError(f"the connection of a recurrent layer must be one of 'all-to-all', 'one-to-one', got {recurrent!r}")
         if features is None or features < 1:
             raise ValueError(f"a recurrent layer needs `features`, the number of its neurons, at least 1, got {features}")
-        self.connection = recurrent
+        self.connection, self.neuron = recurrent, self.neuron
         # By sender, so that a spike adds a row of memory; the shape is PyTorch's.
         weight = torch.empty(features, features).t() if recurrent == "all-to-all" else torch.empty(features)
         self.weight = nn.Parameter(weight)
         nn.init.uniform_(self.weight, -(features**-0.5), features**-0.5)
 
     def _state_type(self) -> Any:
-        return arguments.state_type(f"{type(self.neuron).__name__}State", self._state_names())
-
-    def _state_names(self) -> tuple[str, ...]:
-        return (*self.neuron.states, *(("recurrent",) if self.connection != "none" else ()))
+        return arguments.state_type(f"{type(self.neuron).__name__}State", self._state_names)
 
     def __getattr__(self, name: str) -> Any:
         """A number of the neuron as it is now."""
@@ -181,87 +180,85 @@ class Layer(Stateful):
             return made, after
         return made, after, recorded[0] if record is True or isinstance(record, str) else dict(zip(wanted, recorded, strict=True))
 
-    def _numbers(self) -> dict[str, Any]:
-        """The numbers of the neuron as they are, and those that the layer adds."""
-        numbers: dict[str, Any] = self.neuron.parameters | {name: getattr(self, name) for name in self._tensors}
-        if self.connection == "one-to-one":
-            numbers["weight"] = self.weight
-        if isinstance(self.quantize, Quantize):
-            numbers |= dict(zip(QUANTIZED, self.quantize.numbers, strict=True))
-        return numbers
+    def _numbers(self, quantize: Any, weight: Tensor | None) -> dict[str, Any]:
+        """The numbers of the neuron as they are, those that the layer adds, and where states rest."""
+        if not self._tensors and quantize is None and weight is None:
+            return self._floats
+        numbers = self._floats | {name: getattr(self, name) for name in self._tensors}
+        if isinstance(quantize, Quantize):
+            numbers |= zip(QUANTIZED, quantize.numbers, strict=True)
+        return numbers if weight is None else numbers | {_WEIGHTS[self.connection]: weight}
 
     def _run(self, wanted: tuple[str, ...], given: tuple[Tensor, ...], state: Any) -> Any:
-        compiling = torch.compiler.is_compiling()
+        spike: Any = self._modules["spike"]  # a getattr that a module fails costs as much as a small kernel
+        quantize, weight, compiling = self.quantize, self.weight, torch.compiler.is_compiling()
         if compiling:
             self._prepare(wanted)
-        call = self._call(wanted)
-        plan, like = call.plan, arguments.working(given[0])
-        numbers, learned = self._numbers(), self.spike.learned()
-        if self.weight is not None:
-            arguments.weights(self.weight, like)
-        arguments.numbers(numbers, like)
-        start: tuple[Any, ...] = () if state is None else arguments.state(self._state_names(), state, like)
-        own = self.quantize is not None and not call.quantized
-        tensors = [*given, *start, *(x for x in (*numbers.values(), *learned.values()) if isinstance(x, Tensor))]
-        if fused(self.backend, obstacle(self.spike, self.inhibition, own, tensors)):
-            if self.connection == "all-to-all":
-                numbers["weights"] = self.weight
-            same = tuple(cast(x, given[0]) for x in given)
-            if compiling:
-                found = self._compiled(wanted, same, start, numbers, learned)
-            else:
-                from spikegrad.kernels import torch as kernels
+        call, like = self._call(wanted, spike), arguments.working(given[0])
+        numbers, learned = self._numbers(quantize, weight), spike.learned()
+        if weight is not None:
+            arguments.weights(weight, like)
+        arguments.numbers({name: numbers[name] for name in self._tensors}, like)
+        start: tuple[Any, ...] = () if state is None else arguments.state(self._state_names, state, like)
+        own = None if call.quantized else quantize
+        tensors = [*given, *start, *learned.values(), *(numbers[name] for name in self._tensors), *(() if weight is None else (weight,))]
+        if not fused(self.backend, obstacle(spike, self.inhibition, own is not None, tensors)):
+            return self._plain(call, given, like, start, numbers, own)
+        if len(given) > 1:
+            given = tuple(cast(x, given[0]) for x in given)
+        if compiling:
+            found = self._compiled(wanted, given, start, numbers, learned)
+        else:
+            found = kernels().run(call, given, start, numbers, spike.floats | learned if learned else spike.floats)
+        n, m = call.plan.outputs, call.plan.outputs + len(self._state_names)
+        return found[:n], found[n:m], found[m:]
 
-                found = kernels.run(call, same, start, numbers | self._resting(), self.spike.surrogate.parameters | learned)
-            n, m = plan.outputs, plan.outputs + len(self._state_names())
-            return found[:n], found[n:m], found[m:]
-        if compiling:  # in which NumPy cannot be traced
+    def _plain(self, call: Call, given: tuple[Tensor, ...], like: Tensor, state: Any, numbers: dict[str, Any], quantize: Any) -> Any:
+        """The layer in the plain loop, from these states or from rest."""
+        weights = numbers.get("weights")
+        if torch.compiler.is_compiling():  # in which NumPy cannot be traced
             numbers = {name: array(x, like) for name, x in numbers.items()}
-        if state is None:
-            fed = {"recurrent": 0.0} if self.connection == "all-to-all" else {}
-            start = arguments.filled(plan.rested(numbers | {n: array(x, like) if compiling else x for n, x in self._resting().items()}, like) | fed, like)
+        fed = {} if weights is None else {"recurrent": 0.0}
         outputs, last, recorded = loop.run(
             call,
             self._fire,
             tuple(cast(x, like) for x in given),
-            start,
-            plan.computed(numbers, like),
-            None if self.weight is None or self.connection != "all-to-all" else cast(self.weight, like),
-            quantize=self.quantize if own else None,
+            state or arguments.filled(call.plan.rested(numbers, like) | fed, like),
+            call.plan.computed(numbers, like),
+            None if weights is None else cast(weights, like),
+            quantize=quantize,
             inhibition=self.inhibition,
             noisy=self.spike.surrogate.stochastic and self.training,
-            rested=state is None,
+            rested=not state,
         )
         return [cast(x, given[0]) for x in outputs], last, recorded
 
     def _compiled(self, wanted: Any, inputs: tuple[Tensor, ...], start: tuple[Tensor, ...], numbers: Any, learned: Any) -> list[Tensor]:
         """The layer as an operator."""
         tensors = {name: x for name, x in numbers.items() if isinstance(x, Tensor)} | {f"spike.{name}": x for name, x in learned.items()}
-        tensors |= {f"first.{name}": x for name, x in zip(self._state_names(), start, strict=False)}
-        floats = [x for name, x in (numbers | self._resting()).items() if name not in tensors]
-        text = self._text(wanted)
+        tensors |= {f"first.{name}": x for name, x in zip(self._state_names, start, strict=False)}
+        call = self._call(wanted, self.spike)
+        floats = [numbers[name] for name in (*call.plan.numbers, *self.neuron.states) if name not in tensors]
         packed = torch.tensor(floats, dtype=torch.float64, device="cpu")
-        return torch.ops.spikegrad.layer(list(inputs), list(tensors.values()), packed, self.spike.numbers, text, " ".join(tensors))
+        given = list(inputs), list(tensors.values()), packed, self.spike.numbers, self._text(wanted), " ".join(tensors)
+        return torch.ops.spikegrad.layer(*given)
 
     @torch.compiler.assume_constant_result
     def _text(self, wanted: tuple[str, ...]) -> str:
-        return text.written(self._call(wanted))
+        return text.written(self._call(wanted, self.spike))
 
     @torch.compiler.assume_constant_result
     def _prepare(self, wanted: tuple[str, ...]) -> bool:
         """Have `_call` find its result when a compiler traces through it."""
-        return self._call(wanted) is not None and self._state_type() is not None
+        return self._call(wanted, self.spike) is not None and self._state_type() is not None
 
-    def _resting(self) -> dict[str, float]:
-        return {name: getattr(self.neuron, name) for name in self.neuron.states}
-
-    def _call(self, wanted: tuple[str, ...]) -> Call:
+    def _call(self, wanted: tuple[str, ...], spike: Spike) -> Call:
         """The static part of the layer, with these values recorded: the same object each time."""
-        key = (wanted, self.spike.structure.key)
+        key = (wanted, spike.structure.key)
         call = self._calls.get(key)
         if call is None:
             levels = isinstance(self.quantize, Quantize)
-            call = self._calls[key] = Call(self._record, self.spike.structure, wanted, levels, self.connection)
+            call = self._calls[key] = Call(self._record, spike.structure, wanted, levels, self.connection)
         return call
 
     def _fire(self, x: Tensor, spike_at_threshold: bool, _: None) -> Tensor:
@@ -297,3 +294,7 @@ class Layer(Stateful):
         shown += [f"learn={self.learn}"] if self.learn else []
         shown += ["inhibition=True"] if self.inhibition else []
         return ", ".join([type(self.neuron).__name__, *shown] if type(self) is Layer else shown)
+
+
+_WEIGHTS = {"one-to-one": "weight", "all-to-all": "weights"}
+"""What a step calls its recurrent weights."""

@@ -69,8 +69,8 @@ class Spike(nn.Module):
 
     @surrogate.setter
     def surrogate(self, surrogate: Surrogate) -> None:
-        self._surrogate, self.structure = surrogate, surrogate.structure
-        values = torch.tensor([*surrogate.parameters.values()], dtype=torch.float64)
+        self._surrogate, self.structure, self.floats = surrogate, surrogate.structure, surrogate.parameters
+        values = torch.tensor([*self.floats.values()], dtype=torch.float64)
         self.numbers = self.numbers.copy_(values) if len(values) == len(self.numbers) else values
 
     def learned(self) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """Run a layer's passes on memory: jobs, prepared once for each layout and size.
 
-Memory is C-contiguous rows: NumPy arrays, tensors, or whatever else knows its ``data_ptr()``.
+Memory is C-contiguous rows: tensors, or whatever else knows its ``data_ptr()``.
 """
 
 from __future__ import annotations
 
-import functools
 from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -45,7 +44,7 @@ class Sizes(NamedTuple):
 
 
 class Pass:
-    """A kernel and its job, which lacks only where the memory is that is given, and scratch; ask `prepared` for it."""
+    """A kernel and its job, which lacks only where the memory is that is given, and scratch."""
 
     def __init__(self, variant: Variant, sizes: Sizes, layout: Layout) -> None:
         real = np.dtype(variant.real)
@@ -78,7 +77,7 @@ class Pass:
         """Run the pass on memory, in the order of the layout's."""
         job: array[int] = self.job[:]
         for place, each in zip(self.places, given, strict=True):
-            job[place] = each.data_ptr() if hasattr(each, "data_ptr") else each.__array_interface__["data"][0]
+            job[place] = each.data_ptr()
         working = memory.take(self.scratch)
         job[threads.SCRATCH] = working.address
         threads.run(job)
@@ -100,9 +99,3 @@ def _shares(sizes: Sizes, rows: int, item: int) -> tuple[int, int]:
     fits = CACHE // item // max(rows, 1)
     block = max(64, min(WIDEST, fits, share + 63) // 64 * 64)
     return 1 if small else min(most, threads.MOST, -(-columns // block)), block
-
-
-@functools.lru_cache(maxsize=1024)
-def prepared(variant: Variant, sizes: Sizes, layout: Layout) -> Pass:
-    """The pass with these, the same object each time."""
-    return Pass(variant, sizes, layout)
