@@ -28,8 +28,8 @@ class Passes:
         keeping: from the same: these, and what is kept.
         recompute: from the same: what is kept, and the states after the step.
         restore: from what is kept and parameters: the restored states after the step.
-        reverse: from what is kept, inputs read again, restored states, parameters and the adjoints of all results (``bar_`` and the name; of
-            outputs their place, ``bar_0``): the adjoints of inputs, states and learned parameters, None where one is always 0.
+        reverse: from what is kept, inputs read again, restored states, parameters and the adjoints of all results (``bar_`` and the name;
+            of outputs their place, ``bar_0``): the adjoints of inputs, states and learned parameters, but for those that are always 0.
     """
 
     kept: tuple[str, ...]
@@ -119,7 +119,7 @@ def _least(
         if id(node) in sources or any(id(a) in varying for a in node.arguments):
             varying[id(node)] = node
     uses = [a for node in ordered(back) if id(node) not in varying for a in node.arguments]
-    needed = {id(a): a for a in (*uses, *back) if id(a) in varying}
+    needed = {id(a): varying[id(a)] for a in (*uses, *back) if id(a) in varying}
     if not needed:
         return _Cut([], [])
     cut = _minimum_cut(varying, sources, {id(node) for node in inputs}, needed)
@@ -191,23 +191,23 @@ def _with_restored(
                 found.add(key)
         return found
 
-    def cost(size: int, again: Sequence[Symbol]) -> int:
-        return 2 * size + len(again)
+    def cost(size: int, reread: Sequence[Symbol]) -> int:
+        return 2 * size + len(reread)
 
     candidates = [node for node in varying.values() if node.operation not in BOOLEANS and all(node is not i for i in inputs)]
-    tries = sorted(((size, again) for size in (1, 2) for again in ([], list(inputs))), key=lambda each: cost(*each))
-    for size, again in tries:
+    tries = sorted(((size, reread) for size in (1, 2) for reread in ([], list(inputs))), key=lambda each: cost(*each))
+    for size, reread in tries:
         found: list[tuple[int, _Cut]] = []
-        for kept in itertools.combinations(candidates, size) if cost(size, again) < most else ():
+        for kept in itertools.combinations(candidates, size) if cost(size, reread) < most else ():
             own = {id(node) for node in kept}
             follows = computable(own)
             restored = [name for name, value in after.items() if id(value) in follows or id(value) not in varying]
-            known = computable({*own, *(id(node) for node in again), *(id(states[name]) for name in restored)})
+            known = computable({*own, *(id(node) for node in reread), *(id(states[name]) for name in restored)})
             if needed.keys() <= known:
                 used = _needs(needed.values(), own, varying)
                 names = tuple(name for name in restored if id(states[name]) in used)
                 work = len(used) + len(_needs([after[name] for name in names], own, varying))
-                found.append((work, _Cut(list(kept), [i for i in again if id(i) in used], names)))
+                found.append((work, _Cut(list(kept), [i for i in reread if id(i) in used], names)))
         if found:
             return min(found, key=lambda each: each[0])[1:]
     return ()

@@ -43,7 +43,7 @@ def _require_name(cls: type[Any], what: str, name: str) -> None:
 
 def declare(cls: type[Any], defaults: Mapping[str, Any]) -> None:
     """Make a class's own declarations fit for a dataclass: states and options by keyword, so that numbers alone go by position."""
-    own = dict(cls.__dict__.get("__annotations__", {}))
+    own = inspect.get_annotations(cls)
     kinds = ranges.hints(cls)
     for name in own:
         if name in OPTIONS:
@@ -114,7 +114,7 @@ def record_all(cls: type[Any], kinds: Mapping[str, Any]) -> None:
 def recorder(cls: type[Any]) -> type[Any]:
     """A subclass whose instances stand for `self` while a step is recorded: they note what is read of them."""
 
-    def __getattribute__(self: Any, name: str) -> Any:
+    def read(self: Any, name: str) -> Any:
         known = object.__getattribute__(self, "__dict__")
         if name in known:
             known["_read"].add(name)
@@ -122,11 +122,7 @@ def recorder(cls: type[Any]) -> type[Any]:
                 raise TypeError(f"`self.{name}` is where the state {name} rests; the state itself is the argument `{name}` of step")
         return object.__getattribute__(self, name)
 
-    class Recorder(cls, _recording=True):
-        pass
-
-    Recorder.__getattribute__ = __getattribute__
-    return Recorder
+    return type("Recorder", (cls,), {"__getattribute__": read}, _recording=True)
 
 
 def recorded(cls: type[Any], structure: tuple[tuple[str, Any], ...]) -> tuple[StepRecord, frozenset[str]]:
@@ -192,9 +188,10 @@ def _require_kinds(cls: type[Any], results: list[Any]) -> None:
     for node in trace.ordered(results):
         for kind, operand in zip(trace.OPERATIONS.get(node.operation, ""), node.arguments, strict=False):
             boolean = isinstance(operand, Symbol) and operand.operation in trace.BOOLEANS
-            if boolean != (kind == "b"):
-                wrong = "a comparison where a number belongs: choose one with where(...)" if boolean else "a number where a comparison belongs"
-                raise TypeError(f"{cls.__name__}.step: `{node.operation}` is given {wrong}")
+            if boolean and kind == "n":
+                raise TypeError(f"{cls.__name__}.step: `{node.operation}` is given a comparison for a number: choose one with where(...)")
+            if kind == "b" and not boolean:
+                raise TypeError(f"{cls.__name__}.step: `{node.operation}` is given a number for a comparison, such as x > 0")
 
 
 def _excess(output: Any) -> Any:

@@ -1,4 +1,5 @@
 """Differentiate a recorded step in reverse: a rule for each word; and rewrite it, as passes want it."""
+# pyright: reportUnknownLambdaType=false
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ def reverse(
 ) -> list[Value | None]:
     """Adjoints of the `wanted` symbols, and of the surrogate's parameters `learned`, from those of the results; None for 0.
 
-    In what they are computed from ``derivative`` is the surrogate's derivative, and ``primitive_by_slope`` that of its primitive by its slope.
+    In what they are computed from ``derivative`` is the surrogate's derivative, ``primitive_by_slope`` that of its primitive by its slope.
     """
     bar: dict[int, Value] = {}
     by: dict[str, Value | None] = dict.fromkeys(learned)
@@ -129,8 +130,8 @@ _TAME = {"add", "subtract", "negative", "where", "hold", "fire", "fire_above", "
 def guarded(roots: Sequence[Value], names: Mapping[int, str]) -> tuple[list[Any], dict[int, str]]:
     """The same values, and their names, without NaN in the gradients of what `where` does not take.
 
-    The gradient of ``where(x > 0, log(x), x)`` at 0 would be 0 / 0: nothing arrives at the branch, but it is divided by x. So what enters an
-    operation that only one branch uses becomes ``where(condition, x, hold(x))``.
+    The gradient of ``where(x > 0, log(x), x)`` at 0 would be 0 / 0: nothing arrives at the branch, but it is divided by x. So what enters
+    an operation that only one branch uses becomes ``where(condition, x, hold(x))``.
     """
     nodes = ordered(roots)
     uses: dict[int, list[tuple[Symbol | None, int]]] = {id(root): [(None, 0)] for root in roots if isinstance(root, Symbol)}
@@ -151,7 +152,7 @@ def guarded(roots: Sequence[Value], names: Mapping[int, str]) -> tuple[list[Any]
 
     new: dict[int, Any] = {}
     for node in nodes:
-        made = [new[id(a)] if isinstance(a, Symbol) else a for a in node.arguments]
+        made: list[Any] = [new[id(a)] if isinstance(a, Symbol) else a for a in node.arguments]
         here = inside.get(id(node), ())
         if here and node.operation not in _TAME:
             for place, operand in enumerate(node.arguments):

@@ -42,9 +42,9 @@ class Neuron:
     numbers; they can be learned, or be different for each neuron of a layer. Fields annotated `State` are states, with the number at which
     they rest. Fields of other types are structure: the step may branch on them, and each of their values is a formula of its own.
 
-    ``step(self, *inputs, *states)`` takes what arrives at this step, usually one current, and the states after the step before, by the names
-    of their fields. It returns a `Step`. It is written in the words of `spikegrad.vocabulary`, with numbers, ``+ - * / **`` and comparisons,
-    and in the words below: `fire`, `hold`, `resetting`, `after_spike`, `reset_to`, `quantized`.
+    ``step(self, *inputs, *states)`` takes what arrives at this step, usually one current, and the states after the step before, by the
+    names of their fields. It returns a `Step`. It is written in the words of `spikegrad.vocabulary`, with numbers, ``+ - * / **`` and
+    comparisons, and in the words below: `fire`, `hold`, `resetting`, `after_spike`, `reset_to`, `quantized`.
 
     Attributes:
         spike: the surrogate gradient of the spikes.
@@ -52,8 +52,8 @@ class Neuron:
         detach_reset: keep gradients from flowing through the spike that resets.
         spike_at_threshold: whether a potential equal to the threshold spikes.
 
-    A class whose default for one of these options is another says so: ``class Mine(Neuron, reset="zero")``. An option that a step never reads
-    cannot be changed.
+    A class whose default for one of these options is another says so: ``class Mine(Neuron, reset="zero")``. An option that a step never
+    reads cannot be changed.
 
     Raises:
         TypeError: at the definition, a step that no backend could run, or that forgets a state; the message names the culprit. At a call, a
@@ -286,8 +286,6 @@ class Neuron:
 def _word(operation: str, x: Array) -> Symbol:
     if not isinstance(x, Symbol):
         raise TypeError(
-            f"`{operation}` got {type(x).__name__}: a step is a formula, which is recorded and then run by spikegrad.nn.Layer or spikegrad.jax.run"
+            f"`{operation}` got {type(x).__name__}: a step is a formula that is recorded; spikegrad.nn.Layer or spikegrad.jax.run runs it"
         )
     return Symbol(operation, x)
-
-

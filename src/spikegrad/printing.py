@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from spikegrad.trace import FUNCTIONS, Operand, Program
 
@@ -58,7 +59,7 @@ def _calls(template: str, **names: str) -> dict[str, str]:
     return {**calls, "hold": "{0}", "quantized": "{0}"}
 
 
-_PYTHON = {
+_PYTHON: dict[str, Any] = {
     "head": "def {name}({arguments}):",
     "line": "    {target} = {value}",
     "result": "    return {value}",
@@ -66,6 +67,13 @@ _PYTHON = {
     "comment": "    # {}",
     "reserved": frozenset(keyword.kwlist),
 }
+
+_RESERVED = """
+abstract arguments await boolean break byte case catch char class const continue debugger default delete do double else enum eval
+export extends false final finally float for function goto if implements import in instanceof int interface let long native new
+null package private protected public return short static super switch synchronized this throw throws transient true try typeof
+undefined var void volatile while with yield
+"""
 
 DIALECTS = {
     "numba": Dialect(
@@ -119,12 +127,7 @@ DIALECTS = {
             "fire": "({0} >= 0 ? 1 : {0} < 0 ? 0 : NaN)",
             "fire_above": "({0} > 0 ? 1 : {0} <= 0 ? 0 : NaN)",
         },
-        reserved=frozenset(
-            "abstract arguments await boolean break byte case catch char class const continue debugger default delete do double else enum "
-            "eval export extends false final finally float for function goto if implements import in instanceof int interface let long "
-            "native new null package private protected public return short static super switch synchronized this throw throws transient "
-            "true try typeof undefined var void volatile while with yield".split()
-        ),
+        reserved=frozenset(_RESERVED.split()),
     ),
 }
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from spikegrad import neurons
@@ -63,8 +64,8 @@ def run(
             derivatives go through the scan, also around a layer that runs in the kernels.
 
     Returns:
-        ``(spikes, state)`` or ``(spikes, state, recorded)``. Outputs have the shape and dtype of the currents, a tuple of them if the neuron
-        has several; states and recorded values are at least float32. One state is an array, several are a tuple with names; fed back
+        ``(spikes, state)`` or ``(spikes, state, recorded)``. Outputs have the shape and dtype of the currents, a tuple of them if the
+        neuron has several; states and recorded values are at least float32. One state is an array, several are a tuple with names; fed back
         spikes are the last, ``recurrent``.
 
     Raises:

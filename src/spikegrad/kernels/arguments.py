@@ -18,7 +18,7 @@ def inputs(names: Sequence[str], given: Any, owner: str) -> tuple[Array, ...]:
         TypeError: one is not of the library, or not of floating point.
         ValueError: there are more or fewer than the neuron takes, one has no time axis, or their shapes differ.
     """
-    parts = given if isinstance(given, tuple | list) and len(names) > 1 else (given,)
+    parts: Any = given if isinstance(given, tuple | list) and len(names) > 1 else (given,)  # pyright: ignore[reportUnknownVariableType]
     if len(parts) != len(names):
         raise ValueError(f"this neuron takes {len(names)} inputs as one tuple, ({', '.join(names)}), got {len(parts)}")
     for name, x in zip(names, parts, strict=True):
@@ -114,7 +114,7 @@ def state_type(name: str, fields: tuple[str, ...]) -> Any:
     """The class of the states of a neuron: a tuple with names, which pickles."""
     found = _state_types.get((name, fields))
     if found is None:
-        found = namedtuple(name, fields)  # pyright: ignore[reportUntypedNamedTuple]  # noqa: PYI024
+        found = namedtuple(name, fields)  # pyright: ignore[reportUntypedNamedTuple]
         found.__reduce__ = lambda self: (_rebuilt, (name, fields, tuple(self)))  # pyright: ignore
         _state_types[name, fields] = found
     return found

@@ -25,7 +25,7 @@ def surroundings() -> str | None:
         return "it runs inside a torch.func transform or forward-mode differentiation"
     if _dispatch_modes():
         return "it runs inside a dispatch mode, such as that of fake tensors or a tracer"
-    if _tracing() is not None:
+    if _tracing():
         return "it is traced by torch.jit"
     if _function_modes() and not all(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack()):
         return "it runs inside a function mode"
@@ -33,7 +33,7 @@ def surroundings() -> str | None:
 
 
 def obstacle(*tensors: Tensor) -> str | None:
-    """Why a kernel cannot take the addresses of these tensors, or None. Where operations are compiled, a tensor that looks right is taken."""
+    """Why a kernel cannot take the addresses of these tensors, or None."""
     for tensor in tensors:
         if type(tensor) not in _PLAIN:
             return f"it is given a {type(tensor).__name__}"

@@ -1,8 +1,9 @@
 """What XLA calls on the CPU: machine code that fills in a job from a call frame and runs it, without Python and its lock.
 
 XLA calls a handler with the address of a frame of words; ``xla/ffi/api/c_api.h``, which jaxlib ships, describes it. Each kernel has a
-handler of its own, registered under its hash. Blocks of columns are shared out as in `spikegrad.kernels.cpu.threads`; the helpers are threads
-of XLA's own pool, which may come late or never. So nobody waits for a helper that has not begun, and the job is freed by whoever leaves last.
+handler of its own, registered under its hash. Blocks of columns are shared out as in `spikegrad.kernels.cpu.threads`; the helpers are
+threads of XLA's own pool, which may come late or never. So nobody waits for a helper that has not begun, and the job is freed by whoever
+leaves last.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _BUFFER_DATA, _BUFFER_RANK, _BUFFER_DIMS = 3, 4, 5
 _METADATA, _INVALID = 1, 3
 """The kind of the extension that asks for metadata; the code of an error of the caller's."""
 _ACTIVE, _HELPERS, _USERS = 2, 3, 4
-"""Words of a job's first counter line that the handler uses: helpers at work, helpers that have begun, and who still has the job's address."""
+"""Words of a job's first counter line that are the handler's: helpers at work, helpers that have begun, who still has its address."""
 _FRESH = 2**23
 """Bytes of a result from which XLA's memory comes from the system each time, and is worth huge pages."""
 _HUGE, _MADV_HUGEPAGE = 2**21, 14
@@ -178,7 +179,7 @@ def begun(buffer: Any, threads: Any, whole: Any, each: Any, item: Any, arguments
     counters = U(ARGUMENTS) + arguments * U(2)
     size = (counters + U(LINE) * threads) * U(8)
     size = (size + U(63)) // U(64) * U(64)
-    address = (_malloc(size + scratch * threads + U(64)))
+    address = _malloc(size + scratch * threads + U(64))
     job = words(address)
     job[THREADS], job[STEPS], job[COLUMNS], job[BLOCK], job[COUNTERS] = threads, steps, columns, block, counters
     job[SCRATCH], job[SHARE] = (address + size + U(63)) // U(64) * U(64), scratch

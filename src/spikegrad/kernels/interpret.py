@@ -2,6 +2,7 @@
 
 It keeps nothing from the forward pass but what the plan says, and so shows whether that is enough.
 """
+# pyright: reportUnknownLambdaType=false
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ Words = Mapping[str, Callable[..., Any]]
 
 @dataclass
 class Result:
-    """Sequences of outputs and recorded values, the states after the last step, and gradients by the names of inputs, states, parameters."""
+    """Sequences of outputs and recorded values, states after the last step, and gradients by the names of inputs, states, parameters."""
 
     outputs: list[Any]
     state: list[Any]

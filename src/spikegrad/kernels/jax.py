@@ -223,7 +223,7 @@ def _learned(static: Static, present: Sequence[bool]) -> frozenset[str]:
 
 
 def _aval(x: Any) -> Any:
-    return jax.core.get_aval(x) if not hasattr(x, "update") else x
+    return jax.typeof(x) if not hasattr(x, "update") else x
 
 
 def _layer_plain(*given: Any, static: Static) -> list[Any]:
@@ -259,7 +259,7 @@ def _layer_jvp(primals: Arrays, tangents: Arrays, *, static: Static) -> tuple[An
 def _tangent_transpose(cotangents: Arrays, *given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
     inputs, residuals = given[: len(present)], given[len(present) : len(present) + static.fed + len(static.kept)]
     zero = tuple(name for name, g in zip(static.results, cotangents, strict=False) if type(g) is ad.Zero)
-    arriving = [jnp.zeros((), g.aval.dtype) if type(g) is ad.Zero else g for g in cotangents]
+    arriving: list[Any] = [jnp.zeros((), _aval(g.aval).dtype) if type(g) is ad.Zero else g for g in cotangents]
     found = iter(backward.bind(*inputs, *residuals, *arriving, static=static, present=present, zero=zero))
     gradients: list[Any] = []
     for x in (x for x, there in zip(inputs, present, strict=True) if there):

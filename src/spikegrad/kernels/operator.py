@@ -6,7 +6,7 @@ Everything static travels as text, everything else as tensors, so that a compile
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,40 +16,27 @@ from spikegrad.kernels.text import read
 from spikegrad.kernels.torch import layer_of, run, values_of
 
 
-class _Compiled(NamedTuple):
-    """What the operator is given besides the inputs.
-
-    Attributes:
-        call: the layer.
-        state: the states before the first step; empty for rest.
-        numbers: as `run` takes them.
-        surrogate: likewise.
-    """
-
-    call: Call
-    state: list[Tensor]
-    numbers: dict[str, Any]
-    surrogate: dict[str, Any]
-
-
-def _given(tensors: Sequence[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str) -> _Compiled:
+def _given(
+    tensors: Sequence[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str
+) -> tuple[Call, list[Tensor], dict[str, Any], dict[str, Any]]:
+    """The layer, and the state, the numbers and those of the surrogate as `run` takes them."""
     call, by_name = read(text), dict(zip(names.split(), tensors, strict=True))
     plan = call.plan
     numbers: dict[str, Any] = dict(zip((n for n in (*plan.numbers, *call.record.states) if n not in by_name), floats.tolist(), strict=True))
     spike = dict(zip(call.surrogate.arguments[1:], surrogate.tolist(), strict=True))
     spike |= {name.removeprefix("spike."): x for name, x in by_name.items() if name.startswith("spike.")}
     state = [x for name, x in by_name.items() if name.startswith("first.")]
-    return _Compiled(call, state, numbers | {n: x for n, x in by_name.items() if "." not in n or n in plan.numbers}, spike)
+    return call, state, numbers | {n: x for n, x in by_name.items() if "." not in n or n in plan.numbers}, spike
 
 
 # A layer where operations are compiled. It takes the inputs; the numbers and states that are tensors, whose names are the words of `names`,
-# ``spike.slope`` and ``first.v`` among them; one tensor of those numbers of the neuron, and resting numbers of its states, that are not; one
-# of the surrogate's, so that another slope compiles nothing; and the call as text.
+# ``spike.slope`` and ``first.v`` among them; one tensor of those numbers of the neuron, and resting numbers of its states, that are not;
+# one of the surrogate's, so that another slope compiles nothing; and the call as text.
 @torch.library.custom_op("spikegrad::layer", mutates_args=(), device_types="cpu")
 def _layer(inputs: list[Tensor], tensors: list[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str) -> list[Tensor]:
     with torch.no_grad():
-        call, *given = _given(tensors, floats, surrogate, text, names)
-        return list(run(call, inputs, *given))
+        call, state, numbers, spike = _given(tensors, floats, surrogate, text, names)
+        return list(run(call, inputs, state, numbers, spike))
 
 
 @_layer.register_fake
@@ -77,8 +64,8 @@ def _layer_backward(
     real = torch.float64 if like.dtype is torch.float64 else torch.float32
     with torch.enable_grad():
         leaves = [t.detach().requires_grad_(want) for t, want in zip(tensors, wanted, strict=True)]
-        call, *given = _given(leaves, floats, surrogate, text, names)
-        numbers, values = values_of(call, *given, real)
+        call, state, floating, spike = _given(leaves, floats, surrogate, text, names)
+        numbers, values = values_of(call, state, floating, spike, real)
     with torch.no_grad():
         layer = layer_of(call, numbers, like.shape, like.dtype)
         asked = tuple(v.requires_grad for v in values)

@@ -1,8 +1,9 @@
 """What the passes of a layer read, keep, compute and write; it knows no backend.
 
-A `Call` says what a layer is apart from its arrays. Its `Plan` is cut from the recorded step: what depends on numbers alone is computed once
-a call, by whatever library the numbers belong to, and the passes take the results, the *parameters*; the rest are straight-line programs.
-Where a layer's input comes from and where its gradient goes, memory or the feedback of recurrent weights, is not the plan's business.
+A `Call` says what a layer is apart from its arrays. Its `Plan` is cut from the recorded step: what depends on numbers alone is computed
+once a call, by whatever library the numbers belong to, and the passes take the results, the *parameters*; the rest are straight-line
+programs. Where a layer's input comes from and where its gradient goes, memory or the feedback of recurrent weights, is not the plan's
+business.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def _read(data: Any, arguments: Collection[str], count: int, operations: Collect
 
     instructions: list[tuple[Operand, ...]] = []
     for each in found["instructions"]:
-        _require(isinstance(each, list) and bool(each) and isinstance(each[0], str), "an instruction is no list of an operation and operands")
+        _require(isinstance(each, list) and bool(each) and isinstance(each[0], str), "an instruction is an operation and its operands")
         operation, *operands = each
         _require(operation in operations, f"there is no operation {operation[:40]!r}")
         wanted = OPERATIONS[operation]

@@ -121,7 +121,7 @@ class Layer:
         self, saved: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given, wanted: tuple[bool, ...]
     ) -> tuple[list[Tensor], list[Tensor | None]]:
         """Gradients of the inputs, and of those tensors that are wanted; from what `saved` says."""
-        plan, given, n, m = self.call.plan, _Given(self._row), self.call.plan.outputs, len(self.states)
+        given, n, m = _Given(self._row), self.call.plan.outputs, len(self.states)
         asked, learned = self.asked(wanted)
         for x in saved:
             given.sequence(x)
@@ -133,10 +133,9 @@ class Layer:
         found: dict[str, Tensor] = {}
         for key in (*self._firsts, *sorted(learned)):
             given.add(found.setdefault(key, torch.empty(self.shape[1:], dtype=self.real, device="cpu")) if key in asked else None)
-        grads = given.made(self.shape, self.dtype, len(self.inputs))
+        grads, shares, features = given.made(self.shape, self.dtype, len(self.inputs)), None, self.shape[-1]
         if self.fed:
-            given.add(tensors[-1].to(self.real).contiguous(), self.shape[-1])
-            shares, features = None, self.shape[-1]
+            given.add(tensors[-1].to(self.real).contiguous(), features)
             if "weights" in asked:
                 blocks = -(-math.prod(self.shape[1:-1]) // SAMPLES)
                 shares = torch.zeros(blocks, features, features, dtype=self.real, device="cpu")
@@ -144,7 +143,7 @@ class Layer:
             if not Variant(self.call, True, DTYPES[self.dtype], learned=learned).fed_alike:
                 given.made(self.shape, self.real, 1)
         self._run(given, True, learned)
-        if self.fed and shares is not None:
+        if shares is not None:
             found["weights"] = shares.sum(0).t()
         shaped = [(found.get(name), t) for name, t in zip(self.tensors, tensors, strict=True)]
         return grads, [g if g is None else g.sum_to_size(t.shape).to(t.dtype) for g, t in shaped]
@@ -245,7 +244,7 @@ def _differentiable(layer: Layer, inputs: Sequence[Tensor], tensors: Sequence[Te
     """The gradients of inputs and tensors by way of the plain loop, themselves differentiable."""
     plan, call = layer.call.plan, layer.call
     if layer.fed:
-        raise RuntimeError("a fused layer with all-to-all connections keeps no inputs to differentiate twice; make it with backend='reference'")
+        raise RuntimeError("a fused layer with all-to-all connections cannot be differentiated twice; make it with backend='reference'")
     if not inputs:  # not saved, for the gradient does not depend on them
         zero = torch.zeros((), dtype=layer.dtype, device="cpu", requires_grad=True)
         inputs = [zero.expand(layer.shape) for _ in layer.inputs]
@@ -298,7 +297,7 @@ class _Fused(torch.autograd.Function):
 
 
 _apply: Any = super(torch.autograd.Function, _Fused).apply  # pyright: ignore[reportAttributeAccessIssue]
-"""Without what `torch.autograd.Function.apply` does for transforms, inside which the plain loop runs; it costs as much as a small kernel."""
+"""Without what `torch.autograd.Function.apply` does for transforms, inside which the plain loop runs: that costs as much as a kernel."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -317,7 +316,7 @@ def values_of(
     like, plan = torch.empty(0, dtype=real, device="cpu"), call.plan
     weights = [numbers["weights"]] if "weights" in numbers else []
     start = tuple(state) or (*plan.rested(numbers, like).values(), *[0.0] * len(weights))
-    parts = (tuple(plan.computed(numbers, like).values()), tuple(surrogate.values()), start, tuple(weights))
+    parts: Any = (tuple(plan.computed(numbers, like).values()), tuple(surrogate.values()), start, tuple(weights))
     numbered = Numbers(*(tuple(None if isinstance(x, Tensor) else x for x in part) for part in parts))
     return numbered, [x for part in parts for x in part if isinstance(x, Tensor)]
 

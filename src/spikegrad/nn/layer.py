@@ -250,7 +250,7 @@ class Layer(Stateful):
     @torch.compiler.assume_constant_result
     def _prepare(self, wanted: tuple[str, ...]) -> bool:
         """Have `_call` find its result when a compiler traces through it."""
-        return self._call(wanted, self.spike) is not None and self._state_type() is not None
+        return bool(self._call(wanted, self.spike).key and self._state_type())
 
     def _call(self, wanted: tuple[str, ...], spike: Spike) -> Call:
         """The static part of the layer, with these values recorded: the same object each time."""
@@ -271,7 +271,7 @@ class Layer(Stateful):
             if name not in self._tensors:
                 destination[f"{prefix}{name}_fixed"] = torch.tensor(value, dtype=torch.float64)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:  # pyright: ignore
         loaded: dict[str, float] = {}
         for name in self.neuron.numbers:
             value = state_dict.get(f"{prefix}{name}_fixed")

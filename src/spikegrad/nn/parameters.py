@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from spikegrad.ranges import Between
 
 
-
 def coordinate(value: Tensor, within: Between) -> Tensor:
     """A number of a range as any real number."""
     if within.coordinate == "logit":
@@ -59,7 +58,7 @@ def checked(name: str, value: Any, within: Between, *, learn: bool) -> Tensor:
 
 
 def hold(module: nn.Module, name: str, value: Any, within: Between, *, learn: bool) -> None:
-    """Give a module a number, which `held` reads back: the `nn.Parameter` ``<name>_<coordinate>`` if learned, else a buffer ``<name>_fixed``."""
+    """Give a module a number that `held` reads back: the parameter ``<name>_<coordinate>`` if learned, else a buffer ``<name>_fixed``."""
     tensor = checked(name, value, within, learn=learn)
     if learn:
         module.register_parameter(f"{name}_{within.coordinate}", nn.Parameter(coordinate(tensor, within)))

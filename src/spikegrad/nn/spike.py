@@ -52,11 +52,11 @@ class Spike(nn.Module):
         if not isinstance(surrogate, Surrogate):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"expected a surrogate such as ATan(), got {surrogate!r}")
         self.numbers = torch.tensor([*surrogate.parameters.values()], dtype=torch.float64)
-        """Of the surrogate, in its order: where a layer is compiled they travel beside the formula, so that another slope compiles nothing."""
+        """Of the surrogate. Where a layer is compiled they travel beside the formula, so that another slope compiles nothing."""
         self.surrogate = surrogate
         self.generator = generator
         self.learn = (learn,) if isinstance(learn, str) else tuple(learn)
-        self.given = tuple(dict.fromkeys((*self.learn, *(values or {}))))
+        self.given: tuple[str, ...] = tuple(dict.fromkeys([*self.learn, *(values or {})]))
         for name in self.given:
             surrogate.require_learnable(name)
             start: Any = (values or {}).get(name, torch.full(tuple(shape), surrogate.parameters[name]))

@@ -10,6 +10,7 @@ With F the step with its surrogate gradient, and R the spikes ``F(mem - threshol
 
 `fed` is what a recurrent connection makes of the spikes of the step before.
 """
+# pyright: reportIncompatibleMethodOverride=false
 
 from __future__ import annotations
 

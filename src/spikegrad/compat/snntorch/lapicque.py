@@ -96,8 +96,9 @@ class Lapicque(LIF):
         """One time step, as `Leaky.forward`: ``(spk, mem)``, or ``spk`` alone with `init_hidden`."""
         return self._step(input_, mem)
 
-    def _numbers(self, x: Tensor) -> dict[str, Tensor]:
-        numbers = super()._numbers(x)
+    def numbers(self, x: Tensor) -> dict[str, Tensor]:
+        """See `SpikingNeuron.numbers`; what follows from a beta that learns is computed anew."""
+        numbers = super().numbers(x)
         return numbers | ({self._follows: self._circuit().to(x.dtype)} if self._learns() else {})
 
     def _learns(self) -> bool:

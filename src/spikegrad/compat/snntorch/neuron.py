@@ -1,7 +1,7 @@
 """What snnTorch's neurons share: parameters, states and what they put out. One call is one time step of `formulas`.
 
-The neuron puts out its spikes, with `inhibition` only that of the largest potential of each sample, times the graded factor, in the dtype of
-its input. Half types are computed, and their states kept, in float32. All as in snnTorch 1.0.0.
+The neuron puts out its spikes, with `inhibition` only that of the largest potential of each sample, times the graded factor, in the dtype
+of its input. Half types are computed, and their states kept, in float32. All as in snnTorch 1.0.0.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class SpikingNeuron(WithStates):
         stack = transforms() if transforming() else ()
         before = self._before(input_, x, given, stack)
         spikes, *after = self._formula(x, before)
-        if not self._is_plain():
+        if not self.is_plain():
             spikes = spikes if self.inhibition else spikes * self._value("graded_spikes_factor", x)
         spikes = spikes.to(input_.dtype)
         recurrent = self.STATES[0] == "spk"
@@ -121,11 +121,11 @@ class SpikingNeuron(WithStates):
     def _decay(self, name: str, x: Tensor) -> Tensor:
         return self._value(name, x).clamp(0, 1)
 
-    def _structure(self) -> dict[str, Any]:
+    def structure(self) -> dict[str, Any]:
         """The options of the formula."""
         return {"reset": self._reset_mechanism, "reset_delay": self.reset_delay, "inhibition": self.inhibition}
 
-    def _numbers(self, x: Tensor) -> dict[str, Tensor]:
+    def numbers(self, x: Tensor) -> dict[str, Tensor]:
         """The numbers of the formula in the dtype of the step."""
         clamped = ("alpha", "beta")
         names = (name for name in self.FORMULA.numbers if name != "factor")
@@ -137,15 +137,16 @@ class SpikingNeuron(WithStates):
 
     def _formula(self, x: Tensor, before: tuple[Tensor, ...]) -> list[Tensor]:
         """The spikes, and the states after the step in their order."""
-        given = self._numbers(x)
+        given = self.numbers(x)
         given |= zip(self.FORMULA.inputs, self._inputs(x, before), strict=True)
         given |= zip(self.STATES, before, strict=True)
         if self.inhibition:
             # As in snnTorch the factor does not scale the winner's spike, but divides its immediate reset. 0 / 0 is left out.
             factor = self._value("graded_spikes_factor", x)
             given["factor"] = torch.where(factor == 0, 1.0, factor)
-        words = {"due": self._due, "fire_above": self._emitted, "hold": _same, "quantized": self.state_quant if callable(self.state_quant) else _same}
-        spikes, *after = _evaluator(self.FORMULA, *self._structure().values())(given, OPERATIONS | words)
+        quantize = self.state_quant if callable(self.state_quant) else _same
+        words = {"due": self._due, "fire_above": self._emitted, "hold": _same, "quantized": quantize}
+        spikes, *after = _evaluator(self.FORMULA, *self.structure().values())(given, OPERATIONS | words)
         by_name = dict(zip(self.FORMULA.states, after, strict=True))
         return [spikes, *(by_name[name] for name in self.STATES if name != "spk")]
 
@@ -163,8 +164,8 @@ class SpikingNeuron(WithStates):
         spikes = self._spikes(x)
         return spikes * _winner(x.detach()).to(x.dtype) if self.inhibition else spikes
 
-    def _is_plain(self) -> bool:
-        """Whether spikes are put out as they are. Reading one number off is cheaper than multiplying, but not for a compiler or on a GPU."""
+    def is_plain(self) -> bool:
+        """Whether spikes are put out as they are, as far as that is cheaper to see than to multiply: not for a compiler, nor on a GPU."""
         factor = self.graded_spikes_factor
         return factor.ndim == 0 and factor.is_cpu and not factor.requires_grad and not traced() and factor.item() == 1
 

@@ -35,7 +35,7 @@ from spikegrad.kernels.cpu import elementary, source, threads
 from spikegrad.kernels.cpu.source import Variant
 
 _LOCK = threading.RLock()
-"""Held while something is compiled; a fork waits for it, so that no child inherits it, or Numba's own, from a thread that it does not have."""
+"""Held while something is compiled. A fork waits for it, so that no child inherits it, or Numba's own, from a thread it does not have."""
 
 _HEADER = """
 import math
@@ -108,7 +108,10 @@ def entry(count: int, result: Any = types.void) -> Callable[[Callable[..., Any]]
 def _conversion(generate: Callable[[Any, Any], Any], given: Any, made: Any) -> Any:
     @intrinsic
     def convert(typing_context: Any, x: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
-        return made(given), lambda context, builder, signature, arguments: generate(builder, arguments[0])
+        def converted(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return generate(builder, arguments[0])
+
+        return made(given), converted
 
     return convert
 

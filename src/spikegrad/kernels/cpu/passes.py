@@ -31,7 +31,7 @@ SMALL = 2**17
 
 
 SAMPLES = 32
-"""Samples of a block of an ``"all-to-all"`` layer: however many threads there are, so that their products and sums do not depend on that."""
+"""Samples of a block of an ``"all-to-all"`` layer, however many threads there are: so products and sums do not depend on that."""
 
 
 class Sizes(NamedTuple):

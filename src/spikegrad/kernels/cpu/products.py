@@ -1,9 +1,9 @@
 """Matrix products inside of a kernel: recurrent weights, once in each time step, by each thread on its share of the samples.
 
-A few rows of the product stay in registers while the other matrix passes by. That is as fast as a BLAS for matrices of this size (108 billion
-operations a second where MKL has 94 and OpenBLAS 97), and unlike there no other threads are started, the sums of a row do not depend on how
-many rows there are, and the same code runs in PyTorch and in JAX. Where few neurons spike, the rows of weights of those that did are added
-instead, and to the weights' gradient the rows of what was received.
+A few rows of the product stay in registers while the other matrix passes by. That is as fast as a BLAS for matrices of this size (108
+billion operations a second where MKL has 94 and OpenBLAS 97), and unlike there no other threads are started, the sums of a row do not
+depend on how many rows there are, and the same code runs in PyTorch and in JAX. Where few neurons spike, the rows of weights of those that
+did are added instead, and to the weights' gradient the rows of what was received.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def _block(dtype: str, rows: int, lanes: int, vectors: int) -> Any:
     def block(typing_context: Any, a: Any, ai: Any, ak: Any, b: Any, bk: Any, c: Any, ci: Any, k: Any, add: Any) -> Any:  # pyright: ignore
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             a, ai, ak, b, bk, c, ci, k, add = arguments
-            places = [[of.at(builder, builder.add(c, builder.mul(ci, _WORD(i))), v * lanes * of.size, vector) for v in range(vectors)] for i in range(rows)]
+            firsts = [builder.add(c, builder.mul(ci, _WORD(i))) for i in range(rows)]
+            places = [[of.at(builder, first, v * lanes * of.size, vector) for v in range(vectors)] for first in firsts]
             sums = [[cgutils.alloca_once(builder, vector) for _ in range(vectors)] for _ in range(rows)]
             for i, v in np.ndindex(rows, vectors):
                 before = builder.load(places[i][v], align=of.size)
@@ -144,9 +145,9 @@ def functions(dtype: str) -> Sequence[Any]:
     """
     reals, ints = pointer(getattr(types, dtype)), pointer(types.uint32)
     size, lanes, real = np.dtype(dtype).itemsize, _REGISTER // np.dtype(dtype).itemsize, np.dtype(dtype).type
-    blocks = {(rows, width): _block(dtype, rows, min(width, lanes), max(1, width // lanes)) for rows in (_ROWS, 1) for width in (2 * lanes, 4, 1)}
-    many_wide, many_narrow, many_single = (blocks[_ROWS, width] for width in (2 * lanes, 4, 1))
-    one_wide, one_narrow, one_single = (blocks[1, width] for width in (2 * lanes, 4, 1))
+    shapes = (lanes, 2), (min(4, lanes), max(1, 4 // lanes)), (1, 1)
+    many_wide, many_narrow, many_single = (_block(dtype, _ROWS, *shape) for shape in shapes)
+    one_wide, one_narrow, one_single = (_block(dtype, 1, *shape) for shape in shapes)
     gather, spread = _rows(dtype, gathers=True), _rows(dtype, gathers=False)
     item, together, wide, tile = U(size), U(_ROWS), U(2 * lanes), U(4 * lanes)
 

@@ -18,10 +18,11 @@ the names of parameters          one number, or one for each column; numbers of 
 ``grad.current``, ``grad.v`` …   the gradients of inputs, first states and parameters, these for each column
 ===============================  ================================================================================================
 
-A layer with ``"all-to-all"`` connections has more: the states ``recurrent``, what is fed back; ``weights``, by sender forward and by receiver
-backward, whose stride is the number of features; and the sequences ``kept.u`` …, which the forward pass writes and the backward pass reads instead of computing them anew,
-since that would take a matrix product for each step; ``grad.fed``, the gradient of what is fed back; and, where few neurons spike,
-``grad.weights``, for each block its share. A block is then some samples, and has the sums of one thread, whichever that is.
+A layer with ``"all-to-all"`` connections has more: the states ``recurrent``, what is fed back; ``weights``, by sender forward and by
+receiver backward, whose stride is the number of features; and the sequences ``kept.u`` …, which the forward pass writes and the backward
+pass reads instead of computing them anew, since that would take a matrix product for each step; ``grad.fed``, the gradient of what is fed
+back; and, where few neurons spike, ``grad.weights``, for each block its share. A block is then some samples, and has the sums of one
+thread, whichever that is.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _WORDS = frozenset(("count", "j", "load", "store", "real", "np", "inf", "U", *_N
 """Names that mean something else where a program is printed."""
 
 _FED = ("sent", "fed", "places")
-"""Rows of scratch of a layer whose outputs are fed back: what was sent, or its gradient; what is received of it; room for lists, two rows."""
+"""Rows of scratch of a layer that feeds back: what was sent, or its gradient; what is received of it; room for lists, two rows."""
 
 _TEMPLATE = """
 @entry(2)
@@ -235,11 +236,11 @@ class _Printer:
         program = Program(program.instructions, (*program.results, program.results[0]))
         places = (*outputs, *states.values(), *recorded, *kept.values(), "sent")
         step = self._row("advance", program, _same((*inputs, *self.plan.parameters)) | states | {FED: "fed"}, _set(places))
-        sent = {"recurrent": "sent"}
+        sent, weights = {"recurrent": "sent"}, self._argument("weights")[0]
         return [
             *self._begin(states | sent, "first"),
             "for t in range(steps):",
-            f"    feed(count, {self._address('sent')}, {self._address('fed')}, {self._argument('weights')[0]}, {self._address('places')}, features)",
+            f"    feed(count, {self._address('sent')}, {self._address('fed')}, {weights}, {self._address('places')}, features)",
             f"    {step}",
             *self._end(states | sent, "last"),
         ]
@@ -298,7 +299,9 @@ class _Printer:
             body.append(f"{row[label]}[j] {how} {f'store({result})' if label in self.halves else result}")
         text = [f"def {name}({', '.join(['count', *row.values()])}):", "    for j in range(count):", *(f"        {line}" for line in body)]
         self.functions.append("\n".join(["@row", *text]))
-        return f"{name}({', '.join(['count', *(_variable(label) if label in self.single else self._pointer(label, time) for label in row)])})"
+        return (
+            f"{name}({', '.join(['count', *(_variable(label) if label in self.single else self._pointer(label, time) for label in row)])})"
+        )
 
     def _with_formulas(self, program: Program) -> tuple[Program, dict[str, str]]:
         """The program with the surrogate's numbers among its operands, and words for what of it is called; the functions are printed."""

@@ -1,8 +1,8 @@
 """How a job's columns are shared out, and who works on them: the threads of PyTorch's own OpenMP team.
 
-PyTorch's threads go on looking for work for a moment after each of its operations, and keep the processor's cores from anybody else: after a
-matrix product a thread of our own begins late, or not at all. So the kernels run on that team, through the libgomp that PyTorch has loaded.
-Without it a plain executor does; in a child process, where a team does not survive, the caller alone.
+PyTorch's threads go on looking for work for a moment after each of its operations, and keep the processor's cores from anybody else: after
+a matrix product a thread of our own begins late, or not at all. So the kernels run on that team, through the libgomp that PyTorch has
+loaded. Without it a plain executor does; in a child process, where a team does not survive, the caller alone.
 
 A job is an array of words: the kernel's address and how its columns are shared out, then its arguments, then the counters. Each thread
 claims a block of columns at a time, of its own share or, when that is done, of another's, so that one that starts late takes fewer. Which
@@ -140,8 +140,9 @@ def openmp() -> Path | None:
 
 
 _SOURCE = """
-team_number = numba.types.ExternalFunction("spikegrad_thread_number", numba.types.int32())
-parallel = numba.types.ExternalFunction("spikegrad_parallel", numba.types.void(*[numba.types.uint64] * 2, numba.types.uint32, numba.types.uint32))
+types = numba.types
+team_number = types.ExternalFunction("spikegrad_thread_number", types.int32())
+parallel = types.ExternalFunction("spikegrad_parallel", types.void(types.uint64, types.uint64, types.uint32, types.uint32))
 
 
 @entry(2)

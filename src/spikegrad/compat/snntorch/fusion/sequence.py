@@ -108,7 +108,7 @@ def _kernels(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor
     surrogate, at_threshold = fired
     connection, driven, fed = "none", currents, ()
     like = currents[0] if currents.dtype.itemsize >= 4 else currents[0].float()
-    numbers: dict[str, Any] = {name: _plain(value) for name, value in neuron._numbers(like).items()}
+    numbers: dict[str, Any] = {name: _plain(value) for name, value in neuron.numbers(like).items()}
     numbers |= {"factor": 1.0} | dict.fromkeys(neuron.FORMULA.states, 0.0)
     if isinstance(neuron, Recurrent):
         connection, fed = "all-to-all" if neuron.all_to_all else "one-to-one", ("spk",)
@@ -116,13 +116,13 @@ def _kernels(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, Tensor
         bias: Tensor | None = getattr(neuron.recurrent, "bias", None)
         driven = currents if bias is None else currents + bias
     recorded = tuple(f"after_{name}" for name in neuron.STATES if name in wanted and name != "spk")
-    structure = (*neuron._structure().items(), ("spike_at_threshold", at_threshold))
+    structure = (*neuron.structure().items(), ("spike_at_threshold", at_threshold))
     call = _call(type(neuron), surrogate.structure, recorded, connection, structure)
     state = [start.get(name, torch.zeros_like(like)) for name in (*neuron.FORMULA.states, *fed)] if start else ()
     spikes, *others = kernels.run(call, [driven], state, numbers, surrogate.parameters)
     found = dict(zip(recorded, others[-len(recorded) :], strict=True)) if recorded else {}
     found = {name.removeprefix("after_"): value for name, value in found.items()}
-    found["spk"] = spikes if neuron._is_plain() else (spikes * neuron.graded_spikes_factor).to(currents.dtype)
+    found["spk"] = spikes if neuron.is_plain() else (spikes * neuron.graded_spikes_factor).to(currents.dtype)
     return found
 
 
