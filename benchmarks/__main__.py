@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import machine, report
 from benchmarks.measure import DisagreementError, Effort
 
-NAMES = ("layer", "network", "compat", "memory", "scaling", "startup")
+NAMES = ("layer", "neurons", "recurrent", "network", "compat", "memory", "scaling", "startup")
 RESULTS = Path(__file__).parent / "results"
 THREADS = 2
 """What a small machine has; the same for everyone."""

@@ -126,35 +126,39 @@ def prove(side: Side, kind: str, peer: Contender, arrays: tuple[Any, Any], mine:
 
 
 COPIES = """
-@loops
-def copied(job, mine, currents, spikes):
+@row
+def copied(count, source, target):
+    for j in range(count):
+        target[j] = source[j]
+
+@row
+def summed(count, source, gradient, target):
+    for j in range(count):
+        target[j] = source[j] + gradient[j]
+
+@numba.njit(forceinline=True)
+def at(job, k, t, start):
+    return reals(job[ARGUMENTS + U(2 * k)] + (t * job[ARGUMENTS + U(2 * k + 1)] + start) * SIZE)
+
+@entry(2)
+def copy(address, mine):
+    job = words(address)
     start = claimed(job, mine)
     while start < job[COLUMNS]:
-        stop = min(start + job[BLOCK], job[COLUMNS])
-        for t in range(U(currents.shape[0])):
-            for c in range(start, stop):
-                spikes[t, c] = currents[t, c]
+        count = min(job[BLOCK], job[COLUMNS] - start)
+        for t in range(job[STEPS]):
+            copied(count, at(job, 0, t, start), at(job, 1, t, start))
         start = claimed(job, mine)
 
-@loops
-def added(job, mine, currents, gradient, grad):
+@entry(2)
+def add(address, mine):
+    job = words(address)
     start = claimed_back(job, mine)
     while start < job[COLUMNS]:
-        stop = min(start + job[BLOCK], job[COLUMNS])
-        for t in range(U(currents.shape[0])):
-            for c in range(start, stop):
-                grad[t, c] = currents[t, c] + gradient[t, c]
+        count = min(job[BLOCK], job[COLUMNS] - start)
+        for t in range(job[STEPS]):
+            summed(count, at(job, 0, t, start), at(job, 1, t, start), at(job, 2, t, start))
         start = claimed_back(job, mine)
-
-two, three = given(matrix, matrix), given(matrix, matrix, matrix)
-
-@entry
-def copy(job, mine):
-    copied(words(job), mine, *two(job))
-
-@entry
-def add(job, mine):
-    added(words(job), mine, *three(job))
 """
 """Loops like ours that do nothing but read and write."""
 
@@ -166,15 +170,15 @@ def floor(currents: Any, gradient: Any) -> dict[str, Any]:
     """
     import torch
 
-    from spikegrad.kernels import compiler, threads
+    from spikegrad.kernels.cpu import compiler, threads
 
     machine_code, workers = compiler.loaded("copies", compiler.header("float32") + COPIES), torch.get_num_threads()
     first, second = np.empty_like(currents), np.empty_like(currents)
     steps, columns = len(currents), currents[0].size
 
     def run(kernel: Any, *arrays: Any) -> None:
-        arguments = [word for array in arrays for word in (array.ctypes.data, steps, columns)]
-        threads.run(threads.job(kernel.address, workers, columns, 1024, arguments))
+        arguments = [word for array in arrays for word in (array.ctypes.data, columns)]
+        threads.run(threads.job(kernel.address, workers, steps, columns, 1024, 0, arguments))
 
     def copy(spikes: Any, grad: Any) -> None:
         run(machine_code.copy, currents, spikes)
@@ -194,21 +198,15 @@ def kernels(currents: Any, gradient: Any) -> Any:
     import torch
 
     from spikegrad import ATan
-    from spikegrad.kernels import numba, results
-    from spikegrad.kernels.call import Call
-    from spikegrad.kernels.reference import Options
+    from spikegrad.kernels.plan import Call
+    from spikegrad.kernels.torch import layer_of, values_of
+    from spikegrad.neurons import Leaky
 
-    x, g = (a.reshape(len(a), -1) for a in (currents, gradient))
-    sizes = numba.Sizes("float32", *x.shape, torch.get_num_threads(), (contenders.BETA, 1.0))
-    layer = numba.layer(Call("leaky", ATan(), Options()), sizes)
-
-    def both() -> Any:
-        spikes, last, grad = results.empty(x.shape, torch.float32), torch.empty(x.shape[1]), results.empty(x.shape, torch.float32)
-        numba.forward(layer, x, (), (), None, (last,), spikes)
-        numba.backward(layer, x, (), (), None, None, numba.Incoming(g), numba.Gradients(grad))
-        return spikes, grad
-
-    return both
+    x, g, neuron, spike = torch.from_numpy(currents), torch.from_numpy(gradient), Leaky(contenders.BETA), ATan()
+    call = Call(neuron.record, spike.structure)
+    numbers, _ = values_of(call, (), neuron.parameters | {"v": 0.0}, spike.parameters, torch.float32)
+    layer = layer_of(call, numbers, x.shape, torch.float32)
+    return lambda: (layer.forward((x,), ()), layer.backward((x,), (), (g, None), ()))
 
 
 def compare(side: Side, kind: str, table: tuple[Contender, ...], label: str, size: Any, effort: Effort, report: Report) -> None:
