@@ -9,7 +9,7 @@ README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=["class", "pytorch", "jax", "compat"])
+@pytest.mark.parametrize("code", BLOCKS, ids=["surrogate", "neuron", "pytorch", "jax", "compat"])
 def test_block_runs(code):
     names = {"__name__": "readme"}
     exec(compile(code, str(README), "exec"), names)
