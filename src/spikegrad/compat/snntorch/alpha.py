@@ -64,19 +64,9 @@ class Alpha(LIF):
         state_quant: Elementwise | bool = False,
         output: bool = False,
     ) -> None:
-        super().__init__(
-            beta,
-            threshold,
-            spike_grad,
-            surrogate_disable,
-            init_hidden,
-            inhibition,
-            learn_beta,
-            learn_threshold,
-            reset_mechanism,
-            state_quant,
-            output,
-        )
+        firing = threshold, spike_grad, surrogate_disable, init_hidden, inhibition
+        rest = learn_beta, learn_threshold, reset_mechanism, state_quant, output
+        super().__init__(beta, *firing, *rest)
         self._hold("alpha", alpha, learn_alpha)
         if self.alpha is not alpha:
             self.alpha.detach().clamp_(0, 1)

@@ -69,19 +69,9 @@ class Lapicque(LIF):
             raise ValueError(f"give `beta`, or two of `beta`, `R` and `C`, got {', '.join(known) or 'none of them'}")
         if learn_beta and "beta" not in known:
             raise ValueError("learn_beta=True needs `beta`: with R and C it is not what the neuron is computed from")
-        super().__init__(
-            beta if "beta" in known else 0.0,
-            threshold,
-            spike_grad,
-            surrogate_disable,
-            init_hidden,
-            inhibition,
-            learn_beta,
-            learn_threshold,
-            reset_mechanism,
-            state_quant,
-            output,
-        )
+        firing = threshold, spike_grad, surrogate_disable, init_hidden, inhibition
+        rest = learn_beta, learn_threshold, reset_mechanism, state_quant, output
+        super().__init__(beta if "beta" in known else 0.0, *firing, *rest)
         self._follows = "C" if "C" not in known else "R" if "R" not in known else "beta"
         self._hold("time_step", time_step)
         self._hold("R", known.get("R", 1))

@@ -31,19 +31,9 @@ class LIF(SpikingNeuron):
         graded_spikes_factor: float | Tensor = 1.0,
         learn_graded_spikes_factor: bool = False,
     ) -> None:
-        super().__init__(
-            threshold,
-            spike_grad,
-            surrogate_disable,
-            init_hidden,
-            inhibition,
-            learn_threshold,
-            reset_mechanism,
-            state_quant,
-            output,
-            graded_spikes_factor,
-            learn_graded_spikes_factor,
-        )
+        firing = threshold, spike_grad, surrogate_disable, init_hidden, inhibition
+        rest = learn_threshold, reset_mechanism, state_quant, output, graded_spikes_factor, learn_graded_spikes_factor
+        super().__init__(*firing, *rest)
         self._hold("beta", beta, learn_beta)
 
 
@@ -108,21 +98,9 @@ class Leaky(LIF):
         learn_graded_spikes_factor: bool = False,
         reset_delay: bool = True,
     ) -> None:
-        super().__init__(
-            beta,
-            threshold,
-            spike_grad,
-            surrogate_disable,
-            init_hidden,
-            inhibition,
-            learn_beta,
-            learn_threshold,
-            reset_mechanism,
-            state_quant,
-            output,
-            graded_spikes_factor,
-            learn_graded_spikes_factor,
-        )
+        firing = threshold, spike_grad, surrogate_disable, init_hidden, inhibition
+        rest = learn_beta, learn_threshold, reset_mechanism, state_quant, output, graded_spikes_factor, learn_graded_spikes_factor
+        super().__init__(beta, *firing, *rest)
         self.reset_delay = reset_delay
         self._begin()
 

@@ -143,19 +143,9 @@ class RLeaky(Recurrent):
         output: bool = False,
         reset_delay: bool = True,
     ) -> None:
-        super().__init__(
-            beta,
-            threshold,
-            spike_grad,
-            surrogate_disable,
-            init_hidden,
-            inhibition,
-            learn_beta,
-            learn_threshold,
-            reset_mechanism,
-            state_quant,
-            output,
-        )
+        firing = threshold, spike_grad, surrogate_disable, init_hidden, inhibition
+        rest = learn_beta, learn_threshold, reset_mechanism, state_quant, output
+        super().__init__(beta, *firing, *rest)
         self._connect(V, all_to_all, linear_features, conv2d_channels, kernel_size, learn_recurrent)
         self.reset_delay = reset_delay
         self._begin()
@@ -217,19 +207,9 @@ class RSynaptic(Recurrent):
         output: bool = False,
         reset_delay: bool = True,
     ) -> None:
-        super().__init__(
-            beta,
-            threshold,
-            spike_grad,
-            surrogate_disable,
-            init_hidden,
-            inhibition,
-            learn_beta,
-            learn_threshold,
-            reset_mechanism,
-            state_quant,
-            output,
-        )
+        firing = threshold, spike_grad, surrogate_disable, init_hidden, inhibition
+        rest = learn_beta, learn_threshold, reset_mechanism, state_quant, output
+        super().__init__(beta, *firing, *rest)
         self._connect(V, all_to_all, linear_features, conv2d_channels, kernel_size, learn_recurrent)
         self._hold("alpha", alpha, learn_alpha)
         self.reset_delay = reset_delay

@@ -58,19 +58,9 @@ class Synaptic(LIF):
         output: bool = False,
         reset_delay: bool = True,
     ) -> None:
-        super().__init__(
-            beta,
-            threshold,
-            spike_grad,
-            surrogate_disable,
-            init_hidden,
-            inhibition,
-            learn_beta,
-            learn_threshold,
-            reset_mechanism,
-            state_quant,
-            output,
-        )
+        firing = threshold, spike_grad, surrogate_disable, init_hidden, inhibition
+        rest = learn_beta, learn_threshold, reset_mechanism, state_quant, output
+        super().__init__(beta, *firing, *rest)
         self._hold("alpha", alpha, learn_alpha)
         self.reset_delay = reset_delay
         self._begin()
