@@ -42,7 +42,7 @@ class Layer:
 
     Attributes:
         call: the layer apart from its arrays.
-        shape: of the inputs.
+        shape: of the inputs; `step` is that of one step.
         dtype: of the inputs.
         real: the dtype of states and parameters.
         fed: whether neurons receive the outputs of all of them.
@@ -64,8 +64,8 @@ class Layer:
         self.tensors = tuple(name for name, value in self.values.items() if value is None)
         read = {name: value for name, value in self.values.items() if name != "weights"}
         self._firsts = tuple(f"first.{name}" for name in self.states)
-        self._read = {n: v for n, v in read.items() if not n.startswith("spike.")}, read
-        self._row = math.prod(shape[1:])
+        self._read: Any = {n: v for n, v in read.items() if not n.startswith("spike.")}, read
+        self.step, self._row = shape[1:], math.prod(shape[1:])
         self._passes: dict[Any, Pass] = {}
         self._asked: dict[Any, tuple[frozenset[str], frozenset[str]]] = {}
 
@@ -102,19 +102,19 @@ class Layer:
 
     def forward(self, inputs: Sequence[Tensor], tensors: Sequence[Tensor], learned: frozenset[str] | None = None) -> list[Tensor]:
         """Outputs, states after the last step and recorded values; and, if gradients of the `learned` are to follow, what is kept."""
-        plan, given = self.call.plan, _Given(self._row)
-        kept = plan.passes(learned).kept if self.fed and learned is not None else ()
+        given = _Given(self._row)
+        kept = self.call.plan.passes(learned).kept if self.fed and learned is not None else ()
         for x in inputs:
             given.sequence(x)
-        outputs = given.made(self.shape, self.dtype, plan.outputs)
-        others = given.made(self.shape, self.real, len(self.call.recorded) + len(kept))
-        self._add_numbers(given, self._read[0], tensors)
-        last = [torch.empty(self.shape[1:], dtype=self.real, device="cpu") for _ in self.states]
+        outputs = [results.empty(self.shape, self.dtype) for _ in range(self.call.plan.outputs)]
+        others = [results.empty(self.shape, self.real) for _ in (*self.call.recorded, *kept)]
+        given.memory += (*outputs, *others)
+        self._add_numbers(given, tensors, backward=False)
+        last = [results.empty(self.step, self.real) for _ in self.states]
         given.memory += last
-        given.how += [1] * len(last)
         if self.fed:
-            given.add(tensors[-1].to(self.real).t().contiguous(), self.shape[-1])
-        self._run(given, False, learned or frozenset() if self.fed else frozenset(), bool(kept))
+            given.memory.append(tensors[-1].to(self.real).t().contiguous())
+        self._run(given, False, learned or _NONE if self.fed else _NONE, bool(kept))
         return [*outputs, *last, *others]
 
     def backward(
@@ -127,81 +127,96 @@ class Layer:
             given.sequence(x)
         for x in (*arriving[:n], *arriving[n + m :]):
             given.arriving(x)
-        self._add_numbers(given, self._read[1], tensors)
+        self._add_numbers(given, tensors, backward=True)
         for x in arriving[n : n + m]:
             given.add(0.0 if x is None else x.contiguous())
-        found: dict[str, Tensor] = {}
-        for key in (*self._firsts, *sorted(learned)):
-            given.add(found.setdefault(key, torch.empty(self.shape[1:], dtype=self.real, device="cpu")) if key in asked else None)
-        grads, shares, features = given.made(self.shape, self.dtype, len(self.inputs)), None, self.shape[-1]
+        found = {name: results.empty(self.step, self.real) for name in (*self._firsts, *sorted(learned)) if name in asked} if asked else {}
+        grads = [results.empty(self.shape, self.dtype) for _ in self.inputs]
+        given.memory += (*found.values(), *grads)
         if self.fed:
-            given.add(tensors[-1].to(self.real).contiguous(), features)
+            given.memory.append(tensors[-1].to(self.real).contiguous())
             if "weights" in asked:
-                blocks = -(-math.prod(self.shape[1:-1]) // SAMPLES)
-                shares = torch.zeros(blocks, features, features, dtype=self.real, device="cpu")
-            given.add(shares)
-            if not Variant(self.call, True, DTYPES[self.dtype], learned=learned).fed_alike:
-                given.made(self.shape, self.real, 1)
-        self._run(given, True, learned)
-        if shares is not None:
-            found["weights"] = shares.sum(0).t()
+                features, blocks = self.shape[-1], -(-math.prod(self.shape[1:-1]) // SAMPLES)
+                found["weights"] = torch.zeros(blocks, features, features, dtype=self.real, device="cpu")
+                given.memory.append(found["weights"])
+            if not self._fed_alike(learned):
+                given.memory.append(results.empty(self.shape, self.real))
+        self._run(given, True, asked)
+        if "weights" in found:
+            found["weights"] = found["weights"].sum(0).t()
         shaped = [(found.get(name), t) for name, t in zip(self.tensors, tensors, strict=True)]
         return grads, [g if g is None else g.sum_to_size(t.shape).to(t.dtype) for g, t in shaped]
 
-    def _add_numbers(self, given: _Given, values: Mapping[str, float | None], tensors: Sequence[Tensor]) -> None:
-        """Numbers as they are, tensors of one number, or of one for each column."""
-        if not tensors:
-            given.how += values.values()
-            return
-        named = self.named(tensors)
-        for name in values:
-            value = named[name]
-            if isinstance(value, Tensor):
-                value = value.to(self.real)
-                alone = value.numel() == 1
-                given.add(value.contiguous() if alone else value.expand(self.shape[1:]).contiguous(), 0 if alone else 1)
-            else:
-                given.how.append(value)
+    def _fed_alike(self, learned: frozenset[str]) -> bool:
+        return Variant(self.call, True, DTYPES[self.dtype], learned=learned).fed_alike
 
-    def _run(self, given: _Given, backward: bool, learned: frozenset[str], keeps: bool = False) -> None:
+    def _add_numbers(self, given: _Given, tensors: Sequence[Tensor], *, backward: bool) -> None:
+        """Tensors of one number, or of one for each column."""
+        for name, x in zip(self.tensors, tensors, strict=True):
+            if name in self._read[backward]:
+                x = x.to(self.real)
+                alone = x.numel() == 1
+                given.add(x.contiguous() if alone else x.expand(self.step).contiguous(), 0 if alone else 1)
+
+    def _run(self, given: _Given, backward: bool, asked: frozenset[str], keeps: bool = False) -> None:
+        """Run a pass; `asked` are the tensors whose gradients are wanted, or, forward, those that the kernels will sum."""
         threads = torch.get_num_threads()
-        key = backward, learned, keeps, threads, *given.how
+        key = backward, asked, keeps, threads, *given.how
         found = self._passes.get(key)
         if found is None:
-            layout = tuple(zip(self._names(backward, learned, keeps), given.how, strict=False))
-            own = {name for name in self._read[1] if not name.startswith("first.")}
-            columns = frozenset(name for name, how in layout if name in own and how == 1 and isinstance(how, int))
-            bars = (*map(str, range(self.call.plan.outputs)), *self.call.recorded)
-            single = frozenset(name for name in bars if (f"bar.{name}", 0) in layout)
-            variant = Variant(self.call, backward, DTYPES[self.dtype], columns, learned, single, keeps)
-            found = self._passes[key] = Pass(variant, Sizes(self.shape[0], self._row, threads, self.shape[-1] * self.fed), layout)
+            found = self._passes[key] = self._prepared(given.how, backward, asked, keeps, threads)
         found.run(given.memory)
 
-    def _names(self, backward: bool, learned: frozenset[str], keeps: bool) -> tuple[str, ...]:
-        """Of what a pass is given, in the order of `forward` and `backward`."""
-        plan, recorded = self.call.plan, self.call.recorded
-        outputs, weights = tuple(map(str, range(plan.outputs))), ("weights",) * self.fed
-        if not backward:
+    def _prepared(self, varying: Sequence[int | float], backward: bool, asked: frozenset[str], keeps: bool, threads: int) -> Pass:
+        """The pass, from how that is given which is not always given alike, in the order of `forward` and `backward`."""
+        plan, recorded, rest = self.call.plan, self.call.recorded, iter(varying)
+        outputs, features = [*map(str, range(plan.outputs))], self.shape[-1] * self.fed
+        learned = frozenset(name for name in asked if name != "weights" and not name.startswith("first."))
+        layout: list[tuple[str, int | float | None]] = []
+        if backward:
+            layout += [(name, next(rest)) for name in (*self.saved(learned), *(f"bar.{name}" for name in (*outputs, *recorded)))]
+        else:
+            layout += [(name, next(rest)) for name in self.inputs]
             kept = (f"kept.{name}" for name in plan.passes(learned).kept if keeps)
-            return (*self.inputs, *outputs, *recorded, *kept, *self._read[0], *(f"last.{name}" for name in self.states), *weights)
-        bars, states = (f"bar.{name}" for name in (*outputs, *recorded)), (f"bar.{name}" for name in self.states)
-        grads = (*self.states, *sorted(learned), *self.inputs)
-        fed = (*weights, "grad.weights", f"grad.{FED}") if self.fed else ()
-        return (*self.saved(learned), *bars, *self._read[1], *states, *(f"grad.{name}" for name in grads), *fed)
+            layout += [(name, self._row) for name in (*outputs, *recorded, *kept)]
+        numbers = [(name, next(rest) if value is None else value) for name, value in self._read[backward].items()]
+        layout += numbers
+        if backward:
+            layout += [(f"bar.{name}", next(rest)) for name in self.states]
+            sums = ((name.removeprefix("first."), name) for name in (*self._firsts, *sorted(learned)))
+            layout += [(f"grad.{name}", 1 if key in asked else None) for name, key in sums]
+            layout += [(f"grad.{name}", self._row) for name in self.inputs]
+        else:
+            layout += [(f"last.{name}", 1) for name in self.states]
+        if self.fed:
+            layout.append(("weights", features))
+        if self.fed and backward:
+            layout.append(("grad.weights", 1 if "weights" in asked else None))
+            layout += [] if self._fed_alike(learned) else [(f"grad.{FED}", self._row)]
+        columns = frozenset(name for name, how in numbers if how == 1 and isinstance(how, int) and not name.startswith("first."))
+        single = frozenset(name[4:] for name, how in layout if how in (_SINGLE, 0.0) and name[4:] in (*outputs, *recorded))
+        layout = [(name, 0 if how == _SINGLE and name[4:] in single else how) for name, how in layout]
+        variant = Variant(self.call, backward, DTYPES[self.dtype], columns, learned, single, keeps)
+        return Pass(variant, Sizes(self.shape[0], self._row, threads, features), tuple(layout))
+
+
+_NONE: frozenset[str] = frozenset()
+_SINGLE = -1
+"""How a gradient is given that is one number for all of a sequence."""
 
 
 class _Given:
-    """What a pass is given: the memory, and for all in order, as `Layout` says, how it is given."""
+    """What a pass is given: the memory, and how that is given which is not always given alike."""
 
     __slots__ = ("how", "memory", "row")
 
     def __init__(self, row: int) -> None:
         self.row = row
         self.memory: list[Tensor] = []
-        self.how: list[int | float | None] = []
+        self.how: list[int | float] = []
 
-    def add(self, x: Tensor | float | None, stride: int = 1) -> None:
-        """Memory whose rows or columns are so far apart, a number, or nothing."""
+    def add(self, x: Tensor | float, stride: int = 1) -> None:
+        """Memory whose rows or columns are so far apart, or a number."""
         if isinstance(x, Tensor):
             self.memory.append(x)
             self.how.append(stride)
@@ -222,16 +237,9 @@ class _Given:
         if x is None:
             self.how.append(0.0)
         elif not x.is_contiguous() and not any(x.stride()):
-            self.add(x, 0)
+            self.add(x, _SINGLE)
         else:
             self.sequence(x)
-
-    def made(self, shape: torch.Size, dtype: torch.dtype, count: int) -> list[Tensor]:
-        """Room for so many sequences."""
-        found = [results.empty(shape, dtype) for _ in range(count)]
-        self.memory += found
-        self.how += [self.row] * count
-        return found
 
 
 @functools.lru_cache(maxsize=1024)
@@ -311,8 +319,9 @@ def values_of(
     call: Call, state: Sequence[Tensor], numbers: Mapping[str, Any], surrogate: Mapping[str, Any], real: torch.dtype
 ) -> tuple[Numbers, list[Tensor]]:
     """What the passes take in place of the numbers, and the tensors among it."""
-    if not state and not any(isinstance(x, Tensor) for part in (numbers, surrogate) for x in part.values()):
-        return _floats(call, tuple(numbers.items()), tuple(surrogate.values()), real), []
+    if not any(isinstance(x, Tensor) for part in (numbers, surrogate) for x in part.values()):
+        known = _floats(call, tuple(numbers.items()), tuple(surrogate.values()), real)
+        return known._replace(state=(None,) * len(state)) if state else known, list(state)
     like, plan = torch.empty(0, dtype=real, device="cpu"), call.plan
     weights = [numbers["weights"]] if "weights" in numbers else []
     start = tuple(state) or (*plan.rested(numbers, like).values(), *[0.0] * len(weights))

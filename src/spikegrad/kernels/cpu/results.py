@@ -7,7 +7,7 @@ result takes it when nothing else refers to it any more.
 
 from __future__ import annotations
 
-import math
+import functools
 import sys
 import threading
 from collections import OrderedDict
@@ -50,8 +50,18 @@ _kept: OrderedDict[tuple[tuple[int, ...], torch.dtype], list[_Kept]] = OrderedDi
 _lock = threading.Lock()
 
 
+@functools.lru_cache(maxsize=1024)
+def _like(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, bool]:
+    """A tensor of this kind without memory, from which one is made in less than half of the time; and whether its memory is worth keeping."""
+    like = torch.empty((), dtype=dtype, device="cpu").expand(shape)
+    return like, _count is not None and like.nbytes >= _SMALLEST
+
+
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """An uninitialised contiguous tensor on the CPU, without gradient."""
+    like, large = _like(shape, dtype)
+    if not large:
+        return torch.empty_like(like)
     key = shape, dtype
     with _lock:
         found = _kept.get(key, [])
@@ -59,11 +69,8 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             if found[k].free():
                 found.append(found.pop(k))
                 return found[-1].tensor.data
-    size = math.prod(shape) * dtype.itemsize
-    if _count is None or size < _SMALLEST:
-        return torch.empty(shape, dtype=dtype, device="cpu")
     with torch.inference_mode(False):
-        tensor = torch.empty(shape, dtype=dtype, device="cpu")
+        tensor = torch.empty_like(like)
     with _lock:
         _kept.setdefault(key, []).append(_Kept(tensor))
         _kept.move_to_end(key)
