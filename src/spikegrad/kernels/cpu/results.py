@@ -52,7 +52,7 @@ _lock = threading.Lock()
 
 @functools.lru_cache(maxsize=1024)
 def _like(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, bool]:
-    """A tensor of this kind without memory, from which one is made in less than half of the time; and whether its memory is worth keeping."""
+    """A tensor of this kind without memory, from which one is made in half of the time; and whether its memory is worth keeping."""
     like = torch.empty((), dtype=dtype, device="cpu").expand(shape)
     return like, _count is not None and like.nbytes >= _SMALLEST
 
