@@ -1,18 +1,20 @@
-"""What several test files share: the registry, the points, the transforms, and the values that a gradient must have."""
+"""What test files share: registries, points, transforms, the values that a gradient must have; and how many kernels are compiled."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from random import Random
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from spikegrad import Surrogate
+from spikegrad import Neuron, Surrogate, neurons
 from spikegrad.formulas import CATALOGUE
 
 POINTS = np.array([-1.73, -0.813, -0.313, -0.0413, 0.0227, 0.291, 0.777, 1.61])
@@ -55,11 +57,11 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return empty
 
-    results = sys.modules.get("spikegrad.kernels.results")
+    results = sys.modules.get("spikegrad.kernels.cpu.results")
     owners = (torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty"), (results, "empty")
     for owner, name in owners[: 3 if results is None else 4]:
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
-    memory = sys.modules.get("spikegrad.kernels.memory")
+    memory = sys.modules.get("spikegrad.kernels.cpu.memory")
     if memory is not None:
         take_block = memory.take
 
@@ -69,6 +71,154 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
             return block
 
         monkeypatch.setattr(memory, "take", take)
+
+
+KERNELS = 350
+"""Different kernels that a run of the default suite may compile, over all its processes: its time goes to compiling."""
+
+_loaded: list[set[str]] = []
+"""Names of the modules that each process has loaded."""
+
+
+def _modules() -> list[str]:
+    """Generated modules of this process: kernels, and what shares them out, calls them from XLA or multiplies inside of them."""
+    compiler = sys.modules.get("spikegrad.kernels.cpu.compiler")
+    return [] if compiler is None else sorted(compiler._modules)
+
+
+def _kernels(names: Iterable[str]) -> set[str]:
+    return {name for name in names if name.startswith(("spikegrad_generated_forward_", "spikegrad_generated_backward_"))}
+
+
+def _too_many(config: pytest.Config) -> bool:
+    return config.getoption("markexpr") == "not slow" and len(_kernels(set().union(*_loaded))) > KERNELS
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of xdist says what it has loaded; the one that collects it fails the run if that was too much."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["spikegrad"] = _modules()
+        return
+    _loaded.append(set(_modules()))
+    if _too_many(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: Any) -> None:
+    _loaded.append(set(getattr(node, "workeroutput", {}).get("spikegrad", ())))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    loads, names = sum(len(_kernels(found)) for found in _loaded), set().union(*_loaded)
+    if names:
+        kernels = _kernels(names)
+        terminalreporter.write_line(
+            f"{len(kernels)} kernels (at most {KERNELS} in the default suite) in {loads} loads, and {len(names - kernels)} other modules "
+            "of machine code",
+            red=_too_many(config),
+        )
+
+
+def pairwise(
+    choices: Mapping[str, Sequence[Any]],
+    *,
+    without: Collection[tuple[str, str]] = (),
+    allowed: Callable[[str, Any, Mapping[str, Any]], bool] = lambda name, value, row: True,
+    once: Collection[str] = (),
+) -> list[dict[str, Any]]:
+    """Few rows in which every two values of different choices meet: each row is the best of some random ones.
+
+    Args:
+        choices: the values of each choice; of the first, all others may depend.
+        without: pairs of choices whose values need not meet.
+        allowed: whether a choice may have a value, given the row's values before it; where it may have none it is None.
+        once: choices each of whose values need only occur.
+    """
+    random, names = Random(0), list(choices)
+    head = names[0]
+    exempt = {frozenset(pair) for pair in without} | {frozenset((a, b)) for a in once for b in names}
+
+    def pairs(row: Mapping[str, Any]) -> set[Any]:
+        known = [(name, choices[name].index(value)) for name, value in row.items() if value is not None]
+        met = {pair for pair in itertools.combinations(known, 2) if frozenset((pair[0][0], pair[1][0])) not in exempt}
+        return met | {(each,) for each in known}
+
+    missing: set[Any] = set()
+    for first in choices[head]:
+        own = {name: [v for v in values if allowed(name, v, {head: first})] for name, values in choices.items() if name != head}
+        missing |= pairs({head: first})
+        for a, b in itertools.combinations([head, *own], 2):
+            for x, y in itertools.product([first] if a == head else own[a], own[b]):
+                missing |= pairs({a: x, b: y})
+    rows: list[dict[str, Any]] = []
+    while missing:
+        wanted = {name: choices[name][k] for name, k in min(missing, key=lambda each: (-len(each), each))}
+        best: tuple[int, dict[str, Any]] = (0, {})
+        for _ in range(100):
+            row: dict[str, Any] = {}
+            for name in names:
+                fit = [v for v in choices[name] if allowed(name, v, row)]
+                row[name] = wanted[name] if name in wanted and wanted[name] in fit else random.choice(fit) if fit else None
+            best = max(best, (len(pairs(row) & missing), row), key=lambda each: each[0])
+        assert best[0], f"no row has {wanted}"
+        missing -= pairs(best[1])
+        rows.append(best[1])
+    return rows
+
+
+# Of every neuron: numbers with which it is compared, beside its defaults, and the mean and the deviation of each of its inputs, which make
+# some of its neurons spike and some not.
+_DRIVEN: dict[str, tuple[dict[str, float], tuple[tuple[float, float], ...]]] = {
+    "AdEx": ({}, ((2.5, 2.0),)),
+    "Adaptive": ({"beta": 0.8}, ((0.5, 1.0),)),
+    "AdaptiveLeaky": ({}, ((6.0, 12.0),)),
+    "Alpha": ({"alpha": 0.87, "beta": 0.74}, ((0.5, 0.75),)),
+    "BalancedHarmonic": ({}, ((8.0, 48.0),)),
+    "BalancedResonateAndFire": ({}, ((8.0, 48.0),)),
+    "ComplementaryLeaky": ({}, ((0.75, 0.75),)),
+    "ConductanceLeaky": ({}, ((0.5, 0.75), (0.125, 0.5))),
+    "ExponentialIF": ({}, ((0.375, 0.75),)),
+    "GatedLeaky": ({}, ((0.5, 0.5), (0.5, 0.25))),
+    "IntegerLeaky": ({}, ((0.5, 1.5),)),
+    "IntegrateAndFire": ({}, ((0.125, 0.75),)),
+    "Izhikevich": ({"dt": 0.5}, ((20.0, 20.0),)),
+    "KLIF": ({}, ((1.5, 1.0),)),
+    "Lapicque": ({"capacitance": 0.0015, "dt": 0.003}, ((0.25, 0.25),)),
+    "Leaky": ({"beta": 0.8}, ((0.4, 1.0),)),
+    "LeakyIntegrator": ({"beta": 0.8}, ((0.5, 0.75),)),
+    "QuadraticIF": ({}, ((0.375, 0.5),)),
+    "RefractoryLeaky": ({"beta": 0.8}, ((1.0, 0.75),)),
+    "ResonateAndFire": ({}, ((0.5, 0.75),)),
+    "SigmaDelta": ({"threshold": 0.4}, ((0.0625, 0.5),)),
+    "SymplecticAdaptiveLeaky": ({}, ((8.0, 16.0),)),
+    "Synaptic": ({"alpha": 0.6, "beta": 0.8}, ((0.2, 0.7),)),
+    "Ternary": ({}, ((0.0, 0.75),)),
+    "TwoCompartment": ({}, ((0.25, 0.5),)),
+}
+
+
+def example(name: str, **options: Any) -> Neuron:
+    """A neuron of the catalogue."""
+    return neurons.CATALOGUE[name](**_DRIVEN[name][0], **options)
+
+
+def driving(neuron: Neuron, *shape: int, seed: int = 0) -> list[np.ndarray]:
+    """Inputs of a neuron."""
+    random = np.random.default_rng(seed)
+    return [random.normal(mean, deviation, shape) for mean, deviation in _DRIVEN[type(neuron).__name__][1]]
+
+
+def spread(neuron: Neuron, name: str, features: int) -> np.ndarray:
+    """A number of a neuron, different for each of some neurons, all within its range."""
+    value, within = getattr(neuron, name), neuron.numbers[name]
+    room = 0.1 * (min(value - within.low, within.high - value, abs(value)) or 0.5)
+    return value + room * np.linspace(-1, 1, features)
+
+
+VARYING = frozenset(("exp", "log", "sin", "cos", "tanh", "sigmoid", "arctan", "erf"))
+"""Operations that are not rounded correctly, so that libraries differ in them."""
 
 
 @dataclasses.dataclass(frozen=True)

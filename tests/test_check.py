@@ -1,4 +1,4 @@
-"""Surrogates of one's own: checked, made from functions, called as functions; and the papers behind those of the catalogue."""
+"""Formulas of one's own: checked, made from functions, called as functions; and the papers behind those of the catalogues."""
 
 from __future__ import annotations
 
@@ -16,9 +16,24 @@ import pytest
 import torch
 
 import spikegrad
-from spikegrad import CATALOGUE, ATan, Surrogate, functional, neurons
+from spikegrad import (
+    CATALOGUE,
+    ATan,
+    Decay,
+    NoisyThreshold,
+    Positive,
+    State,
+    Surrogate,
+    agreement,
+    derive,
+    functional,
+    neurons,
+)
 from spikegrad.citation import bibliography, references
-from spikegrad.vocabulary import arctan, exp, where
+from spikegrad.kernels import torch as kernels
+from spikegrad.neuron import Neuron, Step
+from spikegrad.training.named import built
+from spikegrad.vocabulary import arctan, exp, maximum, minimum, tanh, where
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -62,9 +77,104 @@ def test_an_overflow_is_found():
         spikegrad.check(spikegrad.from_formula(lambda x: exp(-2 * x) / (1 + exp(-2 * x)) ** 2))
 
 
-def test_only_surrogates_are_checked():
-    with pytest.raises(TypeError, match="takes a surrogate, got float"):
+def test_only_surrogates_and_neurons_are_checked():
+    with pytest.raises(TypeError, match="takes a surrogate or a neuron, got float"):
         spikegrad.check(1.0)
+
+
+class Paired(Neuron):
+    """Two inputs, two outputs, numbers without defaults, and most of the words."""
+
+    beta: Decay
+    gain: Positive
+    threshold: Positive = 1.0
+
+    v: State = 0.0
+    m: State = 0.5
+
+    def step(self, current, gate, v, m):
+        u = self.quantized(self.beta * v + current * tanh(gate))
+        s = self.fire(u - self.threshold - maximum(m, 0.0))
+        m = minimum(0.9 * m + self.gain * abs(u) / (1 + self.hold(m) ** 2), 4.0)
+        return Step(s, where(u > 0, u, 0.5 * u), v=self.after_spike(u, s, self.threshold), m=m, u=u)
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Only these packages, as far as a check of a neuron can see."""
+    return lambda *names: monkeypatch.setattr(agreement, "find_spec", lambda name: name in names or None)
+
+
+@pytest.mark.parametrize("name", neurons.CATALOGUE)
+def test_derivatives_of_every_neuron_are_those_of_its_soft_network(name, installed):
+    installed()
+    found = spikegrad.check(built(neurons.CATALOGUE[name], {}))
+    assert found.backends == ()
+    assert set(found.skipped) == {"PyTorch", "PyTorch kernels", "JAX", "JAX kernels"}
+    assert found.error < 1e-6
+    assert 0.1 <= found.rate <= 0.5 or name == "LeakyIntegrator"
+
+
+def compared(neuron):
+    """What is found of a neuron that is in order."""
+    found = spikegrad.check(neuron)
+    assert found.backends == ("PyTorch", "PyTorch kernels", "JAX", "JAX kernels")
+    assert found.skipped == {}
+    assert found.error < 1e-6
+    return found
+
+
+@pytest.mark.parametrize("neuron", [Paired(0.75, gain=0.5), neurons.IntegerLeaky(), neurons.AdEx()], ids=lambda n: type(n).__name__)
+def test_a_neuron_is_compared_on_every_backend(neuron):
+    assert 0.1 <= compared(neuron).rate <= 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", neurons.CATALOGUE)
+def test_every_neuron_passes_its_check(name):
+    compared(built(neurons.CATALOGUE[name], {}))
+
+
+def test_a_wrong_derivative_is_found(installed, monkeypatch):
+    installed()
+    monkeypatch.setitem(derive._RULES, "tanh", lambda g, n, a: (g * (1.001 - n * n),))
+    with pytest.raises(ValueError, match=r"Paired\(beta=0.75, gain=0.5") as error:
+        spikegrad.check(Paired(0.75, gain=0.5))
+    lines = str(error.value).splitlines()
+    assert "the derivative by gate is" in lines[1]
+    assert "finite differences of the soft network give" in lines[1]
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (lambda v: v.nextafter(v + 1), r"PyTorch kernels: the v is not that of the plain loop at \d+ of \d+ places, off by up to 5.96e-08"),
+        (lambda v: v + 0.01 * (v - v.detach()), r"PyTorch kernels: the gradient of beta is not that of the plain loop at 1 of 1 places"),
+        (lambda v: v.double(), r"PyTorch kernels: the v is float64, in the plain loop float32"),
+    ],
+)
+def test_a_kernel_that_computes_something_else_is_found(installed, monkeypatch, tamper, message):
+    def tampered(*arguments):
+        spikes, v = run(*arguments)
+        return spikes, tamper(v)
+
+    installed("torch", "numba")
+    run = kernels.run
+    monkeypatch.setattr(kernels, "run", tampered)
+    with pytest.raises(ValueError, match=message):
+        spikegrad.check(neurons.Leaky(0.9))
+
+
+def test_what_cannot_be_compared_is_said(installed):
+    installed("torch", "numba")
+    found = spikegrad.check(neurons.Leaky(0.9, spike=NoisyThreshold()))
+    assert found.backends == ("PyTorch",)
+    assert found.skipped["PyTorch kernels"] == found.skipped["finite differences"] == "NoisyThreshold draws noise"
+    installed()
+    assert spikegrad.check(neurons.IntegrateAndFire).backends == ()
+    bare = spikegrad.from_formula(lambda x: 1 / (1 + x**2))
+    assert spikegrad.check(neurons.IntegrateAndFire(spike=bare)).skipped["finite differences"] == "Formula has no primitive"
 
 
 def lorentz(**parameters):
@@ -176,6 +286,14 @@ def test_every_surrogate_is_documented_in_full(name):
     assert references(cls)
     for key in references(cls):
         assert f"{{{key}," in cls.cite()
+
+
+@pytest.mark.parametrize("name", neurons.CATALOGUE)
+def test_every_neuron_is_cited(name):
+    cls = neurons.CATALOGUE[name]
+    assert references(cls)
+    assert built(cls, {}).cite() == spikegrad.cite(cls)
+    assert [entry.split("{")[1].split(",")[0] for entry in cls.cite().split("\n\n")] == references(cls)
 
 
 def test_papers_are_cited_once_and_all_are_used():

@@ -7,10 +7,13 @@ import sys
 import numpy as np
 import pytest
 
+from spikegrad import ATan, neurons
 from spikegrad.cli import main
 from spikegrad.cli.app import run
 from spikegrad.errors import InputError
 from spikegrad.formulas import CATALOGUE
+from spikegrad.training.config import Config
+from spikegrad.training.named import built
 
 HEAVY = ("torch", "lightning", "matplotlib", "sklearn", "jax", "numba", "safetensors", "pandas", "scipy")
 QUICK = {
@@ -19,9 +22,11 @@ QUICK = {
     "train --help": 0,
     "list": 0,
     "show ATan": 0,
+    "show Adaptive --source numba": 0,
     "trian": 2,
     "train --epoch 3": 2,
     "train --surrogate Atan": 2,
+    "train --neuron Adaptve": 2,
     "train --data digit": 2,
     "train --lr fast": 2,
     "train --out .": 2,
@@ -34,6 +39,7 @@ QUICK = {
 }
 PROBE = """
 import sys
+from spikegrad import ATan, neurons
 from spikegrad.cli import main
 sys.argv[1:] = sys.argv[1:]
 try:
@@ -145,6 +151,62 @@ def test_list_and_show_know_every_surrogate(capsys, monkeypatch):
         assert not re.search(r"\bself\.|:math:|\\frac|``", shown)
 
 
+@pytest.mark.parametrize("columns", ["80", "140"])
+def test_list_and_show_know_every_neuron(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run(["list"]) == 0
+    listed = capsys.readouterr().out
+    for name, kind in neurons.CATALOGUE.items():
+        assert re.search(rf"^{name} +{', '.join(kind.states)} ", listed, re.MULTILINE)
+        assert run(["show", name]) == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"{name}(")
+        assert re.search(r"^ +Step\(", shown, re.MULTILINE)
+        for title in ("Numbers", "States", "Options", "Elsewhere", "Sources"):
+            assert re.search(rf"^{title}$", shown, re.MULTILINE) or (title, name) == ("Options", "LeakyIntegrator")
+        for number in (*kind.numbers, *kind.states):
+            assert re.search(rf"^  {number} +\S", shown, re.MULTILINE)
+        assert not re.search(r"\bself\.|:math:|\\[a-z]|``|\b_[A-Z]", shown)
+        assert max(map(len, shown.splitlines())) <= min(int(columns), 110)
+
+
+def test_show_prints_what_runs(capsys):
+    assert run(["show", "Adaptive", "--source", "numba", "--of", "backward"]) == 0
+    assert capsys.readouterr().out == neurons.Adaptive(0.9).source("numba", "backward")
+    assert run(["show", "ATan(slope=3)", "--source", "triton"]) == 0
+    assert capsys.readouterr().out == ATan(3.0).source("triton")
+
+
+def test_a_neuron_of_ones_own_is_shown_plotted_and_trained(finished, tmp_path, capsys):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from spikegrad import *\n"
+        "class Own(Neuron):\n"
+        "    tau: Positive\n"
+        "    v: State = 0.0\n"
+        "    def step(self, current, v):\n"
+        "        s = self.fire(v + current / self.tau - 1)\n"
+        "        return Step(s, v=(1 - s) * v)\n"
+    )
+    own = f"{file}:Own"
+    assert run(["show", f"{own}(tau=3)"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Own(tau=3.0)\n\nStep, from current, v\n  s = fire(v + current / tau - 1)")
+    assert "Elsewhere" not in shown
+    assert run(["plot", f"{own}(tau=3)", "--out", str(tmp_path / "own.png")]) == 0
+    data = ["--data", str(finished / "own.npz"), "--hidden", "4", "--epochs", "1"]
+    with pytest.raises(InputError, match="Own needs a value for tau, as in tau=1"):
+        run(["train", *data, "--neuron", own])
+    chosen = ["--neuron", own, "--set", "tau=3", "--set", "slope=5", "--learn", "tau,slope"]
+    assert run(["train", *data, *chosen, "--out", str(tmp_path / "a")]) == 0
+    config = Config.read(tmp_path / "a" / "config.json")
+    assert (config.cell.tau, config.spike.slope, config.alpha, config.threshold) == (3.0, 5.0, None, None)
+    # What was set of the neuron is left behind with it.
+    again = ["--config", str(tmp_path / "a" / "config.json"), "--neuron", "Adaptive", "--learn", "rho", "--out", str(tmp_path / "b")]
+    assert run(["train", *again]) == 0
+    assert Config.read(tmp_path / "b" / "config.json").cell == neurons.Adaptive(0.9, spike=ATan(5.0))
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_plot_writes_pictures(tmp_path, capsys, suffix):
     out = tmp_path / f"curves.{suffix}"
@@ -159,6 +221,20 @@ def test_every_surrogate_can_be_plotted():
 
     figure = plots.curves([kind() for kind in CATALOGUE.values()])
     assert len(figure.legends[0].get_texts()) == len(CATALOGUE)
+
+
+@pytest.mark.parametrize("name", neurons.CATALOGUE)
+def test_the_picture_of_a_neuron_shows_it_spike(name):
+    from spikegrad import plots
+
+    neuron = built(neurons.CATALOGUE[name], {})
+    figure = plots.response(neuron)
+    labels = [axes.get_ylabel() for axes in figure.axes[::2]]
+    spiking = name != "LeakyIntegrator"
+    assert labels == [*neuron.inputs, *neuron.states, "spikes" if spiking else "output"]
+    if spiking:
+        counts = [len(axes.collections[0].get_segments()) for axes in figure.axes[-2:]]
+        assert all(4 <= count <= 60 for count in counts), counts
 
 
 def test_mistakes_are_one_line(refused, finished, tmp_path, monkeypatch):
@@ -187,7 +263,16 @@ def test_mistakes_are_one_line(refused, finished, tmp_path, monkeypatch):
         f"train --data {finished}/own.npz --devices many": "`devices` selected",
         f"train --data {finished}/own.npz --strategy nonsense": "nonsense",
         "evaluate .": ". is not a run: it has no config.json",
-        "show Gausian": "unknown surrogate 'Gausian'; did you mean Gaussian?",
+        "show Gausian": "unknown surrogate or neuron 'Gausian'; did you mean Gaussian?",
+        "show Adaptive(bet=1)": "Adaptive has no parameter 'bet'; did you mean beta?",
+        "show Adaptive(beta=2)": "`beta` of Adaptive must be between 0 and 1, got 2.0",
+        "show own.py:Own": "cannot read own.py: no such file",
+        "show Adaptive --source c": "unknown dialect 'c'; there are javascript, numba, triton",
+        "show Adaptive --of backward": "say with --source in which language",
+        "show Adaptive --source numba --of derivative": "--of must be forward or backward for Adaptive, got 'derivative'",
+        "plot Adaptive ATan": "Adaptive is a neuron, whose response is drawn alone",
+        "train --neuron Adaptve": "unknown neuron 'Adaptve'; did you mean Adaptive?",
+        "train --neuron Adaptive --set rho=2": "`rho` of Adaptive must be between 0 and 1, got 2.0",
         "plot ATan --out there.png": "there.png exists already and nothing is overwritten",
         "plot ATan --out absent/curves.png": "there is no folder absent",
         "plot ATan --out curves.gif": "--out must end in .png, .svg, .pdf",

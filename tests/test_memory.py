@@ -6,12 +6,12 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from spikegrad.kernels import memory
+from spikegrad.kernels.cpu import memory
 
 torch = pytest.importorskip("torch")
 
 from spikegrad import nn  # noqa: E402
-from spikegrad.kernels import results  # noqa: E402
+from spikegrad.kernels.cpu import results  # noqa: E402
 
 EMPTY, TAKE = results.empty, memory.take  # without the poison that the tests of kernels put in their place
 FLOATS = 2**18

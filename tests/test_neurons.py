@@ -248,6 +248,19 @@ def test_copies_and_compilation(kind):
         torch.testing.assert_close(currents.grad, expected)
 
 
+@pytest.mark.parametrize(("kind", "options"), [("Leaky", {"backend": "reference"}), ("RecurrentSynaptic", {"inhibition": True})])
+def test_the_plain_loop_compiles(kind, options):
+    layer, currents = build(kind, **options), drive(6, 2, 6).requires_grad_()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for wanted, found in zip(outcomes(layer, currents), outcomes(compiled, currents), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def outcomes(layer, currents):
+    spikes, _ = layer(currents)
+    return spikes, torch.autograd.grad(spikes.sum(), currents)[0]
+
+
 @pytest.mark.parametrize("kind", ["Leaky", "RecurrentSynaptic"])
 def test_transforms(kind):
     layer, currents = build(kind), drive(6, 2, 6)

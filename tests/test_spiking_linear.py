@@ -5,6 +5,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from spikegrad import NoisyThreshold, nn
+from spikegrad.neurons import Adaptive
 from spikegrad.nn import linear
 
 NEURONS = {
@@ -15,6 +16,9 @@ NEURONS = {
     "reference": lambda: nn.Leaky(0.9, backend="reference"),
     "learned surrogate": lambda: nn.Leaky(0.9, spike=nn.Spike(nn.Leaky(0.9).spike.surrogate, learn="slope")),
     "integrator": lambda: nn.LeakyIntegrator(0.9, learn_beta=True),
+    "quantised": lambda: nn.Leaky(0.9, quantize=nn.Quantize(6)),
+    "one-to-one": lambda: nn.RecurrentLeaky(7, 0.9, connection="one-to-one"),
+    "adaptive": lambda: nn.Layer(Adaptive(0.9), learn=("rho", "spike.slope")),
 }
 
 
@@ -52,15 +56,18 @@ def test_the_gradients_of_two_layers(kind, block, monkeypatch):
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_state_goes_in_and_out():
-    layer = nn.SpikingLinear(5, 4, nn.Synaptic(0.8, 0.9))
+@pytest.mark.parametrize("memory", ["recompute", "save"])
+def test_state_goes_in_and_out(memory):
+    layer = nn.SpikingLinear(5, 4, nn.Synaptic(0.8, 0.9), memory=memory)
     x = spikes(12, 3, 5)
     whole, last = layer(x)
+    assert last._fields == ("i", "v")
     first, state = layer(x[:5])
     second, state = layer(x[5:], state)
     torch.testing.assert_close(torch.cat([first, second]), whole, rtol=0, atol=0)
     torch.testing.assert_close(state, last)
     one, one_last = layer(x[:, 0])
+    assert one_last._fields == ("i", "v")
     torch.testing.assert_close(one, whole[:, 0])
     torch.testing.assert_close(one_last[1], last[1][0])
 

@@ -1,11 +1,11 @@
-"""How threads share out work: whoever is missing, asleep or busy with another caller, every column is done."""
+"""How threads share out work: whoever comes late, or not at all, every column is done, and done once."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,93 +13,145 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba")
+torch = pytest.importorskip("torch")
 
-from spikegrad.kernels import numba as kernels
-from spikegrad.kernels import threads
-from spikegrad.kernels.call import INTEGRATOR
+from spikegrad import nn  # noqa: E402
+from spikegrad.kernels.cpu import threads  # noqa: E402
+from spikegrad.kernels.cpu.compiler import header, loaded  # noqa: E402
 
 STEPS = 40
 
+COUNTING = """
+@entry(2)
+def kernel(address, mine):
+    job = words(address)
+    blocks, members = words(job[ARGUMENTS]), words(job[ARGUMENTS + 2])
+    members[mine] += U(1)
+    start = {claimed}(job, mine)
+    while start < job[COLUMNS]:
+        blocks[start // job[BLOCK]] += U(1)
+        start = {claimed}(job, mine)
+"""
 
-def integrate(currents: np.ndarray, workers: int) -> np.ndarray:
+
+def counted(claimed: str, workers: int, columns: int, block: int) -> tuple[list[int], list[int]]:
+    """How often a job's blocks are done, and how often each thread begins."""
+    kernel = loaded("counting", header("float32") + COUNTING.format(claimed=claimed)).kernel
+    blocks, members = np.zeros(-(-columns // block) + 1, np.uint64), np.zeros(workers + 1, np.uint64)
+    arguments = (blocks.ctypes.data, 0, members.ctypes.data, 0)
+    threads.run(threads.job(kernel.address, workers, 1, columns, block, 0, arguments))
+    return blocks.tolist(), members.tolist()
+
+
+@pytest.fixture(params=["PyTorch's team", "an executor"])
+def team(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Both ways to more threads: the second where PyTorch's libgomp is not to be found."""
+    if request.param == "an executor":
+        monkeypatch.setattr(threads, "openmp", lambda: None)
+    elif threads.openmp() is None:
+        pytest.skip("PyTorch has another OpenMP here")
+    threads._launcher.cache_clear()
+    yield request.param
+    monkeypatch.undo()
+    threads._launcher.cache_clear()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+@pytest.mark.parametrize("claimed", ["claimed", "claimed_back"])
+@pytest.mark.parametrize(("columns", "block"), [(1, 64), (64, 64), (65, 64), (640, 64), (1000, 64), (4096, 2048), (100, 1)])
+def test_every_block_is_done_once_and_every_thread_takes_part(columns, block, claimed, workers, team):
+    for _ in range(5):
+        blocks, members = counted(claimed, workers, columns, block)
+        assert blocks == [1] * (len(blocks) - 1) + [0]
+        assert members == [1] * workers + [0]
+
+
+def test_nothing_to_do(team):
+    assert counted("claimed", 2, 0, 64) == ([0], [1, 1, 0])
+
+
+def integrate(currents: torch.Tensor, workers: int) -> torch.Tensor:
     """Sums over time, by a layer that forgets nothing; a column that is left out stays NaN."""
-    sizes = kernels.Sizes("float32", *currents.shape, threads=workers, numbers=(1.0,))
-    potentials, last = np.full_like(currents, np.nan), np.full(currents.shape[1], np.nan, np.float32)
-    kernels.forward(kernels.layer(INTEGRATOR, sizes), currents, (), (), None, (last,), potentials)
-    return potentials
+    before = torch.get_num_threads()
+    torch.set_num_threads(workers)
+    try:
+        with torch.no_grad():
+            return nn.LeakyIntegrator(1.0, backend="numba")(currents)[0]
+    finally:
+        torch.set_num_threads(before)
 
 
-def currents(columns: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(-8, 8, (STEPS, columns)).astype(np.float32)
-
-
-def check(columns: int, workers: int, seed: int = 0) -> None:
-    given = currents(columns, seed)
-    np.testing.assert_array_equal(integrate(given, workers), given.cumsum(0, np.float32))
-
-
-@pytest.fixture
-def pool() -> Any:
-    check(4096, 2)
-    return threads._pool()
+def whole(columns: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(-8, 8, (STEPS, columns), generator=torch.Generator().manual_seed(seed)).float()
 
 
 @pytest.mark.parametrize("workers", [2, 3, 7])
-@pytest.mark.parametrize("columns", [3277, 4096, 4097, 20011])
-def test_any_number_of_threads(columns, workers):
-    for seed in range(20):
-        check(columns, workers, seed)
+@pytest.mark.parametrize("columns", [1, 3277, 4096, 4097, 20011])
+def test_any_number_of_threads(columns, workers, team):
+    for seed in range(5):
+        given = whole(columns, seed)
+        assert torch.equal(integrate(given, workers), given.cumsum(0))
 
 
-def test_a_worker_that_fell_asleep_is_woken(pool):
-    for _ in range(5):
-        deadline = time.monotonic() + 10
-        while pool.states[0] != threads._ASLEEP:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        check(20011, 2)
-        assert pool.states[0] in (threads._IDLE, threads._ASLEEP)
+def test_after_a_matrix_product(team):
+    """When PyTorch's own threads are still awake."""
+    a, given = torch.rand(300, 300), whole(20011)
+    for _ in range(10):
+        torch.mm(a, a)
+        assert torch.equal(integrate(given, 2), given.cumsum(0))
 
 
-def test_a_worker_that_is_asleep_is_not_waited_for(pool, monkeypatch):
-    monkeypatch.setattr(pool, "wake", lambda number: None)
-    time.sleep(0.05)
-    check(20011, 2)
-
-
-def test_a_job_that_nobody_took_is_taken_back(pool, monkeypatch):
-    """The worker is believed awake and is not: it would find the job of a call that has returned long ago."""
-    monkeypatch.setattr(pool, "wake", lambda number: None)
-    time.sleep(0.05)
-    pool.states[0] = threads._IDLE
-    check(20011, 2)
-    assert pool.states[0] == threads._IDLE
-    pool.states[0] = threads._ASLEEP
-
-
-def test_callers_at_once():
-    """One of them has the worker, the others do without."""
+def test_callers_at_once(team):
+    layer = nn.LeakyIntegrator(1.0, backend="numba")
 
     def work(seed: int) -> None:
-        for k in range(50):
-            check(4096 + 64 * (seed % 3), 2 + seed % 2, seed * 50 + k)
+        torch.set_num_threads(2 + seed % 2)  # PyTorch has a team for each of them
+        for k in range(30):
+            given = whole(4096 + 64 * (seed % 3), seed * 50 + k)
+            with torch.no_grad():
+                assert torch.equal(layer(given)[0], given.cumsum(0))
 
-    with ThreadPoolExecutor(4) as callers:
-        list(callers.map(work, range(8)))
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(4) as callers:
+            list(callers.map(work, range(8)))
+    finally:
+        torch.set_num_threads(before)
 
 
-def test_a_process_ends_while_its_workers_are_awake():
-    script = """
-        import numpy as np
-        from spikegrad.kernels import numba as kernels
-        from spikegrad.kernels.call import INTEGRATOR
+def test_the_library_is_the_one_that_pytorch_has_loaded():
+    """A second one would have a team of its own."""
+    path = threads.openmp()
+    if not sys.platform.startswith("linux"):
+        assert path is None
+        return
+    assert path is not None
+    assert path.name.startswith(("libgomp", "libiomp5"))
+    assert path in threads.loaded_libraries("libgomp", "libiomp5")
+    threads._launcher()
+    assert len({os.path.realpath(each) for each in threads.loaded_libraries(path.name)}) == 1
 
-        layer = kernels.layer(INTEGRATOR, kernels.Sizes("float32", 40, 8192, threads=3, numbers=(1.0,)))
-        arrays = [np.ones((40, 8192), np.float32) for _ in range(2)]
+
+SCRIPT = """
+    import sys
+    import torch
+    from spikegrad import nn
+    from spikegrad.kernels.cpu import threads
+
+    if {alone}:
+        threads.openmp = lambda: None
+    torch.set_num_threads(3)
+    layer = nn.LeakyIntegrator(1.0, backend="numba")
+    with torch.no_grad():
         for _ in range(3):
-            kernels.forward(layer, arrays[0], (), (), None, (), arrays[1])
-        assert arrays[1][-1, -1] == 40
-    """
-    for _ in range(5):
-        done = subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60)
-        assert (done.returncode, done.stderr) == (0, "")
+            potentials, _ = layer(torch.ones(40, 8192))
+    assert potentials[-1, -1] == 40
+"""
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_process_ends_while_its_workers_are_awake(alone):
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(SCRIPT.format(alone=alone))]
+    for process in [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]:
+        _, error = process.communicate(timeout=120)
+        assert (process.returncode, error) == (0, "")

@@ -13,7 +13,9 @@ import torch
 
 from spikegrad import ATan, Positive, Surrogate, trace
 from spikegrad.formulas import CATALOGUE
-from spikegrad.vocabulary import OPERATIONS, exp, where
+from spikegrad.neurons import CATALOGUE as NEURONS
+from spikegrad.trace import BOOLEANS, Program, Record, Symbol, argument, evaluator, flatten, symbols
+from spikegrad.vocabulary import OPERATIONS, exp, maximum, minimum, sigmoid, where
 
 
 def surrogate_with(formula):
@@ -49,6 +51,9 @@ REFUSED = [
     ("base known to be positive", lambda self, x: x**1.5),
     ("base known to be positive", lambda self, x: x**self.slope),
     ("base known to be positive", lambda self, x: self.width**0.5 * x),
+    ("base known to be positive", lambda self, x: maximum(x, 0.0) ** 1.5),
+    ("base known to be positive", lambda self, x: minimum(x, 1.0) ** 1.5),
+    ("base known to be positive", lambda self, x: where(x > 1, x, 1.0) ** 1.5),
     ("not with ndarray", lambda self, x: x * np.ones(3)),
     ("not with Tensor|torch", lambda self, x: x * torch.ones(3)),
     ("not with str", lambda self, x: x * "2"),
@@ -64,7 +69,15 @@ def test_refusal_names_the_culprit(match, derivative):
 
 
 def test_positive_base_takes_any_power():
-    for base in (lambda s, x: s.slope, lambda s, x: 1 + abs(x), lambda s, x: exp(x), lambda s, x: s.slope / (2 + x**2)):
+    for base in (
+        lambda s, x: s.slope,
+        lambda s, x: 1 + abs(x),
+        lambda s, x: exp(x),
+        lambda s, x: s.slope / (2 + x**2),
+        lambda s, x: maximum(x, 0.5),
+        lambda s, x: minimum(exp(x), s.slope),
+        lambda s, x: 1 + sigmoid(x),
+    ):
         user = surrogate_with(lambda self, x, base=base: base(self, x) ** 1.5 * exp(-abs(x)))(slope=2.0)
         x = np.linspace(-1, 1, 5)
         assert np.allclose(user.derivative(x), base(user, x) ** 1.5 * np.exp(-abs(x)), rtol=1e-14)
@@ -78,6 +91,67 @@ def test_record_is_a_value():
     assert pickle.loads(pickle.dumps(one)) == one
     everyone = [cls().structure for cls in CATALOGUE.values()]
     assert len({record.key for record in everyone}) == len(set(everyone)) == len(CATALOGUE)
+
+
+def test_a_program_computes_once_what_is_written_twice():
+    x, y = argument("x"), argument("y")
+    program = flatten([(x + y) * (x + y), x + y, x + y + 1, x], {})
+    assert program.instructions == (("add", "x", "y"), ("multiply", 0, 0), ("add", 0, 1.0))
+    assert program.results == (1, 0, 2, "x")
+    assert program.arguments() == {"x", "y"}
+
+
+def test_literals_that_are_equal_to_python_are_told_apart():
+    """An index from a number, and one zero from the other."""
+    x = argument("x")
+    program = flatten([x + 0.0, x + -0.0, x * 1, x * 1.0, (x + 0.0) + 1.0])
+    assert [repr(o) for _, _, o in program.instructions] == ["0.0", "-0.0", "1.0", "1.0"]
+    one, other = Program((("negative", "x"), ("negative", 0)), (1,)), Program((("negative", "x"), ("negative", 0)), (1.0,))
+    assert one == other
+    assert Record(("x",), one) != Record(("x",), other)
+
+
+@pytest.mark.parametrize("name", NEURONS)
+def test_symbols_of_a_program_make_the_program_again(name):
+    for record, _ in list(NEURONS[name]._records.values()):
+        given = {each: argument(each) for each in (*record.inputs, *record.states, *record.numbers)}
+        for program in (record.step, record.resting):
+            again = flatten(*symbols(program, given))
+            assert repr((again.instructions, again.results)) == repr((program.instructions, program.results))
+            assert {again.names[k] for k in range(len(again.names))} <= {*program.names}
+        kinds = [trace.OPERATIONS[operation] for operation, *_ in record.step.instructions]
+        assert [len(kind) for kind in kinds] == [len(i) - 1 for i in record.step.instructions]
+        booleans = [operation in BOOLEANS for operation, *_ in record.step.instructions]
+        for kind, (_, *operands) in zip(kinds, record.step.instructions, strict=True):
+            assert all((isinstance(o, int) and booleans[o]) == (k == "b") for k, o in zip(kind, operands, strict=True))
+
+
+def test_names_are_for_whoever_reads():
+    """Kernels, caches and comparisons know nothing of them."""
+    x = argument("x")
+    root = x + 1
+    one, other = flatten([root], {id(root): "one"}), flatten([root], {id(root): "other"})
+    assert one == other
+    assert (one.names, other.names) == (((0, "one"),), ((0, "other"),))
+    assert Record(("x",), one).key == Record(("x",), other).key
+
+
+def test_evaluation_makes_each_literal_once():
+    made = []
+    program = flatten([argument("x") * 2 + 3])
+    run = evaluator(program, lambda x: made.append(x) or x)
+    assert [run({"x": x}, OPERATIONS) for x in (1.0, 5.0)] == [[5.0], [13.0]]
+    assert made == [2.0, 3.0]
+
+
+def test_operations_say_what_they_take():
+    for operation, kinds in trace.OPERATIONS.items():
+        assert set(kinds) <= {"n", "b"}
+        assert (operation in BOOLEANS) == (operation in ("and", "or", "not") or "equal" in operation or operation in ("less", "greater"))
+    x = argument("x")
+    for word in (Symbol("fire", x), Symbol("hold", x), Symbol("quantized", x)):
+        with pytest.raises(TypeError, match="branch on its input"):
+            bool(word)
 
 
 def test_structure_is_traced_per_value():

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from spikegrad import plots
+from spikegrad import ATan, plots
 from spikegrad.errors import InputError
+from spikegrad.neurons import AdEx, Alpha, Lapicque, Leaky, Synaptic
 from spikegrad.training import Config, evaluate, resume, train
 from spikegrad.training.batches import Batches, derived
 from spikegrad.training.folder import Run
@@ -211,6 +212,8 @@ def test_nothing_is_overwritten(whole, small, tmp_path):
         {"norm": False, "optimizer": "sgd", "schedule": "one-cycle", "reset": "zero", "hidden": (8, 6), "rate_weight": 1.0, "clip": 1.0},
         {"surrogate": "NoisyThreshold", "learn": ("slope",), "encoding": "current", "precision": "64-true", "optimizer": "rmsprop"},
         {"surrogate": "StochasticLeak", "precision": "bf16-mixed", "optimizer": "adam", "schedule": "constant"},
+        {"neuron": "Adaptive", "learn": ("rho", "jump", "slope"), "parameters": {"jump": 0.2, "slope": 3}, "recurrent": "all-to-all"},
+        {"neuron": "Ternary", "rate_weight": 1.0, "loss": "count"},
     ],
 )
 def test_settings_train(small, tmp_path, settings):
@@ -219,6 +222,89 @@ def test_settings_train(small, tmp_path, settings):
     assert np.isfinite(outcome.run.metrics()[0]["train_loss"])
     assert len(outcome.test.rates) == len(config.hidden)
     assert evaluate(outcome.run.path).confusion.tolist() == outcome.test.confusion.tolist()
+
+
+OWN = """
+from spikegrad import Neuron, Positive, State, Step
+
+class Own(Neuron):
+    slope: Positive = 2.0
+    v: State = 0.0
+
+    def step(self, current, v):
+        u = 0.5 * v + self.slope * current
+        s = self.fire(u - 1)
+        return Step(s, v=self.after_spike(u, s, 1.0), u=u)
+
+class Other:
+    pass
+"""
+
+
+def test_a_neuron_of_ones_own(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    numbers = {"parameters": {"slope": 1.5, "spike.slope": 3}, "learn": ("slope", "spike.slope")}
+    config = Config(data=small, **{**TINY, "epochs": 1}, neuron="own.py:Own", **numbers)
+    assert (config.cell.slope, config.spike.slope, config.learned) == (1.5, 3.0, ("slope", "spike.slope"))
+    outcome = train(config, tmp_path / "run")
+    assert Config.read(tmp_path / "run/config.json").neuron == f"{file}:Own"
+    monkeypatch.chdir("/")
+    assert evaluate(outcome.run.path).correct == outcome.test.correct
+    assert resume(outcome.run.path, epochs=2).epochs == 2
+    file.write_text(OWN.replace("0.5", "0.6"))
+    for again in (evaluate, resume):
+        with pytest.raises(InputError, match=rf"{file}:Own is no longer the neuron that .*run was trained with"):
+            again(outcome.run.path)
+    file.rename(tmp_path / "moved.py")
+    for again in (evaluate, resume):
+        with pytest.raises(InputError, match=rf"config\.json: cannot read {file}: no such file"):
+            again(outcome.run.path)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        (OWN, "Owm", "has no neuron 'Owm'; did you mean Own?"),
+        (OWN, "Other", "own.py is not a Neuron; its neurons are Own"),
+        ("", "Own", "own.py has no neuron 'Own', nor any other"),
+        ("class Own(", "Own", "own.py fails: SyntaxError"),
+        ("import nowhere", "Own", "own.py fails: ModuleNotFoundError: No module named 'nowhere'"),
+        (OWN.replace("0.5 *", "0.5 if v > 0 else"), "Own", "own.py fails: TypeError: Own.step: a formula cannot branch"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, monkeypatch, text, kind, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(InputError) as caught:
+        Config(neuron=f"own.py:{kind}")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+OLD = {"neuron": "synaptic", "recurrent": "none", "beta": 0.9, "alpha": 0.8, "threshold": 1.0, "reset": "subtract", "surrogate": "ATan"}
+"""The network's settings as every configuration had them before neurons were formulas; some of its other ones had the same meaning."""
+
+
+def test_configurations_of_old_still_mean_the_same(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**OLD, "parameters": {"slope": 5}, "learn": ["alpha", "beta", "threshold", "slope"]}))
+    config = Config.read(path)
+    assert config.cell == Synaptic(0.8, 0.9, spike=ATan(5.0))
+    names = {"alpha_logit", "beta_logit", "threshold_log", "spike.slope_log"}
+    assert names < {name.removeprefix("layers.0.2.") for name in Network(config, 3, 2).state_dict()}
+    path.write_text(json.dumps({**OLD, "neuron": "leaky"}))  # whose alpha meant nothing
+    assert Config.read(path).cell == Leaky(0.9)
+    assert Config(neuron="Leaky").cell == Config().cell == Leaky(0.9)
+
+
+def test_what_is_not_given_is_the_neuron_s_own():
+    assert Config(neuron="AdEx").cell == AdEx()
+    assert Config(neuron="Alpha", threshold=2).cell == Alpha(0.9, 0.8, 2.0)
+    assert Config(neuron="Lapicque", parameters={"reset": "zero", "slope": 3}).cell == Lapicque(reset="zero", spike=ATan(3.0))
+    assert Config(neuron="AdEx", beta=0.5).decay == 0.5  # of the readout
+    assert Config(neuron="AdEx").decay == 0.9
 
 
 def test_data_in_time(tmp_path):
@@ -312,8 +398,10 @@ def test_rate_penalty_wakes_the_silent_and_quiets_the_loud():
 def test_the_network_is_what_the_configuration_says():
     network = Network(Config(hidden=(8, 4), neuron="synaptic", recurrent="all-to-all", learn=("slope",)), 5, 3)
     kinds = [type(module).__name__ for module in network.modules()]
-    assert kinds.count("RecurrentSynaptic") == kinds.count("BatchNorm1d") == 2
+    assert kinds.count("BatchNorm1d") == 2
     assert kinds.count("LeakyIntegrator") == 1
+    assert [repr(layer[-1].neuron) for layer in network.layers] == ["Synaptic(alpha=0.8, beta=0.9, threshold=1.0)"] * 2
+    assert [layer[-1].connection for layer in network.layers] == ["all-to-all"] * 2
     assert sum(name.endswith("slope_log") for name, _ in network.named_parameters()) == 2
 
 
@@ -325,13 +413,25 @@ WRONG = {
     "`hidden` must be a list, got 5": {"hidden": 5},
     "`norm` must be true or false, got 1": {"norm": 1},
     "`lr` must be a finite number, got nan": {"lr": float("nan")},
-    "`neuron` must be one of leaky, synaptic, got 'leeky'; did you mean leaky?": {"neuron": "leeky"},
+    "unknown neuron 'Leeky'; did you mean Leaky?": {"neuron": "Leeky"},
+    "a neuron of your own is named as file.py:Class, got 'own.py'": {"neuron": "own.py"},
+    "absent.py: no such file": {"neuron": "absent.py:Own"},
+    "ConductanceLeaky takes excitation and inhibition, but neurons of a layer here have one input": {"neuron": "ConductanceLeaky"},
+    "LeakyIntegrator does not spike": {"neuron": "LeakyIntegrator"},
+    "AdEx has no use for `reset`": {"neuron": "AdEx", "reset": "zero"},
+    "AdEx has no alpha; it has tau, tau_w": {"neuron": "AdEx", "alpha": 0.5},
+    "AdEx has no beta; it has tau, tau_w": {"neuron": "AdEx", "beta": 0.5, "loss": "count"},
+    "`rho` of Adaptive must be between 0 and 1, got 2.0": {"neuron": "Adaptive", "parameters": {"rho": 2}},
+    "Adaptive with ATan has no parameter 'rh'; did you mean rho?": {"neuron": "Adaptive", "parameters": {"rh": 0.5}},
+    "BalancedResonateAndFire needs": {"neuron": "BalancedResonateAndFire", "parameters": {"omega": 1000}},
     "unknown surrogate 'Sigmid'; did you mean Sigmoid?": {"surrogate": "Sigmid"},
     "ATan has no parameter 'slop'; did you mean slope?": {"parameters": {"slop": 1}},
     "`slope` of ATan must be positive, got -1.0": {"parameters": {"slope": -1}},
     "`slope` of ATan must be a number, got str": {"parameters": {"slope": "steep"}},
-    "`learn` has no 'gamma'; choose from": {"learn": ("gamma",)},
-    "`learn` has alpha, which only synaptic neurons have": {"learn": ("alpha",)},
+    "`learn`: Leaky with ATan has no parameter 'gamma'; choose from beta": {"learn": ("gamma",)},
+    "`learn`: Leaky with ATan has no parameter 'alpha'": {"learn": ("alpha",)},
+    "`learn`: Leaky has no number 'v'": {"learn": ("v",)},
+    "`learn`: beta is learned inside of its range and cannot start at its edge, 1.0": {"learn": ("beta",), "beta": 1},
     "`rate_lower` must not be above `rate_upper`": {"rate_lower": 0.5, "rate_upper": 0.1},
     "unknown setting 'epoch'; did you mean epochs?": {"epoch": 3},
 }

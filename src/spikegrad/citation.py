@@ -1,4 +1,4 @@
-"""BibTeX of the papers behind a surrogate: what its docstring names under ``References:``, looked up in ``references.bib``."""
+"""BibTeX of the papers behind a formula: what its docstring names under ``References:``, looked up in ``references.bib``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from spikegrad.neuron import Neuron
     from spikegrad.surrogate import Surrogate
 
 
-def cite(*surrogates: Surrogate | type[Surrogate]) -> str:
-    """BibTeX of the papers that these surrogates come from, each once, in the order in which they are named.
+def cite(*formulas: Surrogate | Neuron | type[Surrogate | Neuron]) -> str:
+    """BibTeX of the papers that these surrogates and neurons come from, each once, in the order in which they are named.
 
     Args:
-        *surrogates: surrogates or their classes.
+        *formulas: surrogates and neurons, or their classes.
 
     Returns:
         The entries, ready for a ``.bib`` file; empty if no docstring names a reference.
@@ -35,8 +36,8 @@ def cite(*surrogates: Surrogate | type[Surrogate]) -> str:
     """
     entries = bibliography()
     found: dict[str, str] = {}
-    for surrogate in surrogates:
-        cls = surrogate if isinstance(surrogate, type) else type(surrogate)
+    for formula in formulas:
+        cls = formula if isinstance(formula, type) else type(formula)
         for key in references(cls):
             if key not in entries:
                 raise KeyError(f"{cls.__name__} refers to {key!r}, which references.bib does not have")
@@ -44,7 +45,7 @@ def cite(*surrogates: Surrogate | type[Surrogate]) -> str:
     return "\n\n".join(found.values())
 
 
-def references(cls: type[Surrogate]) -> list[str]:
+def references(cls: type) -> list[str]:
     """The keys that a class's docstring names under ``References:``."""
     line = re.search(r"^References:(.*)$", inspect.cleandoc(cls.__doc__ or ""), re.MULTILINE)
     return re.findall(r"[\w-]+", line[1]) if line else []

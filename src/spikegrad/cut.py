@@ -52,10 +52,12 @@ def passes(
     outputs: int,
     recorded: Sequence[str],
     learned: Collection[str] = (),
+    passing: Collection[str] = (),
 ) -> Passes:
     """Cut a step, whose results are the outputs, the states after it and the recorded values, into passes.
 
-    `learned` are the parameters whose adjoints are wanted, those of the surrogate as ``spike.slope``.
+    `learned` are the parameters whose adjoints are wanted, those of the surrogate as ``spike.slope``; `passing` the inputs that are in no
+    memory after the step, so that they cannot be read again.
     """
     given = {name: argument(name) for name in (*inputs, *states, *parameters)}
     results, names = trace.symbols(step, given)
@@ -65,11 +67,22 @@ def passes(
     back = reverse(results, bars, [given[name] for name in (*inputs, *states, *own)], spiking)
     adjoints = dict(zip((*inputs, *states, *own, *(f"spike.{name}" for name in spiking)), back, strict=True))
     adjoints = {name: value for name, value in adjoints.items() if value is not None}
-    values, names = rewritten([*results, *adjoints.values()], plain, names)
-    forward, back = values[: len(results)], values[len(results) :]
-    given |= {str(node.arguments[0]): node for node in ordered(values) if node.operation == "argument"}
+    # Where a condition decides about gradients alone, nothing else of the step leads to it.
+    conditions = [node.arguments[0] for node in ordered(results) if node.operation == "where"]
+    values, names = rewritten([*results, *adjoints.values(), *conditions], plain, names)
+    forward, back = values[: len(results)], values[len(results) : len(results) + len(adjoints)]
+    used = {id(node) for node in ordered(back)}
+    conditions = [c for c in values[len(results) + len(adjoints) :] if id(c) in used]
+    given |= {str(node.arguments[0]): node for node in ordered([*forward, *back]) if node.operation == "argument"}
     after = dict(zip(states, forward[outputs : outputs + len(states)], strict=True))
-    cut = _least(forward, back, [given[name] for name in inputs], {name: given[name] for name in states}, after)
+    cut = _least(
+        [*forward, *conditions],
+        back,
+        [given[n] for n in inputs],
+        [given[n] for n in inputs if n not in passing],
+        {n: given[n] for n in states},
+        after,
+    )
     called: dict[int, str] = {}
     for node in cut.kept:
         name = names.get(id(node)) or (str(node.arguments[0]) if node.operation == "argument" else "kept")
@@ -107,11 +120,16 @@ class _Cut:
 
 
 def _least(
-    forward: Sequence[Any], back: Sequence[Any], inputs: Sequence[Symbol], states: Mapping[str, Symbol], after: Mapping[str, Any]
+    forward: Sequence[Any],
+    back: Sequence[Any],
+    inputs: Sequence[Symbol],
+    in_memory: Sequence[Symbol],
+    states: Mapping[str, Symbol],
+    after: Mapping[str, Any],
 ) -> _Cut:
     """The fewest values of the forward step from which all that the adjoints use can be computed.
 
-    Either all from this step, a minimum cut; or with states that follow from what the step before has kept, found by trying.
+    `in_memory` are the inputs that can be read again. Either all from this step, a minimum cut; or with states that follow from what the step before has kept, found by trying.
     """
     sources = {id(node) for node in (*inputs, *states.values())}
     varying: dict[int, Symbol] = {}
@@ -122,10 +140,10 @@ def _least(
     needed = {id(a): varying[id(a)] for a in (*uses, *back) if id(a) in varying}
     if not needed:
         return _Cut([], [])
-    cut = _minimum_cut(varying, sources, {id(node) for node in inputs}, needed)
-    is_input = {id(node) for node in inputs}
-    best = _Cut([n for n in cut if id(n) not in is_input], [n for n in cut if id(n) in is_input])
-    return min([best, *_with_restored(varying, needed, inputs, states, after, best.cost)], key=lambda found: found.cost)
+    cheap = {id(node) for node in in_memory}
+    cut = _minimum_cut(varying, sources, cheap, needed)
+    best = _Cut([n for n in cut if id(n) not in cheap], [n for n in cut if id(n) in cheap])
+    return min([best, *_with_restored(varying, needed, in_memory, states, after, best.cost)], key=lambda found: found.cost)
 
 
 def _minimum_cut(varying: Mapping[int, Symbol], sources: set[int], cheap: set[int], needed: Mapping[int, Symbol]) -> list[Symbol]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Collection, Generator, Mapping
+from typing import Any, Literal, get_args, get_origin
 
 from spikegrad import derive, ranges, trace
 from spikegrad.errors import meant
@@ -30,19 +31,17 @@ class Step:
         self.outputs, self.named = outputs, named
 
 
-_TAKEN = frozenset(("excess", "recurrent", "spike", "weight", "weights"))
-"""Names of what layers add to a step."""
-
-
 def _require_name(cls: type[Any], what: str, name: str) -> None:
-    """Refuse a name that no program could be printed with."""
-    if name in _TAKEN or name.startswith("bar_") or not name.isascii():
-        why = "what a layer adds is called so" if name in _TAKEN else "names are of ASCII letters, and `bar_…` means a gradient"
+    if trace.is_added(name) or not trace.is_name(name):
+        why = "what a layer adds is called so" if trace.is_added(name) else "names are of ASCII letters, digits and underscores"
         raise TypeError(f"{cls.__name__}: {what} cannot be called `{name}`: {why}; call it otherwise")
 
 
-def declare(cls: type[Any], defaults: Mapping[str, Any]) -> None:
-    """Make a class's own declarations fit for a dataclass: states and options by keyword, so that numbers alone go by position."""
+def declare(cls: type[Any], base: type[Any], defaults: Mapping[str, Any]) -> None:
+    """Make a class's own declarations fit for a dataclass: states and options by keyword, so that numbers alone go by position.
+
+    `base` is `Neuron`, whose words are no names of fields.
+    """
     own = inspect.get_annotations(cls)
     kinds = ranges.hints(cls)
     for name in own:
@@ -50,11 +49,13 @@ def declare(cls: type[Any], defaults: Mapping[str, Any]) -> None:
             raise TypeError(
                 f"{cls.__name__}: `{name}` is an option of every neuron; for another default write class {cls.__name__}(Neuron, {name}=...)"
             )
-        if hasattr(cls.__mro__[-2], name) or name.startswith("_"):
+        if hasattr(base, name) or name in base.__annotations__ or name.startswith("_"):
             raise TypeError(f"{cls.__name__}: a field cannot be called `{name}`, which is a word of Neuron; call it otherwise")
         _require_name(cls, "a field", name)
-        if ranges.is_state(kinds[name]) and not isinstance(cls.__dict__.get(name), dataclasses.Field):
-            setattr(cls, name, dataclasses.field(default=cls.__dict__.get(name, 0.0), kw_only=True))
+        if ranges.is_state(kinds[name]):
+            given = cls.__dict__.get(name, 0.0)
+            setattr(cls, name, given if isinstance(given, dataclasses.Field) else dataclasses.field(default=given))
+            cls.__dict__[name].kw_only = True
     for name, value in defaults.items():
         if name not in OPTIONS:
             raise TypeError(f"{cls.__name__}: there is no option `{name}`{meant(name, OPTIONS)}")
@@ -82,7 +83,8 @@ def inputs_of(cls: type[Any]) -> tuple[str, ...]:
     elif not inputs:
         wrong = "takes no input"
     elif names[: len(inputs)] != list(inputs):
-        wrong = "takes a state before an input"
+        late = next(name for name, first in zip(inputs, names, strict=False) if name != first)
+        wrong = f"takes a state before an input; if `{late}` is a state, declare it: {late}: State = 0.0"
     if wrong is not None:
         raise TypeError(f"{cls.__name__}.step {wrong}; it takes the inputs, then every state by its name")
     return inputs
@@ -93,22 +95,30 @@ def structure_of(cls: type[Any]) -> list[str]:
     return [f.name for f in dataclasses.fields(cls) if f.name not in cls.numbers and f.name not in cls.states and f.name != "spike"]
 
 
-def record_all(cls: type[Any], kinds: Mapping[str, Any]) -> None:
-    """Record every structure that the options of a class make, if the rest of its structure has defaults.
+def choices(kind: Any) -> tuple[Any, ...]:
+    """The values that a field of this annotation may have, if it names them."""
+    return (False, True) if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def record_all(cls: type[Any], kinds: Mapping[str, Any]) -> Collection[str]:
+    """Record every structure that the options of a class make, if the rest of its structure has defaults; returns what any of them reads.
 
     What a step does not read makes no difference, so that only what one was seen to read is varied.
     """
     defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.name in structure_of(cls)}
     if dataclasses.MISSING in defaults.values():
-        return
-    waiting, seen = [defaults], [defaults]
+        return OPTIONS
+    waiting, seen, read = [defaults], [defaults], set[str]()
     while waiting:
         given = waiting.pop()
-        for name in recorded(cls, tuple(given.items()))[1] & defaults.keys():
-            for value in (False, True) if kinds[name] is bool else get_args(kinds[name]):
+        reads = recorded(cls, tuple(given.items()))[1]
+        read |= reads
+        for name in reads & defaults.keys():
+            for value in choices(kinds[name]):
                 if (other := given | {name: value}) not in seen:
                     seen.append(other)
                     waiting.append(other)
+    return read
 
 
 def recorder(cls: type[Any]) -> type[Any]:
@@ -129,12 +139,27 @@ def recorded(cls: type[Any], structure: tuple[tuple[str, Any], ...]) -> tuple[St
     """The record of a class with this structure, and the names of the fields that its step reads."""
     key = tuple((name, type(value), value) for name, value in structure)
     if key not in cls._records:
-        try:
-            cls._records[key] = _record(cls, dict(structure))
-        except TypeError as error:
-            text = str(error)
-            raise TypeError(text if text.startswith(cls.__name__) else f"{cls.__name__}.step: {text}") from None
+        cls._records[key] = _record(cls, dict(structure))
     return cls._records[key]
+
+
+@contextlib.contextmanager
+def _naming(cls: type[Any], method: str) -> Generator[None]:
+    """Put before an error of a method that is being recorded whose it is."""
+    try:
+        yield
+    except (TypeError, AttributeError) as error:
+        text = str(error)
+        if isinstance(error, AttributeError):
+            if not isinstance(error.obj, cls):
+                raise
+            text = f"`self.{error.name}` is not there{meant(str(error.name), (*cls.numbers, *cls.states, *structure_of(cls)))}"
+        raise TypeError(text if text.startswith(cls.__name__) else f"{cls.__name__}.{method}: {text}") from None
+
+
+def _surrogate(*_: Any, **__: Any) -> Any:
+    """What `self.spike` is while a step is recorded."""
+    raise TypeError("`self.spike` is not called: `self.fire(x)` is 1 where x reaches 0, with the gradient of the surrogate")
 
 
 def _record(cls: type[Any], structure: Mapping[str, Any]) -> tuple[StepRecord, frozenset[str]]:
@@ -143,32 +168,16 @@ def _record(cls: type[Any], structure: Mapping[str, Any]) -> tuple[StepRecord, f
     inputs = [trace.argument(name) for name in cls.inputs]
     recorder: Any = object.__new__(cls._recorder)
     known = object.__getattribute__(recorder, "__dict__")
-    known |= {"_read": set(), "_hidden": (), "spike": True, **structure, **numbers, **states}
-    resting = cls.resting(recorder)
+    known |= {"_read": set(), "_hidden": (), "spike": _surrogate, **structure, **numbers, **states}
+    with _naming(cls, "resting"):
+        rests = _rests(cls, recorder, states)
     known["_hidden"] = cls.states
-    made, names = _with_names(cls.step, recorder, *inputs, **states)
-    if not isinstance(made, Step):
-        raise TypeError(f"{cls.__name__}.step must return Step(...), got {type(made).__name__}")
-    if missing := [name for name in cls.states if name not in made.named]:
-        raise TypeError(f"{cls.__name__}.step does not return the state `{missing[0]}`: Step(..., {missing[0]}=...)")
-    if unknown := [name for name in resting if name not in cls.states]:
-        raise TypeError(f"{cls.__name__}.resting names `{unknown[0]}`, which is no state{meant(unknown[0], cls.states)}")
-    recorded = {name: value for name, value in made.named.items() if name not in cls.states}
-    for name in recorded:
-        _require_name(cls, "what is recorded", name)
-        if name in cls.inputs:
-            raise TypeError(f"{cls.__name__}.step returns `{name}`, which is an input; if it is a state, declare it: {name}: State = 0.0")
-        if name in cls.numbers:
-            raise TypeError(f"{cls.__name__}.step returns `{name}`, which is a number; record it under another name")
-    if not made.outputs:
-        raise TypeError(f"{cls.__name__}.step returns no output: Step(spikes, ...)")
-    if (excess := _excess(made.outputs[0])) is not None:
-        recorded["excess"] = excess
-    results = [*made.outputs, *(made.named[name] for name in cls.states), *recorded.values()]
-    for name, value in zip((*["an output"] * len(made.outputs), *cls.states, *recorded), results, strict=True):
-        if isinstance(value, Symbol) and value.operation in trace.BOOLEANS:
-            raise TypeError(f"{cls.__name__}.step returns a comparison as {name}: choose a number with where(...) or fire(...)")
-    _require_kinds(cls, results)
+    with _naming(cls, "step"):
+        made, names = _with_names(cls.step, recorder, *inputs, **states)
+        recorded = _results(cls, made)
+        results = [*made.outputs, *(made.named[name] for name in cls.states), *recorded.values()]
+        _require_kinds(results, cls.numbers)
+        results = [trace.operand(result) for result in results]
     called = {id(value): name for name, value in recorded.items() if isinstance(value, Symbol)}
     results, called = derive.guarded(results, {id(value): name for value, name in names} | called)
     record = StepRecord(
@@ -177,21 +186,68 @@ def _record(cls: type[Any], structure: Mapping[str, Any]) -> tuple[StepRecord, f
         numbers=tuple(cls.numbers),
         outputs=len(made.outputs),
         recorded=tuple(recorded),
-        step=trace.flatten([trace.operand(r) for r in results], called),
-        resting=trace.flatten([trace.operand(resting.get(name, states[name])) for name in cls.states]),
+        step=trace.flatten(results, called),
+        resting=trace.flatten(rests),
     )
     return record, frozenset(known["_read"])
 
 
-def _require_kinds(cls: type[Any], results: list[Any]) -> None:
-    """Refuse arithmetic with comparisons, and choices by numbers."""
+def _rests(cls: type[Any], recorder: Any, states: Mapping[str, Symbol]) -> list[Symbol | float]:
+    """Where each state rests."""
+    resting = cls.resting(recorder)
+    if not isinstance(resting, Mapping):
+        raise TypeError(f"it must return where states rest, by their names, got {type(resting).__name__}")
+    if unknown := [name for name in resting if name not in states]:
+        raise TypeError(f"{cls.__name__}.resting names `{unknown[0]}`, which is no state{meant(unknown[0], states)}")
+    rests = [trace.operand(resting.get(name, state)) for name, state in states.items()]
+    if only := [node.operation for node in trace.ordered(rests) if node.operation in trace.STEP_ONLY]:
+        raise TypeError(f"`{only[0]}` is a word of a step; where a state rests follows from numbers alone")
+    if comparisons := [name for name, value in zip(states, rests, strict=True) if _is_boolean(value)]:
+        raise TypeError(f"`{comparisons[0]}` cannot rest at a comparison: choose a number with where(...)")
+    _require_kinds(rests, cls.numbers)
+    return rests
+
+
+def _results(cls: type[Any], made: Any) -> dict[str, Any]:
+    """What a step returns to be recorded besides outputs and states, if all of it is in order."""
+    if not isinstance(made, Step):
+        raise TypeError(f"{cls.__name__}.step must return Step(...), got {type(made).__name__}")
+    if not made.outputs:
+        raise TypeError(f"{cls.__name__}.step returns no output: Step(spikes, ...)")
+    if missing := [name for name in cls.states if name not in made.named]:
+        raise TypeError(f"{cls.__name__}.step does not return the state `{missing[0]}`: Step(..., {missing[0]}=...)")
+    recorded = {name: value for name, value in made.named.items() if name not in cls.states}
+    for name in recorded:
+        _require_name(cls, "what is recorded", name)
+        if name in cls.inputs:
+            raise TypeError(f"{cls.__name__}.step returns `{name}`, which is an input; if it is a state, declare it: {name}: State = 0.0")
+        if name in cls.numbers:
+            raise TypeError(f"{cls.__name__}.step returns `{name}`, which is a number; record it under another name")
+    for name, value in (*(("an output", output) for output in made.outputs), *made.named.items()):
+        if _is_boolean(value):
+            raise TypeError(f"{cls.__name__}.step returns a comparison as {name}: choose a number with where(...) or fire(...)")
+    if (excess := _excess(made.outputs[0])) is not None:
+        recorded["excess"] = excess
+    return recorded
+
+
+def _is_boolean(value: Any) -> bool:
+    return isinstance(value, Symbol) and value.operation in trace.BOOLEANS
+
+
+def _require_kinds(results: list[Any], numbers: Collection[str]) -> None:
+    """Refuse arithmetic with comparisons, choices by numbers, and spikes of what never changes."""
+    varying: set[int] = set()
     for node in trace.ordered(results):
+        if node.arguments[0] not in numbers if node.operation == "argument" else any(id(a) in varying for a in node.arguments):
+            varying.add(id(node))
+        elif node.operation in ("fire", "fire_above"):
+            raise TypeError(f"`{node.operation}` is given numbers alone: it fires in every step or in none")
         for kind, operand in zip(trace.OPERATIONS.get(node.operation, ""), node.arguments, strict=False):
-            boolean = isinstance(operand, Symbol) and operand.operation in trace.BOOLEANS
-            if boolean and kind == "n":
-                raise TypeError(f"{cls.__name__}.step: `{node.operation}` is given a comparison for a number: choose one with where(...)")
-            if kind == "b" and not boolean:
-                raise TypeError(f"{cls.__name__}.step: `{node.operation}` is given a number for a comparison, such as x > 0")
+            if _is_boolean(operand) and kind == "n":
+                raise TypeError(f"`{node.operation}` is given a comparison for a number: choose one with where(...)")
+            if kind == "b" and not _is_boolean(operand):
+                raise TypeError(f"`{node.operation}` is given a number for a comparison, such as x > 0")
 
 
 def _excess(output: Any) -> Any:

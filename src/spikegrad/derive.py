@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -123,47 +125,88 @@ def plain(node: Symbol, arguments: tuple[Any, ...]) -> Any:
     return again(node, arguments)
 
 
-_TAME = {"add", "subtract", "negative", "where", "hold", "fire", "fire_above", "quantized", *BOOLEANS}
-"""Operations whose adjoints are finite where what arrives is 0."""
+_TAME = {"add", "subtract", "negative", "minimum", "maximum", "where", "hold", "fire", "fire_above", "quantized"}
+"""Operations whose adjoints are finite where what arrives is 0; so is a product or a quotient with a literal."""
+
+_When = frozenset[frozenset[tuple[int, bool]]]
+"""When a gradient arrives: one of these choices was made, each of them conditions, by their id, and how they came out."""
+_ALWAYS: _When = frozenset((frozenset[tuple[int, bool]](),))
+
+
+def _either(one: _When, other: _When) -> _When:
+    """When one of the two is, without what follows from the rest."""
+    found = one | other
+    for choice in one | other:
+        for condition, came_out in choice:
+            rest = choice - {(condition, came_out)}
+            if rest | {(condition, not came_out)} in found:
+                return _either(found - {choice, rest | {(condition, not came_out)}}, frozenset((rest,)))
+    return frozenset(choice for choice in found if not any(each < choice for each in found))
+
+
+def _tame(node: Symbol) -> bool:
+    by = node.arguments[1:] if node.operation == "divide" else node.arguments if node.operation == "multiply" else ()
+    return node.operation in _TAME or any(isinstance(a, float) and 0 < abs(a) < math.inf for a in by)
 
 
 def guarded(roots: Sequence[Value], names: Mapping[int, str]) -> tuple[list[Any], dict[int, str]]:
     """The same values, and their names, without NaN in the gradients of what `where` does not take.
 
     The gradient of ``where(x > 0, log(x), x)`` at 0 would be 0 / 0: nothing arrives at the branch, but it is divided by x. So what enters
-    an operation that only one branch uses becomes ``where(condition, x, hold(x))``.
+    operations that only branches use becomes ``where(condition, x, hold(x))``.
     """
+    roots, names = rewritten(roots, again, names)  # so that equal conditions are one
     nodes = ordered(roots)
-    uses: dict[int, list[tuple[Symbol | None, int]]] = {id(root): [(None, 0)] for root in roots if isinstance(root, Symbol)}
-    for node in nodes:
-        for place, operand in enumerate(node.arguments):
-            if isinstance(operand, Symbol):
-                uses.setdefault(id(operand), []).append((node, place))
-    inside: dict[int, tuple[tuple[Symbol, bool], ...]] = {}
+    when: dict[int, _When] = {id(root): _ALWAYS for root in roots if isinstance(root, Symbol)}
+    edges: dict[int, list[tuple[int, Symbol, _When]]] = {}
+    guards: dict[int, dict[int, _When]] = {}
     for node in reversed(nodes):
-        found = set[Any]()
-        for user, place in uses[id(node)]:
-            outer = () if user is None else inside.get(id(user), ())
-            found.add((*outer, (user.arguments[0], place == 1)) if user is not None and user.operation == "where" and place else outer)
-        if len(found) == 1 and node.operation != "argument":
-            inside[id(node)] = found.pop()
-    if not any(inside.values()):
-        return list(roots), dict(names)
+        here = edges[id(node)] = list[tuple[int, Symbol, _When]]()
+        guards[id(node)] = {}
+        if id(node) not in when:  # no gradient ever arrives
+            continue
+        for place, operand in enumerate(node.arguments):
+            if not isinstance(operand, Symbol) or node.operation not in _RULES or operand.operation in BOOLEANS:
+                continue
+            arrives = when[id(node)]
+            if node.operation == "where":
+                taken = (id(node.arguments[0]), place == 1)
+                arrives = frozenset(choice | {taken} for choice in arrives if (taken[0], not taken[1]) not in choice)
+            if not arrives:  # what contradicts itself: only a condition and its opposite lead here
+                guards[id(node)][place] = arrives
+                continue
+            here.append((place, operand, arrives))
+            when[id(operand)] = _ALWAYS if operand.operation == "argument" else _either(when.get(id(operand), frozenset()), arrives)
+
+    infected: set[int] = set()
+    for node in reversed(nodes):
+        if when.get(id(node), _ALWAYS) != _ALWAYS and (id(node) in infected or not _tame(node)):
+            for place, operand, arrives in edges[id(node)]:
+                if when[id(operand)] == arrives:
+                    infected.add(id(operand))
+                else:
+                    guards[id(node)][place] = arrives
+
+    place_of = {id(node): place for place, node in enumerate(nodes)}
+
+    def guard(x: Any, choices: _When) -> Symbol:
+        ways, held = list[Symbol](), Symbol("hold", x)
+        for choice in sorted(sorted((place_of[condition], out) for condition, out in choice) for choice in choices):
+            parts = [nodes[place] if out else ~nodes[place] for place, out in choice]
+            ways.append(functools.reduce(operator.and_, parts))
+        if not ways:
+            return held
+        condition = functools.reduce(operator.or_, ways)
+        return Symbol("where", condition.arguments[0], held, x) if condition.operation == "not" else _where(condition, x, held)
 
     new: dict[int, Any] = {}
     for node in nodes:
         made: list[Any] = [new[id(a)] if isinstance(a, Symbol) else a for a in node.arguments]
-        here = inside.get(id(node), ())
-        if here and node.operation not in _TAME:
-            for place, operand in enumerate(node.arguments):
-                if isinstance(operand, Symbol) and operand.operation not in BOOLEANS:
-                    for condition, taken in here[len(inside.get(id(operand), ())) :]:
-                        x, c = made[place], new[id(condition)]
-                        held = Symbol("hold", x)
-                        made[place] = _where(c, x, held) if taken else _where(c, held, x)
-        new[id(node)] = again(node, tuple(made))
+        for place, choices in guards[id(node)].items():
+            made[place] = guard(made[place], choices)
+        new[id(node)] = node if node.operation in BOOLEANS else again(node, tuple(made))
     renamed = {id(new[key]): name for key, name in names.items() if key in new}
-    return [new[id(r)] if isinstance(r, Symbol) else r for r in roots], renamed
+    return [new[id(r)] if isinstance(r, Symbol) else r for r in roots], names | renamed
 
 
 def hoisted(step: Program, numbers: Sequence[str], others: Iterable[str]) -> tuple[Program, tuple[str, ...], Program]:
@@ -181,13 +224,25 @@ def hoisted(step: Program, numbers: Sequence[str], others: Iterable[str]) -> tup
     results, names = trace.symbols(step, given)
     alone: dict[int, bool] = {id(given[name]): True for name in numbers}
     wanted: dict[int, Symbol] = {}
+
+    def want(node: Any) -> None:
+        """Conditions are no arrays of the working dtype, and what is held is computed anyway: these stay in the step."""
+        if isinstance(node, Symbol) and alone.get(id(node), False):
+            if node.operation in ("hold", *BOOLEANS):
+                for operand in node.arguments:
+                    want(operand)
+            else:
+                wanted[id(node)] = node
+
     for node in ordered(results):
-        operands = [a for a in node.arguments if isinstance(a, Symbol)]
         if node.operation != "argument":
-            alone[id(node)] = all(alone.get(id(a), False) for a in operands)
+            own = node.operation not in ("fire", "fire_above", "quantized")
+            alone[id(node)] = own and all(alone.get(id(a), False) for a in node.arguments if isinstance(a, Symbol))
         if not alone.get(id(node), False):
-            wanted |= {id(a): a for a in operands if alone.get(id(a), False)}
-    wanted |= {id(r): r for r in results if isinstance(r, Symbol) and alone.get(id(r), False)}
+            for operand in node.arguments:
+                want(operand)
+    for node in results:
+        want(node)
     taken = {*numbers, *others, *names.values()}
     parameters: dict[str, Symbol] = {}
     for node in wanted.values():

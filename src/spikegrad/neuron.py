@@ -19,8 +19,8 @@ no backend could run fails where it is written. The record is what runs: in a pl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self, dataclass_transform, get_args
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar, Self, dataclass_transform
 
 from spikegrad import cut, definition, derive, printing, ranges, trace
 from spikegrad.definition import Reset, Step
@@ -101,7 +101,7 @@ class Neuron:
     def __init_subclass__(cls, *, _recording: bool = False, **defaults: Any) -> None:
         if _recording:
             return
-        definition.declare(cls, defaults)
+        definition.declare(cls, Neuron, defaults)
         dataclasses.dataclass(frozen=True, repr=False)(cls)
         kinds = ranges.hints(cls)
         names = [field.name for field in dataclasses.fields(cls)]
@@ -110,38 +110,51 @@ class Neuron:
         cls.inputs = definition.inputs_of(cls)
         cls._records = {}
         cls._recorder = definition.recorder(cls)
-        definition.record_all(cls, kinds)
+        for name, value in defaults.items():
+            cls._checked(name, kinds[name], value)
+        read = definition.record_all(cls, kinds)
+        for name in defaults:
+            cls._require_use(name, read)
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
         kinds = ranges.hints(type(self))
         for field in dataclasses.fields(self):
-            value, label = getattr(self, field.name), f"`{field.name}` of {name}"
-            choices = get_args(kinds[field.name])
-            if field.name in self.numbers or field.name in self.states:
-                try:
-                    value = self.numbers.get(field.name, Between()).checked(label, value)
-                except TypeError as error:
-                    if not hasattr(value, "shape"):
-                        raise
-                    raise TypeError(
-                        f"{error}; pass tensors beside the neuron: spikegrad.nn.Layer(neuron, values={{{field.name!r}: tensor}}), "
-                        f"or spikegrad.jax.run(neuron, currents, values={{{field.name!r}: array}})"
-                    ) from None
-                object.__setattr__(self, field.name, value)
-            elif field.name == "spike" and not isinstance(value, Surrogate):
-                raise TypeError(f"{label} must be a surrogate such as ATan(), got {value!r}")
-            elif kinds[field.name] is bool and not isinstance(value, bool):
-                raise TypeError(f"{label} must be True or False, got {value!r}")
-            elif choices and value not in choices:
-                near = meant(str(value), map(str, choices))
-                near = near if "did you mean" in near else ""
-                raise ValueError(f"{label} must be one of {', '.join(map(repr, choices))}, got {value!r}{near}")
+            object.__setattr__(self, field.name, self._checked(field.name, kinds[field.name], getattr(self, field.name)))
         read = definition.recorded(type(self), self._structure)[1]
         for field in dataclasses.fields(self):
-            if field.name in definition.OPTIONS and field.name not in read and getattr(self, field.name) != field.default:
-                raise ValueError(f"{name} has no use for `{field.name}`: its step never reads it")
+            if getattr(self, field.name) != field.default:
+                self._require_use(field.name, read)
         self.require_valid()
+
+    @classmethod
+    def _checked(cls, name: str, kind: Any, value: Any) -> Any:
+        """The value that a field may have."""
+        label, choices = f"`{name}` of {cls.__name__}", definition.choices(kind)
+        if name in cls.numbers or name in cls.states:
+            try:
+                return cls.numbers.get(name, Between()).checked(label, value)
+            except TypeError as error:
+                if not hasattr(value, "shape"):
+                    raise
+                given = "state={1}" if name in cls.states else "values={{{0!r}: {1}}}"
+                layer = "nn.Layer(neuron)(currents, " if name in cls.states else "nn.Layer(neuron, "
+                beside = f"spikegrad.{layer}{given.format(name, 'tensor')}), or spikegrad.jax.run(neuron, currents, "
+                raise TypeError(f"{error}; pass tensors beside the neuron: {beside}{given.format(name, 'array')})") from None
+        if name == "spike" and not isinstance(value, Surrogate):
+            raise TypeError(f"{label} must be a surrogate such as ATan(), got {value!r}")
+        if kind is bool and not isinstance(value, bool):
+            raise TypeError(f"{label} must be True or False, got {value!r}")
+        if choices and value not in choices:
+            near = meant(str(value), map(str, choices))
+            near = near if "did you mean" in near else ""
+            raise ValueError(f"{label} must be one of {', '.join(map(repr, choices))}, got {value!r}{near}")
+        return value
+
+    @classmethod
+    def _require_use(cls, name: str, read: Collection[str]) -> None:
+        """Refuse an option that a step does not read."""
+        if name in definition.OPTIONS and name not in read:
+            raise ValueError(f"{cls.__name__} has no use for `{name}`: its step never reads it")
 
     def require_learnable(self, name: str) -> None:
         """Raise an error that says why, unless the number `name` receives a gradient."""
@@ -171,7 +184,7 @@ class Neuron:
 
     def fire(self, x: Array) -> Array:
         """1 where `x`, potential minus threshold, reaches 0, else 0, with the gradient of the neuron's surrogate."""
-        assert self.spike is not None
+        assert self.spike  # it is read, so that a neuron may be given one
         return _word("fire" if self.spike_at_threshold else "fire_above", x)
 
     def hold(self, x: Array) -> Array:

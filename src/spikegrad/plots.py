@@ -1,9 +1,11 @@
-"""Pictures of surrogates and of runs, as matplotlib figures that no window needs."""
+"""Pictures of surrogates, of neurons and of runs, as matplotlib figures that no window needs."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from spikegrad import facts
+from spikegrad.neuron import Neuron
+from spikegrad.simulation import rest, simulated
 from spikegrad.surrogate import Surrogate
 
 if TYPE_CHECKING:
@@ -112,6 +117,74 @@ def matched(surrogates: Sequence[Surrogate]) -> list[Surrogate]:
     first = surrogates[0]
     same = [first, *(s.matched_to(first) for s in surrogates[1:])]
     return [dataclasses.replace(s, scale=s.scale * first.peak / s.peak) for s in same]
+
+
+def response(neuron: Neuron, steps: int = 200) -> Figure:
+    """How a neuron answers a step of current, and pulses: growing, then close together, then a negative one.
+
+    Its first input is driven, as strongly as makes it spike a few times; a conductance is held at 0.5, and another second input, such as
+    inhibition, comes on in the middle of the step.
+
+    Args:
+        neuron: the neuron, with its numbers.
+        steps: length of the picture.
+
+    Example:
+        >>> from spikegrad import plots
+        >>> from spikegrad.neurons import Adaptive
+        >>> figure = plots.response(Adaptive(0.9))
+        >>> [axes.get_ylabel() for axes in figure.axes[::2]]
+        ['current', 'v', 'a', 'spikes']
+    """
+    spiking, (first, *others) = "excess" in neuron.record.recorded, neuron.inputs
+    time, shapes = np.arange(steps), np.zeros((steps, 2))
+    shapes[steps // 10 : steps * 7 // 10, 0] = 1
+    for percent, height in zip((8, 22, 36, *range(52, 72, 3), 88), (0.5, 1, 3, *[1] * 7, 0 if others else -1), strict=True):
+        shapes[steps * percent // 100, 1] = height
+    # Of sizes with two digits, the one that gives about so many spikes more than the smallest.
+    sizes = np.array([float(f"{size:.2g}") for size in 2.0 ** np.arange(-6, 11, 0.25)]) if spiking else np.ones(1)
+    inputs = {first: shapes[:, :, None] * sizes}
+    for name in others:
+        between = (time >= steps * 3 // 10) & (time < steps // 2)
+        inputs[name] = 0.5 + 0 * inputs[first] if name == "conductance" else inputs[first] * between[:, None, None] * [[1], [0]]
+    made, states = simulated(neuron, inputs, rest(neuron))
+    counts = (made["output 0"] != 0).sum(0)
+    more = np.maximum(counts - counts[:, :1], 0.01)
+    best = [int(abs(np.log(more[k] / wanted)).argmin()) for k, wanted in enumerate((10, 6))]
+    about = facts.section(type(neuron), "States")
+    rows = {name: [x[:, k, size] for k, size in enumerate(best)] for name, x in (inputs | states | made).items()}
+    heights = [0.7] * len(inputs) + [1.2] * len(states) + [0.6 if spiking else 1.2] + [1.2] * (len(made) - 1)
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = _figure(9.6, 1.25 * sum(heights) + 1.2)
+        panels = figure.subplots(len(rows), 2, sharex=True, height_ratios=heights, squeeze=False)
+        for number, (line, (name, values)) in enumerate(zip(panels, rows.items(), strict=True)):
+            fired = spiking and name == "output 0"
+            if name not in inputs:
+                line[1].sharey(line[0])
+                line[1].tick_params(labelleft=False)
+            for axes, y in zip(line, values, strict=True):
+                if name in inputs:
+                    axes.fill_between(time, y, step="mid", color=MUTED, alpha=0.3, linewidth=0)
+                    axes.plot(time, y, color=MUTED, drawstyle="steps-mid", linewidth=1)
+                elif fired:
+                    axes.vlines(time[y != 0], 0, y[y != 0], color=INK, linewidth=1.2)
+                else:
+                    axes.plot(time, y, color=COLOURS[(number - len(inputs)) % len(COLOURS)], linewidth=1.4)
+            if fired and set(np.unique(values)) <= {0, 1}:
+                line[0].set(ylim=(0, 1.1), yticks=[])
+            if name in about:
+                said = re.split(r", at rest|[.;:]", about[name])[0]
+                line[0].set_title(said, fontsize=9, fontweight="normal", color=MUTED, pad=3)
+            label = "spikes" if fired else "output" if [*made] == [name] else name
+            line[0].set_ylabel(label, **({} if len(label) > 3 else {"rotation": 0, "va": "center", "ha": "right"}))
+        figure.align_ylabels(panels[:, 0])
+        for axes, values, what in zip(panels[0], rows[first], ("A step of", "Pulses of up to"), strict=True):
+            axes.set_title(f"{what} {values.max():g}")
+        for axes in panels[-1]:
+            axes.set_xlabel("time step")
+            axes.set_xlim(0, steps - 1)
+        figure.suptitle(textwrap.fill(repr(neuron), 110), x=0.01, ha="left", fontsize=10)
+    return figure
 
 
 def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:

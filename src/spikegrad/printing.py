@@ -52,6 +52,11 @@ class Dialect:
     reserved: frozenset[str] = frozenset()
     chosen: bool = False
 
+    def taken(self, *texts: str) -> frozenset[str]:
+        """Names that mean something in the language, or in these texts."""
+        written = " ".join((*self.words.values(), self.literal, self.infinity, *texts))
+        return self.reserved | {*re.findall(r"(?<![\w.])[A-Za-z]\w*", written)}
+
 
 def _calls(template: str, **names: str) -> dict[str, str]:
     """Functions by their names, and what changes no value."""
@@ -233,11 +238,13 @@ def function(
 ) -> str:
     """The program as the source of one function ``name(*arguments)`` that returns its results.
 
+    An argument that is called like a word of the language gets an underscore behind its name.
+
     Raises:
         ValueError: if the dialect is unknown or has no word for an operation.
     """
     language = dialect(of)
-    names = Names(reserved=language.reserved)
+    names = Names(reserved=language.taken(name, *(text.partition("(")[0] for text in (words or {}).values())))
     known = {argument: names.fresh(argument) for argument in arguments}
     try:
         lines, results = body(program, language, known, names, words)

@@ -67,7 +67,10 @@ class Between:
         """
         if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
             raise TypeError(f"{label} must be a number, got {type(value).__name__}")
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:  # a whole number beyond every float
+            value = math.inf if value > 0 else -math.inf
         if not self.holds(value):
             infinite = math.isinf(value) and not self.infinite
             raise ValueError(f"{label} must be {'finite' if infinite else self.words}, got {value}")

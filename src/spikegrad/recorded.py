@@ -72,28 +72,26 @@ def from_record(record: Record) -> type[Surrogate]:
     """The class of all surrogates with this formula: one for each record, so that equal ones compare equal."""
     names = record.arguments[1:]
 
-    def run(program: trace.Program, surrogate: Surrogate, x: Array) -> Array:
-        (value,) = trace.evaluate(program, OPERATIONS, {"x": x, **{name: getattr(surrogate, name) for name in names}})
-        return value
+    def method(name: str, program: trace.Program) -> Callable[[Surrogate, Array], Array]:
+        evaluate = trace.evaluator(program)  # not in a call: torch.compile cannot follow how a program becomes a function
 
-    def derivative(self: Surrogate, x: Array) -> Array:
-        return run(record.derivative, self, x)
+        def run(self: Surrogate, x: Array) -> Array:
+            return evaluate({"x": x, **{name: getattr(self, name) for name in names}}, OPERATIONS)[0]
 
-    def primitive(self: Surrogate, x: Array) -> Array:
-        assert record.primitive is not None
-        return run(record.primitive, self, x)
+        run.__name__ = name
+        return run
 
     def reduce(self: Surrogate) -> Any:
         return _rebuild, (record, self.parameters)
 
-    annotations: dict[str, Any] = {name: Positive if name in ("slope", "width") else float for name in names}
+    annotations: dict[str, Any] = {name: Positive if name in ("slope", "width") else float for name in names if name != "scale"}
     body: dict[str, Any] = {
         "__annotations__": annotations,
         "__doc__": "A surrogate made by `from_formula`.",
         "__module__": __name__,
         "__reduce__": reduce,
-        "derivative": derivative,
+        "derivative": method("derivative", record.derivative),
     }
     if record.primitive is not None:
-        body["primitive"] = primitive
+        body["primitive"] = method("primitive", record.primitive)
     return type("Formula", (Surrogate,), body)

@@ -8,10 +8,15 @@ into symbols again. The recorder optimises nothing, but that what is written twi
 from __future__ import annotations
 
 import hashlib
+import keyword
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from spikegrad.evaluation import evaluate as evaluate
+from spikegrad.evaluation import evaluator as evaluator
 
 Operand = str | int | float
 """An argument by its name, an earlier instruction by its index (int), or a literal (float)."""
@@ -37,6 +42,19 @@ OPERATIONS: Mapping[str, str] = {
 Some occur in the step of a neuron alone: `hold`, through which no gradient flows; `fire` (`fire_above` where a value at the threshold does
 not spike); `quantized`, the place where a state is rounded if a layer asks for it.
 """
+
+STEP_ONLY = ("hold", "fire", "fire_above", "quantized")
+"""Operations that a neuron's step may use, and no other formula."""
+
+
+def is_name(name: Any) -> bool:
+    """Whether something may be called so in the languages that programs are printed in."""
+    return isinstance(name, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,99}", name) is not None and not keyword.iskeyword(name)
+
+
+def is_added(name: str) -> bool:
+    """Whether a layer or a pass calls something of its own so: ``bar_…`` are gradients, ``spike_…`` numbers of the surrogate."""
+    return name in ("excess", "recurrent", "spike", "weight", "weights") or name.startswith(("bar_", "spike_"))
 
 
 class Symbol:
@@ -161,6 +179,8 @@ def operand(value: Any) -> Symbol | float:
     if isinstance(value, Symbol):
         return value
     if isinstance(value, int | float):
+        if value != value:
+            raise TypeError("a formula cannot be given NaN")
         return float(value)
     raise TypeError(f"a formula can combine its input with numbers and its own parameters, not with {type(value).__name__}")
 
@@ -291,35 +311,6 @@ def symbols(program: Program, arguments: Mapping[str, Any]) -> tuple[list[Any], 
     for operation, *operands in program.instructions:
         made.append(Symbol(str(operation), *map(value, operands)))
     return [value(o) for o in program.results], {id(made[k]): name for k, name in program.names}
-
-
-_ARITHMETIC = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
-
-
-def evaluator(program: Program, literal: Callable[[float], Any] = float) -> Callable[..., list[Any]]:
-    """A function of arguments by name, and of Python functions by operation, that runs a program, with a value for each literal."""
-    literals: list[Any] = []
-
-    def operand(o: Operand) -> str:
-        if isinstance(o, float):
-            literals.append(literal(o))
-            return f"literals[{len(literals) - 1}]"
-        return f"given[{o!r}]" if isinstance(o, str) else f"v{o}"
-
-    lines = ["def run(given, words):"]
-    for place, (operation, *operands) in enumerate(program.instructions):
-        a, *rest = map(operand, operands)
-        sign = _ARITHMETIC.get(str(operation))
-        lines.append(f"    v{place} = " + (f"{a} {sign} {rest[0]}" if sign else f"words[{operation!r}]({', '.join((a, *rest))})"))
-    lines.append(f"    return [{', '.join(map(operand, program.results))}]")
-    made: dict[str, Any] = {"literals": tuple(literals)}
-    exec("\n".join(lines), made)
-    return made["run"]
-
-
-def evaluate(program: Program, functions: Mapping[str, Callable[..., Any]], arguments: Mapping[str, Any]) -> list[Any]:
-    """Run a program on values, with a Python function for each operation."""
-    return evaluator(program)(arguments, functions)
 
 
 def digest(*parts: Any) -> str:

@@ -227,6 +227,14 @@ def _invert(condition: Any) -> Any:
     return not condition if isinstance(condition, bool) else ~condition
 
 
+def _abs(x: Any) -> Any:
+    """`abs`, whose derivative at 0 is 0 in JAX, too."""
+    if library(x) != "jax":
+        return abs(x)
+    jnp = sys.modules["jax"].numpy
+    return jnp.where(x == 0, jnp.zeros_like(x), abs(x))
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
     **{name: globals()[name] for name in (*trace.FUNCTIONS, "minimum", "maximum", "where")},
     "add": operator.add,
@@ -234,7 +242,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "multiply": operator.mul,
     "divide": operator.truediv,
     "negative": operator.neg,
-    "abs": abs,
+    "abs": _abs,
     "less": operator.lt,
     "less_equal": operator.le,
     "greater": operator.gt,

@@ -13,7 +13,15 @@ from spikegrad.training.config import Config
 
 FLAGS = {"parameters": "--set", "batch": "--batch-size"}
 """Options that are not named like their setting."""
-METAVARS = {"parameters": "NAME=VALUE", "data": "NAME|FILE", "hidden": "N,N", "learn": "NAMES", "surrogate": "NAME", "devices": "N"}
+METAVARS = {
+    "parameters": "NAME=VALUE",
+    "data": "NAME|FILE",
+    "hidden": "N,N",
+    "neuron": "NAME|FILE:CLASS",
+    "learn": "NAMES",
+    "surrogate": "NAME",
+    "devices": "N",
+}
 TRAIN = """Train a spiking network; with no options, on handwritten digits.
 
 A run leaves a folder with its configuration, metrics, checkpoint, best weights and pictures. The best weights are those of the
@@ -29,7 +37,9 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         InputError: the command or an option is unknown or wrong.
     """
-    parser = _Parser(prog="spikegrad", description="Train spiking neural networks, and see the surrogate gradients they learn with.")
+    parser = _Parser(
+        prog="spikegrad", description="Train spiking neural networks, and see the neurons and the surrogate gradients they are made of."
+    )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", prog="spikegrad")
     for add in (_train, _evaluate, _list, _show, _plot):
@@ -110,7 +120,7 @@ def _train(commands: Any) -> None:
 
 def _add_setting(group: Any, entry: dataclasses.Field[Any]) -> None:
     """One setting of `Config` as an option; its default is filled in there, so that a file's settings are told from it."""
-    kind, limits, default = str(entry.type), entry.metadata, entry.default
+    kind, limits, default = str(entry.type).removesuffix(" | None"), entry.metadata, entry.default
     flag = FLAGS.get(entry.name, "--" + entry.name.replace("_", "-"))
     shown = "" if default in (None, (), dataclasses.MISSING) else f" ({default})"
     if isinstance(default, tuple) and default:
@@ -119,8 +129,8 @@ def _add_setting(group: Any, entry: dataclasses.Field[Any]) -> None:
     if kind == "bool":
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f"{help} ({'on' if default else 'off'})")
         return
-    numbers = {"int": int, "int | None": int, "float": float}
-    metavar = METAVARS.get(entry.name, {"int": "N", "int | None": "N", "float": "X"}.get(kind, "KIND"))
+    numbers = {"int": int, "float": float}
+    metavar = METAVARS.get(entry.name, {"int": "N", "float": "X"}.get(kind, "KIND"))
     if choices := limits.get("choices"):
         help += f"{'' if help.endswith('of its') else ':'} {', '.join(choices[:-1])} or {choices[-1]}"
     options: dict[str, Any] = (
@@ -154,7 +164,8 @@ def _evaluate(commands: Any) -> None:
 
 
 def _list(commands: Any) -> None:
-    parser = commands.add_parser("list", help="all surrogates with their facts", description="All surrogates with their facts.")
+    said = "all surrogates with their facts, and all neurons"
+    parser = commands.add_parser("list", help=said, description=said.capitalize() + ".")
 
     def call() -> int:
         from spikegrad.cli.catalogue import list_all
@@ -165,9 +176,13 @@ def _list(commands: Any) -> None:
 
 
 def _show(commands: Any) -> None:
-    said = "one surrogate: formula, facts, sources, names elsewhere"
+    said = "one surrogate or neuron: formula, facts, sources, names elsewhere"
     parser = commands.add_parser("show", help=said, description=said.capitalize() + ".")
-    parser.add_argument("name", metavar="NAME", help="name of a surrogate")
+    parser.add_argument("name", metavar="NAME", help="a surrogate or a neuron, as ATan, 'Adaptive(beta=0.8)' or file.py:Class")
+    parser.add_argument("--source", metavar="LANGUAGE", help="print instead what runs, as source: numba, triton or javascript")
+    parser.add_argument(
+        "--of", metavar="PART", help="of which part: forward or backward of a neuron, derivative or primitive of a surrogate"
+    )
 
     def call(**options: Any) -> int:
         from spikegrad.cli.catalogue import show
@@ -178,10 +193,10 @@ def _show(commands: Any) -> None:
 
 
 def _plot(commands: Any) -> None:
-    said = "draw the curves of surrogates for comparison"
+    said = "draw the curves of surrogates for comparison, or the response of a neuron to current"
     parser = commands.add_parser("plot", help=said, description=said.capitalize() + ".")
-    parser.add_argument("names", metavar="NAME", nargs="+", help="names of surrogates, as ATan or 'ATan(slope=5)'")
-    parser.add_argument("--out", metavar="FILE", default="curves.png", help="the picture: .png, .svg or .pdf (curves.png)")
+    parser.add_argument("names", metavar="NAME", nargs="+", help="surrogates or one neuron, as ATan, 'Adaptive(beta=0.8)' or file.py:Class")
+    parser.add_argument("--out", metavar="FILE", help="the picture: .png, .svg or .pdf (curves.png, or response.png)")
     parser.add_argument(
         "--match-half-width", action="store_true", help="bring all to the half width and peak of the first: compare shapes, not scales"
     )

@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import inspect
 import math
 import re
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from spikegrad import facts
+from spikegrad import facts, formulas, neurons
 from spikegrad.errors import InputError, meant
-from spikegrad.formulas import CATALOGUE
-
-if TYPE_CHECKING:
-    from spikegrad.surrogate import Surrogate
+from spikegrad.neuron import Neuron
+from spikegrad.surrogate import Surrogate
+from spikegrad.training.named import built, neuron_class, settable
 
 FORMATS = (".png", ".svg", ".pdf")
+SECTIONS = r"(Args|States|Options|Facts|Elsewhere|References|Example|Examples):"
+
+SIGNS = {
+    **{"mu": "μ", "sigma": "σ", "theta": "θ", "alpha": "α", "beta": "β", "gamma": "γ", "rho": "ρ", "tau": "τ"},  # noqa: RUF001
+    **{"omega": "ω", "Delta": "Δ", "infty": "∞", "pi": "π", "ge": "≥", "le": "≤"},
+}
 
 
 def list_all() -> int:
-    """All surrogates with their facts."""
+    """All surrogates with their facts, and all neurons with their numbers and states."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
     wide = console.width >= 120  # on a narrow terminal the names of noises would wrap every row
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title, justify in (("", "left"), ("parameters", "left"), ("peak", "right"), ("area", "right"), ("half width", "right")):
-        table.add_column(title, justify=justify, no_wrap=not title.startswith("param"))  # pyright: ignore[reportArgumentType]
-    table.add_column("support", no_wrap=True)
-    if wide:
-        table.add_column("density of")
-    for name, kind in sorted(CATALOGUE.items()):
+
+    def table(*titles: str) -> Table:
+        made = Table(box=None, pad_edge=False, header_style="dim")
+        for title in titles:
+            justify = "right" if title in ("peak", "area", "half width") else "left"
+            made.add_column(title, justify=justify, no_wrap=title not in ("parameters", "numbers", "what it is"))
+        return made
+
+    surrogates = table("surrogate", "parameters", "peak", "area", "half width", "support", *(["density of"] if wide else []))
+    for name, kind in sorted(formulas.CATALOGUE.items()):
         surrogate = kind()
         known = facts.of(surrogate)
-        table.add_row(
+        surrogates.add_row(
             f"[bold]{name}[/]",
             ", ".join(f"{key} {value:g}" for key, value in surrogate.parameters.items() if key != "scale"),
             _number(known.peak),
@@ -43,39 +55,78 @@ def list_all() -> int:
             _interval(known.support),
             *([_short(known.noise) if known.noise not in ("none", "unknown") else "[dim]-[/]"] if wide else []),
         )
-    console.print(table)
+    console.print(surrogates)
     noise = "; `density of` names the escape noise whose density the curve is" if wide else ""
-    console.print(f"\n[dim]Half width and support in units of potential{noise}.[/]")
-    console.print("[dim]More of one: spikegrad show ATan. Compared: spikegrad plot ATan FastSigmoid[/]")
+    console.print(f"[dim]Half width and support in units of potential{noise}.[/]\n")
+    cells = table("neuron", "states", "numbers", *(["what it is"] if wide else []))
+    for name, kind in neurons.CATALOGUE.items():
+        what = re.split(r"[:;,.]", _prose(kind)[0])[0]
+        cells.add_row(f"[bold]{name}[/]", ", ".join(kind.states), ", ".join(kind.numbers), *([what] if wide else []))
+    console.print(cells)
+    console.print(
+        "\n[dim]More of one: spikegrad show ATan. Compared: spikegrad plot ATan FastSigmoid. Its response: spikegrad plot Adaptive[/]"
+    )
     return 0
 
 
-def show(name: str) -> int:
-    """One surrogate: formula, facts, sources, names elsewhere."""
+def show(name: str, source: str | None = None, of: str | None = None) -> int:
+    """One surrogate or neuron: formula, facts or numbers, sources, names elsewhere; or the source of what runs."""
     from rich.console import Console
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    kind = _found(name)
-    surrogate = kind()
-    known, stated = facts.of(surrogate), facts.section(kind, "Facts")
+    formula = _parsed(name)
+    parts = ("forward", "backward") if isinstance(formula, Neuron) else ("derivative", "primitive")
+    if of is not None and source is None:
+        raise InputError("--of chooses what of the source is printed; say with --source in which language")
+    if of not in (None, *parts):
+        raise InputError(f"--of must be {' or '.join(parts)} for {type(formula).__name__}, got {of!r}")
+    if source is not None:
+        try:
+            print(formula.source(source, of or parts[0]), end="")
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        return 0
+    kind = type(formula)
     console = Console(highlight=False, width=min(Console().width, 110))
     paragraphs = _prose(kind)
-    numbers = ", ".join(f"{key}={value!r}" for key, value in _fields(surrogate).items())
 
-    def heading(text: str) -> None:
-        console.print(f"\n[bold blue]{text}[/]")
+    def section(title: str, rows: Mapping[str, tuple[str, ...]]) -> None:
+        if not rows:
+            return
+        console.print(f"\n[bold blue]{title}[/]")
+        table = Table(box=None, show_header=False, padding=(0, 2))
+        for key, cells in rows.items():
+            table.add_row(key, *cells[:-1], Text(cells[-1].replace("`", ""), style="dim" if len(cells) > 1 else ""))
+        console.print(table)
 
-    console.print(f"[bold]{name}[/]({numbers})")
-    console.print(Text(paragraphs[0]))
-    heading("Formula, x = potential minus threshold")
-    console.print(Padding(Text(_formulas(kind), style="cyan"), (0, 2)))  # highlighting would cost a third of the time of this command
+    console.print(Text.assemble((kind.__name__, "bold"), repr(formula).removeprefix(kind.__name__)))
+    for paragraph in paragraphs[:1]:
+        console.print(Text(paragraph))
+    if isinstance(formula, Neuron):
+        methods, before = ["step"], f"Step, from {', '.join((*formula.inputs, *formula.states))}"
+    else:
+        methods, before = ["derivative", "primitive"][: 1 + formula.has_primitive], "Formula, x = potential minus threshold"
+    console.print(f"\n[bold blue]{before}[/]")
+    console.print(Padding(Text(_formulas(kind, methods), style="cyan"), (0, 2)))  # highlighting would cost a third of this command's time
     for paragraph in paragraphs[1:]:
         console.print()
         console.print(Text(paragraph))
-    heading("Facts")
-    table = Table(box=None, show_header=False, padding=(0, 2))
+    for title, rows in (_of_neuron(formula) if isinstance(formula, Neuron) else {"Facts": _of_surrogate(formula)}).items():
+        section(title, rows)
+    if elsewhere := facts.section(kind, "Elsewhere"):
+        section("Elsewhere", {"not in" if library == "none" else library: (text,) for library, text in elsewhere.items()})
+    if sources := _sources(kind):
+        console.print("\n[bold blue]Sources[/]")
+        for each in sources:
+            console.print(Padding(Text(each), (0, 2)))
+    return 0
+
+
+def _of_surrogate(surrogate: Surrogate) -> dict[str, tuple[str, ...]]:
+    """The facts of a surrogate and the expressions that state them."""
+    known, stated = facts.of(surrogate), facts.section(type(surrogate), "Facts")
     values = {
         "peak": _number(known.peak),
         "area": _number(known.area),
@@ -83,27 +134,38 @@ def show(name: str) -> int:
         "support": _interval(known.support),
         "density of": known.noise if known.noise != "none" else "no escape noise",
     }
-    for fact, value in values.items():
-        expression = stated.get(fact.replace(" ", "_"), "")
-        table.add_row(fact, value, Text(f"= {expression}" if re.search("[a-z]{3}", expression.replace("inf", "")) else "", style="dim"))
-    console.print(table)
-    if elsewhere := facts.section(kind, "Elsewhere"):
-        heading("Elsewhere")
-        names = Table(box=None, show_header=False, padding=(0, 2))
-        names.add_column(style="dim", no_wrap=True)
-        for library, text in elsewhere.items():
-            names.add_row(library, Text(text.replace("`", "")))
-        console.print(names)
-    if sources := _sources(kind):
-        heading("Sources")
-        for source in sources:
-            console.print(Padding(Text(source), (0, 2)))
-    return 0
+    expressions = {name: stated.get(name.replace(" ", "_"), "") for name in values}
+    return {
+        name: (value, f"= {expressions[name]}" if re.search("[a-z]{3}", expressions[name].replace("inf", "")) else "")
+        for name, value in values.items()
+    }
 
 
-def plot(names: list[str], out: str, match_half_width: bool) -> int:
-    """Draw the curves of surrogates for comparison."""
-    surrogates = [_parsed(name) for name in names]
+def _of_neuron(neuron: Neuron) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The numbers, states, inputs, options and recorded values of a neuron, with what its docstring says of them."""
+    from spikegrad.simulation import rest
+
+    kind = type(neuron)
+    said = facts.section(kind, "Args") | facts.section(kind, "States")
+    given = {field.name: "to be given, as" for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    return {
+        "Numbers": {
+            name: (f"{given.get(name, '')} {value:g}".strip(), kind.numbers[name].words, said.get(name, ""))
+            for name, value in neuron.parameters.items()
+        },
+        "States": {name: (f"at rest {value:g}", said.get(name, "")) for name, value in rest(neuron).items()},
+        "Options": {name: (text,) for name, text in facts.section(kind, "Options").items()},
+        "Recorded": {", ".join(neuron.record.recorded) or "nothing": ("as in layer(currents, record=...)",)},
+    }
+
+
+def plot(names: list[str], out: str | None, match_half_width: bool) -> int:
+    """Draw the curves of surrogates for comparison, or the response of one neuron."""
+    drawn = [_parsed(name) for name in names]
+    cells = [each for each in drawn if isinstance(each, Neuron)]
+    if cells and (len(drawn) > 1 or match_half_width):
+        raise InputError(f"{type(cells[0]).__name__} is a neuron, whose response is drawn alone; leave out everything but it and --out")
+    out = out or ("response.png" if cells else "curves.png")
     target = Path(out)
     if target.suffix not in FORMATS:
         raise InputError(f"--out must end in {', '.join(FORMATS)}, got {out!r}")
@@ -113,80 +175,80 @@ def plot(names: list[str], out: str, match_half_width: bool) -> int:
         raise InputError(f"there is no folder {target.parent}")
     from spikegrad import plots
 
+    surrogates = [each for each in drawn if isinstance(each, Surrogate)]
     if match_half_width:
         try:
             surrogates = plots.matched(surrogates)
         except ValueError as error:
             raise InputError(str(error)) from None
     try:
-        plots.save(plots.curves(surrogates), target)
+        plots.save(plots.response(cells[0]) if cells else plots.curves(surrogates), target)
     except OSError as error:
         raise InputError(f"cannot write {out}: {(error.strerror or str(error)).lower()}") from None
     print(out)
     return 0
 
 
-def _found(name: str) -> type[Surrogate]:
-    if name not in CATALOGUE:
-        raise InputError(f"unknown surrogate {name!r}{meant(name, CATALOGUE)}")
-    return CATALOGUE[name]
-
-
-def _parsed(text: str) -> Surrogate:
-    """``ATan`` or ``ATan(slope=5)`` as a surrogate."""
+def _parsed(text: str) -> Surrogate | Neuron:
+    """``ATan``, ``Adaptive(beta=0.8)`` or ``file.py:Mine(tau=5)`` as a surrogate or a neuron."""
     from spikegrad.cli.training import assignment
-    from spikegrad.training.config import Config
 
     name, _, rest = text.partition("(")
-    values = [part for part in rest.rstrip(") ").split(",") if part.strip()]
-    return Config(surrogate=name.strip(), parameters=dict(assignment(value, "a parameter") for value in values)).spike
+    values = dict(assignment(part, "a parameter") for part in rest.rstrip(") ").split(",") if part.strip())
+    name = name.strip()
+    known = formulas.CATALOGUE | neurons.CATALOGUE
+    if name not in known and ".py" not in name:
+        raise InputError(f"unknown surrogate or neuron {name!r}{meant(name, known)}")
+    kind: type[Surrogate | Neuron] = formulas.CATALOGUE.get(name) or neuron_class(name)
+    for each in values:
+        if each not in settable(kind):
+            raise InputError(f"{name} has no parameter {each!r}{meant(each, settable(kind))}")
+    return built(kind, values)
 
 
-def _fields(surrogate: Surrogate) -> dict[str, Any]:
-    import dataclasses
-
-    return {field.name: getattr(surrogate, field.name) for field in dataclasses.fields(surrogate) if field.name != "scale"}
-
-
-def _prose(kind: type[Surrogate]) -> list[str]:
+def _prose(kind: type[Surrogate | Neuron]) -> list[str]:
     """The paragraphs of a docstring before its first section, without the LaTeX."""
     found: list[str] = []
-    for block in inspect.cleandoc(kind.__doc__ or "").split("\n\n"):
-        if re.match(r"(Facts|Elsewhere|References|Example|Examples):", block):
+    own = "" if (kind.__doc__ or "").startswith(f"{kind.__name__}(") else kind.__doc__ or ""  # a dataclass has its signature without one
+    for block in inspect.cleandoc(own).split("\n\n"):
+        if re.match(SECTIONS, block):
             break
-        if not block.lstrip().startswith(".. math"):
+        if block and not block.lstrip().startswith(".. math"):
             block = re.sub(r":math:`([^`]*)`", lambda found: _readable(found[1]), block)
             text = " ".join(block.replace("`", "").split())
-            found.append(text[:1].upper() + text[1:])
+            found.append(text[:1].upper() + text[1:] if text.split(" ")[0].islower() else text)
     return found
 
 
 def _readable(latex: str) -> str:
     """LaTeX as it stands in a sentence, without its commands."""
     plain = re.sub(r"\\t?frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", latex)
-    for command, sign in {"mu": "μ", "sigma": "σ", "theta": "θ", "infty": "∞", "pi": "π", "ge": "≥", "le": "≤"}.items():  # noqa: RUF001
+    for command, sign in SIGNS.items():
         plain = re.sub(rf"\\{command}\b", sign, plain)
     return re.sub(r"\\[a-zA-Z]+|[\\{}]", "", plain)
 
 
-def _formulas(kind: type[Surrogate]) -> str:
-    """The methods of a surrogate as the equations they are, each after those it calls."""
+def _formulas(kind: type[Surrogate | Neuron], methods: list[str]) -> str:
+    """Methods as the equations they are, each after those it calls."""
     equations: dict[str, str] = {}
 
     def add(method: str) -> None:
-        signature, *lines = inspect.cleandoc("\n" + inspect.getsource(getattr(kind, method))).splitlines()
-        body = inspect.cleandoc("\n" + "\n".join(lines))
+        text = textwrap.dedent(inspect.getsource(getattr(kind, method)))
+        function: Any = ast.parse(text).body[0]
+        first = function.body[bool(ast.get_docstring(function))]
+        body = textwrap.dedent("\n".join(text.splitlines()[first.lineno - 1 :]))
         for called in re.findall(r"self\.(_\w+)\(", body):
             if called not in equations:
                 add(called)
-        arguments = ", ".join(re.findall(r"(\w+): ", signature))
+        arguments = ", ".join(argument.arg for argument in function.args.args[1:])
         name = f"{method[1:]}({arguments})" if method.startswith("_") else method
-        body = re.sub(r"^( *)return ", rf"\1{name} = ", body, flags=re.MULTILINE)
-        equations[method] = re.sub(r"self\._?", "", body)
+        body = re.sub(r"^( *)return (?!Step)", rf"\1{name} = ", body, flags=re.MULTILINE)
+        body = re.sub(r"self\._?|\breturn (?=Step)", "", body)
+        known = getattr(kind, method).__globals__
+        equations[method] = re.sub(r"\b_[A-Z_]+\b", lambda found: f"{known.get(found[0], found[0])}", body)  # constants of its module
 
-    for method in ("derivative", "primitive"):
-        if method == "derivative" or kind.has_primitive:
-            add(method)
+    for method in methods:
+        add(method)
     return "\n\n".join(equations.values())
 
 
@@ -196,7 +258,7 @@ def _short(noise: str) -> str:
     return found.group().strip() if found else noise
 
 
-def _sources(kind: type[Surrogate]) -> list[str]:
+def _sources(kind: type[Surrogate | Neuron]) -> list[str]:
     """Each cited paper on one line."""
     found: list[str] = []
     for entry in re.split(r"\n(?=@)", kind.cite().strip()):

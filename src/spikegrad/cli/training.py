@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from spikegrad.errors import InputError
 from spikegrad.training.config import Config
+from spikegrad.training.named import neuron_class, settable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,10 +28,12 @@ def train(**options: Any) -> int:
     if resumed is not None:
         return _resume(resumed, given)
     config = Config.read(config_file) if config_file is not None else Config()
-    if "parameters" in given and given.get("surrogate", config.surrogate) == config.surrogate:
-        given["parameters"] = {**config.parameters, **given["parameters"]}
-    elif given.get("surrogate", config.surrogate) != config.surrogate:
-        given.setdefault("parameters", {})
+    # What is set of a neuron or of a surrogate is left behind with it.
+    left = {"neuron"} if "neuron" in given and neuron_class(given["neuron"]) is not type(config.cell) else set[str]()
+    left |= {"surrogate"} if given.get("surrogate") not in (None, type(config.spike).__name__) else set()
+    kept = {name: value for name, value in config.parameters.items() if config.owner(name) not in left}
+    unused = {"alpha", "threshold", "reset"} - {*settable(neuron_class(given["neuron"]))} if "neuron" in left else ()
+    given = {**dict.fromkeys(unused), **given, "parameters": kept | given.get("parameters", {})}
     config = config.changed(**given)
     from spikegrad.data.source import check_name
     from spikegrad.training.folder import Run, first_process
@@ -145,7 +150,7 @@ def assignment(text: str, what: str) -> tuple[str, Any]:
     name, sign, value = text.partition("=")
     if not (sign and name and value):
         raise InputError(f"{what} must be a name and a value, as in slope=10, got {text!r}")
-    try:
-        return name.strip(), json.loads(value)
-    except ValueError:
-        return name.strip(), value.strip()
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return name.strip(), read(value.strip())
+    return name.strip(), value.strip()

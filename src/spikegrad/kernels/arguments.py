@@ -79,7 +79,7 @@ def filled(values: Mapping[str, Any], like: Array) -> tuple[Array, ...]:
     arrays = namespace(library(like))
     shape, more = like.shape[1:], {"device": like.device} if library(like) == "torch" else {}
     zero = arrays.zeros(shape, dtype=like.dtype, **more)
-    return tuple(zero + value if library(value) != "number" else arrays.full_like(zero, value) for value in values.values())
+    return tuple(zero + cast(value, like) if library(value) != "number" else arrays.full_like(zero, value) for value in values.values())
 
 
 def numbers(values: Mapping[str, Any], like: Array) -> None:

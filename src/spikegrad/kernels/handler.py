@@ -309,6 +309,7 @@ def registered(variant: Variant, arguments: tuple[str, ...], results: tuple[str,
     address, symbol = compiled(variant)
     binding.add_symbol(symbol, address)
     lines: list[str] = []
+    single = {f"bar.{name}" for name in variant.single}
     for place, name in enumerate(variant.arguments()):
         source = "given" if name in arguments else "made" if name in results else ""
         if not source:
@@ -319,7 +320,7 @@ def registered(variant: Variant, arguments: tuple[str, ...], results: tuple[str,
             clear = np.dtype(variant.real).itemsize if source == "made" else 0
             lines.append(f"connected(job, U({place}), words({source}[{number}]), U({clear}))")
             continue
-        rows = name in variant.rows and name.removeprefix("bar.") not in variant.single
+        rows = name in variant.rows and name not in single
         lines.append(f"placed(job, U({place}), words({source}[{number}]), {rows})")
         if rows and source == "made":
             item = 8 if variant.real == "float64" else 2 if name in variant.sequences and variant.dtype in ("float16", "bfloat16") else 4

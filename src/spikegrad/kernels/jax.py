@@ -92,7 +92,7 @@ def _real(dtype: Any) -> Any:
     return np.dtype("float64") if dtype == "float64" else np.dtype("float32")
 
 
-def _plain(static: Static, *given: Any) -> list[Any]:
+def _plain(*given: Any, static: Static) -> list[Any]:
     """The same layer by way of the plain loop."""
     plan, call = static.call.plan, static.call
     inputs, named = static.split(given)
@@ -107,19 +107,25 @@ def _plain(static: Static, *given: Any) -> list[Any]:
 
     weights = named["weights"].T if static.fed else None
     outputs, last, recorded = loop.run(call, fire, wide, state, {name: named[name] for name in plan.parameters}, weights)
-    return [*(x.astype(dtype) for x in outputs), *last, *recorded]
+    kept = [jnp.zeros_like(wide[0]) for _ in static.kept]  # nothing: the plain loop's derivatives begin anew
+    return [*(x.astype(dtype) for x in outputs), *last, *recorded, *kept]
+
+
+def _first(static: Static) -> Static:
+    """The same layer, which keeps nothing for a backward pass."""
+    return dataclasses.replace(static, learned=None)
 
 
 def _plain_tangent(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
     inputs, dots = given[: len(present)], iter(given[len(present) + static.fed + len(static.kept) :])
     tangents = [next(dots) if there else jnp.zeros_like(x) for x, there in zip(inputs, present, strict=True)]
-    return jax.jvp(functools.partial(_plain, static), inputs, tuple(tangents))[1]
+    return jax.jvp(functools.partial(_plain, static=_first(static)), inputs, tuple(tangents))[1]
 
 
 def _plain_backward(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
     count = len(static.names)
     inputs, arriving = given[:count], given[count + static.fed + len(static.kept) :]
-    outputs, transpose = jax.vjp(functools.partial(_plain, static), *inputs)
+    outputs, transpose = jax.vjp(functools.partial(_plain, static=_first(static)), *inputs)
     found = transpose([jnp.broadcast_to(g, o.shape).astype(o.dtype) for g, o in zip(arriving, outputs, strict=True)])
     shape = inputs[0].shape[1:]
     wanted = [(g, name) for g, name, there in zip(found, static.names, present, strict=True) if there]
@@ -128,7 +134,7 @@ def _plain_backward(*given: Any, static: Static, present: tuple[bool, ...], zero
     return [jnp.zeros(shape, g.dtype).at[(0,) * len(shape)].set(g) if name in alone and not g.ndim else g for g, name in wanted]
 
 
-_TWICE = "this is forward mode or a second derivative"
+_TWICE, _ELSEWHERE = "this is forward mode or a second derivative", "this program is for another platform"
 
 
 def _refuse(what: str) -> NotImplementedError:
@@ -152,7 +158,7 @@ def _layer_shapes(*given: Any, static: Static) -> list[Any]:
 
 
 def _tangent_shapes(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
-    return _layer_shapes(*given, static=dataclasses.replace(static, learned=None))
+    return _layer_shapes(*given, static=_first(static))
 
 
 def _backward_shapes(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
@@ -226,25 +232,23 @@ def _aval(x: Any) -> Any:
     return jax.typeof(x) if not hasattr(x, "update") else x
 
 
-def _layer_plain(*given: Any, static: Static) -> list[Any]:
-    if static.strict:
-        raise _refuse("this program is for another platform")
-    return _plain(static, *given)
+def _unless_strict(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+    """The plain loop's way, for a layer that does not insist on the kernels."""
 
+    def run(*given: Any, static: Static, **more: Any) -> list[Any]:
+        if static.strict:
+            raise _refuse(what)
+        return function(*given, static=static, **more)
 
-def _backward_plain(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
-    if static.strict:
-        raise _refuse("this program is for another platform")
-    return _plain_backward(*given, static=static, present=present, zero=zero)
-
-
-def _tangent_plain(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
-    if static.strict:
-        raise _refuse(_TWICE)
-    return _plain_tangent(*given, static=static, present=present)
+    return run
 
 
 def _layer_jvp(primals: Arrays, tangents: Arrays, *, static: Static) -> tuple[Any, Any]:
+    if static.learned is not None:  # the forward pass of a derivative; what it keeps is not asked for again
+        if static.strict:
+            raise _refuse(_TWICE)
+        made, given = layer.bind(*primals, static=static), tuple(map(ad.instantiate_zeros, tangents))
+        return made, jax.jvp(functools.partial(_plain, static=static), tuple(primals), given)[1]
     present = tuple(type(tangent) is not ad.Zero for tangent in tangents)
     moving = [tangent for tangent, there in zip(tangents, present, strict=True) if there]
     if not static.fed:
@@ -284,7 +288,8 @@ def _folded(primitive: Primitive, given: Arrays, dims: Arrays, step: Any, result
     size = next(x.shape[dim] for x, dim in zip(given, dims, strict=True) if dim is not None)
     count = len(static["static"].names)
     weights = count - 1 if static["static"].fed else None
-    if weights is not None and dims[weights] is not None:  # weights of each sample need a loop
+    asked = primitive is backward and static["present"][-1]
+    if weights is not None and (dims[weights] is not None or asked):  # weights, or gradients of weights, of each sample need a loop
         mapped = [jnp.moveaxis(x, dim, 0) for x, dim in zip(given, dims, strict=True) if dim is not None]
 
         def one(parts: Any) -> Any:
@@ -319,7 +324,7 @@ def _layer_batch(given: Arrays, dims: Arrays, *, static: Static) -> tuple[Any, A
 
 
 def _tangent_batch(given: Arrays, dims: Arrays, *, static: Static, present: tuple[bool, ...]) -> tuple[Any, Any]:
-    rows = [not name.startswith("last.") for name in dataclasses.replace(static, learned=None).results]
+    rows = [not name.startswith("last.") for name in _first(static).results]
     return _folded(tangent, given, dims, _step(given, dims), rows, static=static, present=present)
 
 
@@ -351,10 +356,11 @@ def _primitive(name: str, shapes: Callable[..., Any], jvp: Any, batch: Any, othe
     return made
 
 
-layer = _primitive("layer", _layer_shapes, _layer_jvp, _layer_batch, _layer_plain, _fused_layer)
-tangent = _primitive("tangent", _tangent_shapes, functools.partial(_plain_jvp, _plain_tangent), _tangent_batch, _tangent_plain)
-_backward_jvp = functools.partial(_plain_jvp, _plain_backward)
-backward = _primitive("backward", _backward_shapes, _backward_jvp, _backward_batch, _backward_plain, _fused_backward)
+layer = _primitive("layer", _layer_shapes, _layer_jvp, _layer_batch, _unless_strict(_plain, _ELSEWHERE), _fused_layer)
+_tangent_jvp, _backward_jvp = (functools.partial(_plain_jvp, function) for function in (_plain_tangent, _plain_backward))
+tangent = _primitive("tangent", _tangent_shapes, _tangent_jvp, _tangent_batch, _unless_strict(_plain_tangent, _TWICE))
+_backward_elsewhere = _unless_strict(_plain_backward, _ELSEWHERE)
+backward = _primitive("backward", _backward_shapes, _backward_jvp, _backward_batch, _backward_elsewhere, _fused_backward)
 ad.primitive_transposes[tangent] = _tangent_transpose
 
 

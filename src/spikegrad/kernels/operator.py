@@ -60,27 +60,30 @@ def _layer_backward(
     gradients: list[Tensor],
     wanted: list[bool],
 ) -> list[Tensor]:
-    like = gradients[0]
+    like, given = gradients[0], dict(zip(names.split(), tensors, strict=True))
     real = torch.float64 if like.dtype is torch.float64 else torch.float32
-    with torch.enable_grad():
-        leaves = [t.detach().requires_grad_(want) for t, want in zip(tensors, wanted, strict=True)]
-        call, state, floating, spike = _given(leaves, floats, surrogate, text, names)
-        numbers, values = values_of(call, state, floating, spike, real)
+    learning = {name for name, want in zip(given, wanted, strict=True) if want}
     with torch.no_grad():
+        call, state, floating, spike = _given(tensors, floats, surrogate, text, names)
+        numbers, values = values_of(call, state, floating, spike, real)
         layer = layer_of(call, numbers, like.shape, like.dtype)
-        asked = tuple(v.requires_grad for v in values)
-        detached, learned = [v.detach() for v in values], layer.asked(asked)[1]
+        plan = layer.call.plan  # an equal call that was not read from text, so that its parameters have other names
+        sources = {name: numbers for name, numbers in plan.sources.items() if not (state and name.startswith("first."))}
+        asked = tuple(not learning.isdisjoint(sources.get(name, (name,))) for name in layer.tensors)
         if layer.fed:  # what was kept is computed anew: an operator returns what its caller asked for, and nothing beside it
-            saved = layer.saving(inputs, detached, learned)[1]
+            saved = layer.saving(inputs, values, layer.asked(asked)[1])[1]
         else:
-            saved = [x for name, x in zip(layer.inputs, inputs, strict=False) if name in layer.saved(learned)]
-        grads, of_values = layer.backward(saved, detached, tuple(gradients), asked)
-    heads = [(v, g) for v, g in zip(values, of_values, strict=True) if g is not None]
-    asked = [leaf for leaf in leaves if leaf.requires_grad]
-    outs, of_outs = zip(*heads, strict=True) if heads and asked else ((), ())
-    found = iter(torch.autograd.grad(outs, asked, of_outs, allow_unused=True) if outs else [None] * len(asked))
-    of_tensors = [next(found) if leaf.requires_grad else None for leaf in leaves]
-    return [*grads, *(torch.zeros_like(t) if g is None else g.clone() for g, t in zip(of_tensors, tensors, strict=True))]
+            by_name = dict(zip(layer.inputs, inputs, strict=False))  # none, if none is read again
+            saved = [by_name[name] for name in layer.saved(layer.asked(asked)[1])]
+        grads, of_values = layer.backward(saved, values, tuple(gradients), asked)
+        found = {name: g for name, g in zip(layer.tensors, of_values, strict=True) if g is not None}
+        through = {name: g for name, g in found.items() if name in sources}
+        found = {name: g for name, g in found.items() if name not in sources}
+        # Autograd does not see what an operator computes, so that what is computed from numbers is differentiated here.
+        found |= plan.pulled_back(floating, through, torch.empty(0, dtype=real)) if through else {}
+        of_tensors = [found[name].sum_to_size(t.shape).to(t.dtype) if name in found else None for name, t in given.items()]
+    rows = torch.contiguous_format
+    return [*grads, *(t.new_zeros(t.shape) if g is None else g.clone(memory_format=rows) for g, t in zip(of_tensors, tensors, strict=True))]
 
 
 @_layer_backward.register_fake

@@ -9,6 +9,7 @@ business.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -92,7 +93,7 @@ class Plan:
         found = self._passes.get(learned)
         if found is None:
             given = self.inputs, self.states, self.parameters, self.outputs, self.call.recorded
-            found = self._passes[learned] = cut.passes(self.step, *given, sorted(learned))
+            found = self._passes[learned] = cut.passes(self.step, *given, sorted(learned), passing=(FED,))
         return found
 
     def computed(self, numbers: Mapping[str, Any], like: Any) -> dict[str, Any]:
@@ -105,6 +106,40 @@ class Plan:
     def rested(self, numbers: Mapping[str, Any], like: Any) -> dict[str, Any]:
         """Where each state rests, likewise; `numbers` also have the resting numbers of the states."""
         return dict(zip(self.states, _evaluated(self.resting, numbers, like), strict=True))
+
+    @functools.cached_property
+    def sources(self) -> dict[str, frozenset[str]]:
+        """Which numbers each parameter is computed from, and each resting state, as ``first.v``."""
+        names = (*self.parameters, *(f"first.{name}" for name in self.states))
+        programs = (self.constants, self.resting)
+        each = [Program(program.instructions, (result,)) for program in programs for result in program.results]
+        return {name: frozenset(_needed(program)) for name, program in zip(names, each, strict=True)}
+
+    def pulled_back(self, numbers: Mapping[str, Any], adjoints: Mapping[str, Any], like: Any) -> dict[str, Any]:
+        """The adjoints of numbers from those of what is computed from them, named as in `sources`; where PyTorch does not differentiate.
+
+        They have the shapes of what they came from, to be summed over what was broadcast.
+        """
+        given = {name: argument(name) for name in numbers}
+        results = [x for program in (self.constants, self.resting) for x in trace.symbols(program, given)[0]]
+        bars = {name: argument(f"bar {name}") for name in adjoints}
+        found = derive.reverse(results, [bars.get(name) for name in self.sources], list(given.values()))
+        there = {name: bar for name, bar in zip(given, found, strict=True) if bar is not None}
+        arrays = {name: array(x, like) for name, x in numbers.items()} | {f"bar {name}": x for name, x in adjoints.items()}
+        made = trace.evaluator(trace.flatten(list(there.values())), lambda x: array(x, like))(arrays, OPERATIONS)
+        return dict(zip(there, made, strict=True))
+
+
+def _needed(program: Program) -> set[str]:
+    """The arguments that the one result of a program is computed from."""
+    found, waiting = set[str](), list(program.results)
+    while waiting:
+        o = waiting.pop()
+        if isinstance(o, str):
+            found.add(o)
+        elif isinstance(o, int):
+            waiting += program.instructions[o][1:]
+    return found
 
 
 def _evaluated(program: Program, numbers: Mapping[str, Any], like: Any) -> list[Any]:

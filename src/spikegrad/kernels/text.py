@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import functools
 import json
-import keyword
 import math
-import re
 from collections.abc import Collection, Sequence
 from typing import Any, get_args
 
 from spikegrad.kernels.plan import Call, Connection
-from spikegrad.trace import BOOLEANS, OPERATIONS, Operand, Program, Record, StepRecord
+from spikegrad.trace import BOOLEANS, OPERATIONS, STEP_ONLY, Operand, Program, Record, StepRecord, is_added, is_name
 
 _VERSION = 1
 _MOST = 10_000
 """Instructions of a program, and names of a kind, at most."""
-_STEP_ONLY = ("hold", "fire", "fire_above", "quantized")
-"""Operations that a neuron's step may use, and a surrogate's formula not."""
 
 
 @functools.lru_cache(maxsize=512)
@@ -67,21 +63,21 @@ def read(text: str) -> Call:
     """
     try:
         return _call(json.loads(text))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"this is no layer of spikegrad: {error}; if it comes from an older file, export it again") from None
 
 
 def _call(data: Any) -> Call:
     keys = ("spikegrad", "inputs", "states", "numbers", "outputs", "recorded", "step", "resting", "surrogate", "record", "quantized")
     found = _fields(data, (*keys, "connection"))
-    _require(found["spikegrad"] == _VERSION, f"it has version {found['spikegrad']!r}, this is {_VERSION}")
+    _require(found["spikegrad"] == _VERSION, f"it has version {str(found['spikegrad'])[:40]}, this is {_VERSION}")
     inputs, states, numbers, recorded = (_names(found[key], key) for key in ("inputs", "states", "numbers", "recorded"))
     outputs = found["outputs"]
     _require(type(outputs) is int and 0 < outputs < _MOST, "`outputs` is no number of outputs")
     _require(len({*inputs, *states, *numbers}) == len(inputs) + len(states) + len(numbers), "a name means two things")
     _require(bool(inputs) and not {*inputs, *states, *numbers} & {*recorded}, "an input is missing, or a name means two things")
     steps = _read(found["step"], (*inputs, *states, *numbers), outputs + len(states) + len(recorded), OPERATIONS)
-    plain = [operation for operation in OPERATIONS if operation not in _STEP_ONLY]
+    plain = [operation for operation in OPERATIONS if operation not in STEP_ONLY]
     resting = _read(found["resting"], (*states, *numbers), len(states), plain)
     formula = _fields(found["surrogate"], ("arguments", "derivative", "primitive"))
     arguments = _names(formula["arguments"], "arguments")
@@ -91,7 +87,7 @@ def _call(data: Any) -> Call:
     wanted = _names(found["record"], "record")
     _require({*wanted} <= {*recorded}, "`record` has a value that the step does not name")
     _require(type(found["quantized"]) is bool, "`quantized` is neither true nor false")
-    _require(found["connection"] in get_args(Connection), f"there is no connection {found['connection']!r}")
+    _require(found["connection"] in get_args(Connection), f"there is no connection {str(found['connection'])[:40]!r}")
     record = StepRecord(inputs, states, numbers, outputs, recorded, steps, resting)
     return Call(record, Record(arguments, derivative, primitive), wanted, found["quantized"], found["connection"])
 
@@ -109,8 +105,8 @@ def _fields(data: Any, keys: Sequence[str]) -> dict[str, Any]:
 def _names(data: Any, key: str) -> tuple[str, ...]:
     _require(isinstance(data, list) and len(data) <= _MOST, f"`{key}` is no list of names")
     for name in data:
-        plain = isinstance(name, str) and len(name) <= 100 and re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) is not None
-        _require(plain and not keyword.iskeyword(name), f"{str(name)[:40]!r} is no name")
+        free = key == "arguments" or (key in ("recorded", "record") and name == "excess")
+        _require(is_name(name) and (free or not is_added(name)), f"{str(name)[:40]!r} is no name")
     _require(len({*data}) == len(data), f"`{key}` has a name twice")
     return tuple(data)
 

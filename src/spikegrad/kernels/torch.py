@@ -129,7 +129,7 @@ class Layer:
             given.arriving(x)
         self._add_numbers(given, tensors, backward=True)
         for x in arriving[n : n + m]:
-            given.add(0.0 if x is None else x.contiguous())
+            given.add(0.0 if x is None else _readable(x).contiguous())
         found = {name: results.empty(self.step, self.real) for name in (*self._firsts, *sorted(learned)) if name in asked} if asked else {}
         grads = [results.empty(self.shape, self.dtype) for _ in self.inputs]
         given.memory += (*found.values(), *grads)
@@ -173,8 +173,12 @@ class Layer:
         outputs, features = [*map(str, range(plan.outputs))], self.shape[-1] * self.fed
         learned = frozenset(name for name in asked if name != "weights" and not name.startswith("first."))
         layout: list[tuple[str, int | float | None]] = []
+        single = _NONE
         if backward:
-            layout += [(name, next(rest)) for name in (*self.saved(learned), *(f"bar.{name}" for name in (*outputs, *recorded)))]
+            layout += [(name, next(rest)) for name in self.saved(learned)]
+            arriving = {name: next(rest) for name in (*outputs, *recorded)}
+            single = frozenset(name for name, how in arriving.items() if how in (_SINGLE, _NOTHING))
+            layout += [(f"bar.{name}", 0.0 if how == _NOTHING else 0 if how == _SINGLE else how) for name, how in arriving.items()]
         else:
             layout += [(name, next(rest)) for name in self.inputs]
             kept = (f"kept.{name}" for name in plan.passes(learned).kept if keeps)
@@ -194,15 +198,13 @@ class Layer:
             layout.append(("grad.weights", 1 if "weights" in asked else None))
             layout += [] if self._fed_alike(learned) else [(f"grad.{FED}", self._row)]
         columns = frozenset(name for name, how in numbers if how == 1 and isinstance(how, int) and not name.startswith("first."))
-        single = frozenset(name[4:] for name, how in layout if how in (_SINGLE, 0.0) and name[4:] in (*outputs, *recorded))
-        layout = [(name, 0 if how == _SINGLE and name[4:] in single else how) for name, how in layout]
         variant = Variant(self.call, backward, DTYPES[self.dtype], columns, learned, single, keeps)
         return Pass(variant, Sizes(self.shape[0], self._row, threads, features), tuple(layout))
 
 
 _NONE: frozenset[str] = frozenset()
-_SINGLE = -1
-"""How a gradient is given that is one number for all of a sequence."""
+_SINGLE, _NOTHING = -1, -2
+"""How a gradient is given that is one number for all of a sequence, or that nobody sent: no distance between rows, of which 0 is one."""
 
 
 class _Given:
@@ -235,11 +237,18 @@ class _Given:
     def arriving(self, x: Tensor | None) -> None:
         """The gradient of a sequence, None for zeros. One number for all of it is read as it is, as `sum` makes it."""
         if x is None:
-            self.how.append(0.0)
-        elif not x.is_contiguous() and not any(x.stride()):
+            self.how.append(_NOTHING)
+            return
+        x = _readable(x)
+        if not x.is_contiguous() and not any(x.stride()):
             self.add(x, _SINGLE)
         else:
             self.sequence(x)
+
+
+def _readable(x: Tensor) -> Tensor:
+    """A gradient as numbers in memory, which one that is marked as negative or as zero does not have."""
+    return x.clone() if x.is_neg() or not x.data_ptr() else x
 
 
 @functools.lru_cache(maxsize=1024)
@@ -268,7 +277,7 @@ def _differentiable(layer: Layer, inputs: Sequence[Tensor], tensors: Sequence[Te
     with torch.enable_grad():
         wide = [x.to(layer.real) for x in inputs]
         step = wide[0].new_zeros(layer.shape[1:])
-        state = [step + named[f"first.{name}"] for name in plan.states]
+        state = [(step + named[f"first.{name}"]).to(step) for name in plan.states]
         parameters = {name: named[name] for name in plan.parameters}
         outputs, last, recorded = loop.run(call, fire, wide, state, parameters, rested=False)
         made = [*(x.to(layer.dtype) for x in outputs), *last, *recorded]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spikegrad.kernels import gate
+from spikegrad.kernels.lock import LOCK
 from spikegrad.nn.spike import Spike
 
 BACKENDS = ("auto", "numba", "reference")
@@ -21,7 +22,8 @@ INSTALLED = importlib.util.find_spec("numba") is not None
 @functools.cache
 def kernels() -> Any:
     """The fused kernels, which are imported when a layer first wants them."""
-    return importlib.import_module("spikegrad.kernels.torch")
+    with LOCK:
+        return importlib.import_module("spikegrad.kernels.torch")
 
 
 def check(backend: str) -> None:
@@ -31,7 +33,8 @@ def check(backend: str) -> None:
     if backend == "numba" and not INSTALLED:
         raise ValueError("backend='numba' needs Numba; install it with `pip install numba`")
     if backend != "reference" and INSTALLED:
-        importlib.import_module("spikegrad.kernels.operator")  # it is registered before a compiler sees the layer
+        with LOCK:
+            importlib.import_module("spikegrad.kernels.operator")  # it is registered before a compiler sees the layer
 
 
 def fused(backend: str, reason: str | None) -> bool:

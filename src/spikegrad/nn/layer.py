@@ -14,7 +14,7 @@ from spikegrad.kernels import arguments, loop, text
 from spikegrad.kernels.plan import QUANTIZED, Call, Connection, array
 from spikegrad.neuron import Neuron
 from spikegrad.nn.backend import check, fused, kernels, obstacle
-from spikegrad.nn.parameters import held, hold
+from spikegrad.nn.parameters import checked, held, hold
 from spikegrad.nn.quantize import Quantize
 from spikegrad.nn.spike import Spike
 from spikegrad.vocabulary import cast
@@ -105,8 +105,13 @@ class Layer(Stateful):
                 neuron.require_learnable(name)
             hold(self, name, values.get(name, getattr(neuron, name)), neuron.numbers[name], learn=name in learn)
         neuron.bind({name: held(self, name, neuron.numbers[name]) for name in self._tensors}).require_valid()
-        of_spike = {name.removeprefix("spike."): torch.as_tensor(x) for name, x in values.items() if name.startswith("spike.")}
-        learned = [name.removeprefix("spike.") for name in learn if name.startswith("spike.")]
+        numbers = {f"spike.{name}": within for name, within in neuron.spike.numbers.items()}
+        of_spike = {
+            name.removeprefix("spike."): checked(name, torch.as_tensor(x), numbers[name], learn=name in learn)
+            for name, x in values.items()
+            if name in numbers
+        }
+        learned = [name.removeprefix("spike.") for name in learn if name in numbers]
         if spike is not None and (of_spike or learned):
             raise ValueError("what of the surrogate is learned is said once: by `spike`, an nn.Spike, or by `learn` and `values`")
         self.spike = Spike(neuron.spike, learned, values=of_spike) if spike is None else spike
@@ -137,6 +142,10 @@ class Layer(Stateful):
         weight = torch.empty(features, features).t() if recurrent == "all-to-all" else torch.empty(features)
         self.weight = nn.Parameter(weight)
         nn.init.uniform_(self.weight, -(features**-0.5), features**-0.5)
+
+    def state_of(self, parts: Sequence[Tensor]) -> Any:
+        """A state as the layer returns it: its one part, or a named tuple of them."""
+        return parts[0] if len(parts) == 1 else self._state_type()(*parts)
 
     def _state_type(self) -> Any:
         return arguments.state_type(f"{type(self.neuron).__name__}State", self._state_names)
@@ -174,7 +183,7 @@ class Layer(Stateful):
             raise ValueError(f"record={unknown[0]!r}: the step of {type(neuron).__name__} names {known}")
         given = arguments.inputs(neuron.inputs, currents, "torch")
         outputs, last, recorded = self._run(wanted, given, state)
-        after = last[0] if len(last) == 1 else self._state_type()(*last)
+        after = self.state_of(last)
         made = outputs[0] if len(outputs) == 1 else tuple(outputs)
         if record is False:
             return made, after
@@ -199,6 +208,8 @@ class Layer(Stateful):
         if weight is not None:
             arguments.weights(weight, like)
         arguments.numbers({name: numbers[name] for name in self._tensors}, like)
+        if learned:
+            arguments.numbers({f"spike.{name}": x for name, x in learned.items()}, like)
         start: tuple[Any, ...] = () if state is None else arguments.state(self._state_names, state, like)
         own = None if call.quantized else quantize
         tensors = [*given, *start, *learned.values(), *(numbers[name] for name in self._tensors), *(() if weight is None else (weight,))]
@@ -287,7 +298,8 @@ class Layer(Stateful):
         for name in self.neuron.numbers:
             value = getattr(self, name)
             value = value.detach() if isinstance(value, Tensor) else value
-            shown.append(f"{name}={tuple(value.shape)}" if isinstance(value, Tensor) and value.ndim else f"{name}={float(value):.4g}")
+            unknown = isinstance(value, Tensor) and (value.ndim > 0 or value.is_meta)
+            shown.append(f"{name}={tuple(value.shape)}" if unknown else f"{name}={float(value):.4g}")
         fields = {f.name: f.default for f in dataclasses.fields(self.neuron) if f.name not in (*self.neuron.numbers, "spike")}
         shown += [f"{name}={getattr(self.neuron, name)!r}" for name, default in fields.items() if getattr(self.neuron, name) != default]
         shown += [f"recurrent={self.connection!r}"] if self.connection != "none" else []

@@ -94,14 +94,14 @@ class SpikingLinear(Stateful):
             parts = state if isinstance(state, tuple) or state is None else (state,)
             inner = None if parts is None else tuple(part[None] for part in parts)
             out, last = self._recomputed(spikes[:, None], None if mask is None else mask[:, None], weight, inner)
-            return out[:, 0], tuple(part[0] for part in last) if isinstance(last, tuple) else last[0]
+            return out[:, 0], self.neuron.state_of([part[0] for part in (last if isinstance(last, tuple) else (last,))])
         return self._recomputed(spikes, mask, weight, state)
 
     def _recomputed(self, spikes: Tensor, mask: Tensor | None, weight: Tensor, state: Any) -> tuple[Tensor, Any]:
         parts = () if state is None else state if isinstance(state, tuple) else (state,)
         parameters = [p for p in self.neuron.parameters() if p.requires_grad]
         out, *last = _Recomputed.apply(self.neuron, len(parts), spikes, mask, weight, self.bias, *parts, *parameters)  # pyright: ignore
-        return out, tuple(last) if len(last) > 1 else last[0]
+        return out, self.neuron.state_of(last)
 
     def extra_repr(self) -> str:
         """Sizes and what differs from the defaults."""

@@ -35,7 +35,7 @@ def checked(name: str, value: Any, within: Between, *, learn: bool) -> Tensor:
 
     Raises:
         TypeError: the value is neither a number nor a floating-point tensor.
-        ValueError: it is out of range, at an end of it although it is learned, or requires a gradient although it is not.
+        ValueError: it is out of range, at an end of it although it is learned, or a parameter, or requires a gradient, although it is not.
     """
     if isinstance(value, bool) or not isinstance(value, Tensor | int | float):
         raise TypeError(f"`{name}` must be a number or a tensor, got {type(value).__name__}")
@@ -43,10 +43,9 @@ def checked(name: str, value: Any, within: Between, *, learn: bool) -> Tensor:
         value = torch.tensor(within.checked(f"`{name}`", value))
     elif not value.dtype.is_floating_point:
         raise TypeError(f"`{name}` must be of floating point, got {value.dtype}; convert it with .float()")
-    elif value.requires_grad and not learn:
-        raise ValueError(
-            f"`{name}` requires a gradient, which a fixed number would drop; learn it with learn=({name!r},), or give {name}.detach()"
-        )
+    elif not learn and (value.requires_grad or isinstance(value, nn.Parameter)):
+        what = "requires a gradient" if value.requires_grad else "is a Parameter"
+        raise ValueError(f"`{name}` {what}, but a fixed number never learns; learn it with learn=({name!r},), or give {name}.detach()")
     tensor = value.detach().clone()
     if tensor.is_meta:
         return tensor

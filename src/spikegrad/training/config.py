@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from spikegrad.errors import InputError, meant
+from spikegrad.neuron import Neuron
 from spikegrad.surrogate import Surrogate
+from spikegrad.training.named import USUAL, built, neuron_class, settable, surrogate_class
 
 BOUNDS = {"least": ("at least", ge), "above": ("greater than", gt), "most": ("at most", le), "below": ("below", lt)}
 
@@ -25,16 +27,18 @@ def _setting(default: Any, help: str, **limits: Any) -> Any:
 class Config:
     """Everything that decides what a run does; two runs of one configuration on one machine end with the same weights.
 
-    Each field is an option of ``spikegrad train``, which prints what they mean. `steps` is None for the default: 10, or the data's
-    own number of steps where they have a time axis.
+    Each field is an option of ``spikegrad train``, which prints what they mean. What is None is left to the data (`steps`: 10, or their
+    own number where they have a time axis) or to the neuron (`alpha`, `beta`, `threshold`, `reset`, `surrogate`: its defaults, and decays
+    of 0.8 and 0.9 where it has none). `parameters` are numbers of the neuron and of the surrogate, those as ``spike.leak`` where both
+    have one of the name.
 
     Raises:
         InputError: a value is of the wrong type or out of range, or a name is unknown; the message names the option.
 
     Example:
         >>> from spikegrad.training import Config
-        >>> Config(hidden=(128,), surrogate="ATan", parameters={"slope": 5}).spike
-        ATan(slope=5.0)
+        >>> Config(hidden=(128,), surrogate="FastSigmoid", neuron="Adaptive", parameters={"slope": 5, "rho": 0.9}).cell
+        Adaptive(spike=FastSigmoid(slope=5.0, height=1.0), beta=0.9, rho=0.9, jump=0.1, threshold=1.0)
         >>> Config(loss="maximum")
         Traceback (most recent call last):
         spikegrad.errors.InputError: `loss` must be one of mean, max, count, got 'maximum'; did you mean max?
@@ -45,21 +49,29 @@ class Config:
     steps: int | None = _setting(None, "Time steps (10, or as many as the data have).", least=1, group="Data")
 
     hidden: tuple[int, ...] = _setting((256,), "Neurons of each hidden layer, as in 256,128.", least=1, group="Network")
-    neuron: str = _setting("leaky", "Kind of neuron.", choices=("leaky", "synaptic"), group="Network")
+    neuron: str = _setting("leaky", "Kind of neuron, of which `spikegrad list` shows all, or your own as file.py:Class.", group="Neuron")
     recurrent: str = _setting("none", "Connections within a layer.", choices=("none", "all-to-all", "one-to-one"), group="Network")
-    beta: float = _setting(0.9, "Decay of the potential per step.", least=0, most=1, group="Network")
-    alpha: float = _setting(0.8, "Decay of the synaptic current per step (synaptic).", least=0, most=1, group="Network")
-    threshold: float = _setting(1.0, "Potential at which a neuron spikes.", above=0, group="Network")
-    reset: str = _setting("subtract", "What a spike does to the potential.", choices=("subtract", "zero", "none"), group="Network")
+    beta: float | None = _setting(
+        None, "Decay of the potential per step, also of the readout (the neuron's, or 0.9).", least=0, most=1, group="Neuron"
+    )
+    alpha: float | None = _setting(None, "Decay of the synaptic current per step (the neuron's, or 0.8).", least=0, most=1, group="Neuron")
+    threshold: float | None = _setting(None, "Potential at which a neuron spikes (the neuron's).", above=0, group="Neuron")
+    reset: str | None = _setting(
+        None, "What a spike does to the potential (the neuron's).", choices=("subtract", "zero", "none"), group="Neuron"
+    )
     norm: bool = _setting(True, "Batch normalisation of the currents of hidden layers.", group="Network")
     dropout: float = _setting(0.3, "Share of a hidden layer's spikes dropped in training.", least=0, below=1, group="Network")
 
-    surrogate: str = _setting("ATan", "Surrogate gradient; `spikegrad list` shows all.", group="Surrogate")
+    surrogate: str | None = _setting(None, "Surrogate gradient, of which `spikegrad list` shows all (ATan).", group="Neuron")
     parameters: dict[str, Any] = field(
-        default_factory=dict[str, Any], metadata={"help": "Number of the surrogate, as in slope=10; repeatable.", "group": "Surrogate"}
+        default_factory=dict[str, Any],
+        metadata={
+            "help": "Number of the neuron or of the surrogate, as in rho=0.9 or slope=10, spike.slope=10 if both have one; repeatable.",
+            "group": "Neuron",
+        },
     )
     learn: tuple[str, ...] = _setting(
-        (), "What else to learn, as in beta,slope: alpha, beta, threshold or numbers of the surrogate.", group="Surrogate"
+        (), "What else to learn, as in beta,slope: numbers of the neuron or of the surrogate.", group="Neuron"
     )
 
     loss: str = _setting(
@@ -106,32 +118,73 @@ class Config:
                 _check_limits(entry.name, each, entry.metadata)
         if self.rate_lower > self.rate_upper:
             raise InputError(f"`rate_lower` must not be above `rate_upper`, got {self.rate_lower} and {self.rate_upper}")
-        spike = self.spike
-        for name in self.learn:
-            if name == "alpha" and self.neuron != "synaptic":
-                raise InputError("`learn` has alpha, which only synaptic neurons have; add neuron=synaptic")
-            if name not in ("alpha", "beta", "threshold", *spike.parameters):
-                known = ("alpha", "beta", "threshold", *spike.parameters)
-                raise InputError(f"`learn` has no {name!r}{meant(name, known)}")
-            if name in spike.parameters and not spike.has_primitive:
-                raise InputError(f"{name} of {self.surrogate} cannot be learned: this surrogate has no primitive")
+        path, _, kind = self.neuron.rpartition(":")
+        if path:
+            object.__setattr__(self, "neuron", f"{Path(path).absolute()}:{kind}")
+        cell, name = self.cell, self.neuron.rpartition(":")[2]
+        if len(cell.inputs) > 1 or cell.record.outputs > 1:
+            raise InputError(f"{name} takes {' and '.join(cell.inputs)}, but neurons of a layer here have one input and one output")
+        if "excess" not in cell.record.recorded:
+            raise InputError(f"{name} does not spike, but the neurons of a hidden layer must; choose another")
+        try:
+            for each in self.learned:
+                owner, number = (cell.spike, each[6:]) if each.startswith("spike.") else (cell, each)
+                owner.require_learnable(number)
+                if not owner.numbers[number].inside(value := getattr(owner, number)):
+                    raise InputError(f"{each} is learned inside of its range and cannot start at its edge, {value}")
+        except (TypeError, ValueError) as error:
+            raise InputError(f"`learn`: {error}") from None
+
+    def owner(self, name: str) -> str:
+        """Whose the number `name` is: ``"neuron"`` or, if that has none of the name or it begins with ``spike.``, ``"surrogate"``.
+
+        Raises:
+            InputError: neither has it.
+        """
+        kind, surrogate = neuron_class(self.neuron), type(self._surrogate)
+        own, of_spike = settable(kind), settable(surrogate)
+        if name in own or name.removeprefix("spike.") in of_spike:
+            return "neuron" if name in own else "surrogate"
+        known = (*own, *(f"spike.{each}" if each in own else each for each in of_spike))
+        raise InputError(f"{kind.__name__} with {surrogate.__name__} has no parameter {name!r}{meant(name, known)}")
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """What to learn, as `spikegrad.nn.Layer` calls it."""
+        return tuple(name if self.owner(name) == "neuron" else f"spike.{name.removeprefix('spike.')}" for name in self.learn)
+
+    @property
+    def _surrogate(self) -> Surrogate:
+        """The one named, or the neuron's own, with its defaults."""
+        if self.surrogate is not None:
+            return surrogate_class(self.surrogate)()
+        return neuron_class(self.neuron).__dataclass_fields__["spike"].default
 
     @property
     def spike(self) -> Surrogate:
         """The surrogate with its numbers."""
-        from spikegrad.formulas import CATALOGUE
-
-        if self.surrogate not in CATALOGUE:
-            raise InputError(f"unknown surrogate {self.surrogate!r}{meant(self.surrogate, CATALOGUE)}")
-        kind = CATALOGUE[self.surrogate]
-        known = [f.name for f in dataclasses.fields(kind)]
-        for name in self.parameters:
-            if name not in known:
-                raise InputError(f"{self.surrogate} has no parameter {name!r}{meant(name, known)}")
+        values = {name.removeprefix("spike."): x for name, x in self.parameters.items() if self.owner(name) == "surrogate"}
         try:
-            return kind(**self.parameters)
+            return dataclasses.replace(self._surrogate, **values)
         except (TypeError, ValueError) as error:
             raise InputError(str(error)) from None
+
+    @property
+    def cell(self) -> Neuron:
+        """The neuron of the hidden layers, with its numbers and its surrogate."""
+        kind = neuron_class(self.neuron)
+        flags = {name: value for name in ("alpha", "beta", "threshold", "reset") if (value := getattr(self, name)) is not None}
+        # The readout has a beta whatever the neuron; and configurations of old have an alpha beside neurons that have none.
+        beside = {*(("beta",) if self.loss != "count" else ()), *(("alpha",) if self.neuron == "leaky" else ())}
+        if unknown := flags.keys() - settable(kind) - beside:
+            raise InputError(f"{kind.__name__} has no {min(unknown)}; it has {', '.join(settable(kind))}")
+        own = {name: x for name, x in self.parameters.items() if self.owner(name) == "neuron"}
+        return built(kind, {name: x for name, x in flags.items() if name in settable(kind)} | own | {"spike": self.spike})
+
+    @property
+    def decay(self) -> float:
+        """What is left of the readout after a step."""
+        return USUAL["beta"] if self.beta is None else self.beta
 
     def changed(self, **values: Any) -> Config:
         """A copy with other values; unknown names are refused."""
@@ -168,12 +221,12 @@ class Config:
 
 def _typed(name: str, kind: str, value: Any) -> Any:
     """The value in the type that its field is annotated with; JSON has lists for tuples and whole numbers for floats."""
-    if kind == "int | None" and value is None:
-        return None
+    if kind.endswith(" | None"):
+        return None if value is None else _typed(name, kind.removesuffix(" | None"), value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind == "float" and number and math.isfinite(value):
         return float(value)
-    if kind in ("int", "int | None") and isinstance(value, int) and number:
+    if kind == "int" and isinstance(value, int) and number:
         return value
     if (kind == "str" and isinstance(value, str)) or (kind == "bool" and isinstance(value, bool)):
         return value
@@ -182,7 +235,7 @@ def _typed(name: str, kind: str, value: Any) -> Any:
     if kind.startswith("tuple") and isinstance(value, list | tuple):
         element = "int" if "int" in kind else "str"
         return tuple(_typed(name, element, each) for each in value)
-    wanted = {"float": "a finite number", "int | None": "a whole number", "int": "a whole number", "str": "text", "bool": "true or false"}
+    wanted = {"float": "a finite number", "int": "a whole number", "str": "text", "bool": "true or false"}
     expected = wanted.get(kind, "a list" if kind.startswith("tuple") else "names with values")
     raise InputError(f"`{name}` must be {expected}, got {value!r}")
 

@@ -35,7 +35,7 @@ def rate_penalty(spikes: Tensor, lower: float, upper: float) -> Tensor:
     layer as a whole.
 
     Args:
-        spikes: (time, batch, neuron).
+        spikes: (time, batch, neuron); those of either sign count.
         lower: bound for each neuron, spikes per step.
         upper: bound for the mean of the layer, spikes per step.
 
@@ -48,5 +48,5 @@ def rate_penalty(spikes: Tensor, lower: float, upper: float) -> Tensor:
         >>> round(float(rate_penalty(torch.zeros(10, 4, 3), lower=0.1, upper=0.5)), 4)
         0.01
     """
-    rates = spikes.float().mean((0, 1))
+    rates = torch.where(spikes < 0, -spikes, spikes).float().mean((0, 1))
     return torch.relu(lower - rates).square().mean() + torch.relu(rates.mean() - upper).square()

@@ -21,7 +21,7 @@ class Measurement:
 
     Attributes:
         confusion: counts, (right class, answered class).
-        rates: mean spikes per neuron and step of each hidden layer.
+        rates: share of steps with a spike, of either sign, of each hidden layer.
         silent: share of each hidden layer's neurons that never spiked.
     """
 
@@ -81,7 +81,7 @@ def measure(network: Network, part: Part, seed: int) -> Measurement:
         torch.manual_seed(derived(seed, "evaluation", number))
         activity = network(x.to(weight.device, weight.dtype))
         confusion.index_put_((y, activity.scores.argmax(1).cpu()), torch.ones_like(y), accumulate=True)
-        rates = [s.double().mean(0).sum(0).cpu() for s in activity.spikes]
+        rates = [(s != 0).double().mean(0).sum(0).cpu() for s in activity.spikes]
         sums = [a + b for a, b in zip(sums, rates, strict=True)] if sums else rates
     total = len(part[1])
     return Measurement(confusion.numpy(), [float(s.mean() / total) for s in sums], [float((s == 0).double().mean()) for s in sums])

@@ -28,7 +28,7 @@ class SpikingModule(lightning.LightningModule):
         data: what to train on; the test part is not touched.
 
     Logged at each epoch's end: ``train_loss``, ``train_accuracy``, ``validation_loss``, ``validation_accuracy`` and, on the validation
-    samples, ``rate_1``, ``rate_2`` … in spikes per neuron and step.
+    samples, ``rate_1``, ``rate_2`` …, the shares of steps with a spike.
     """
 
     def __init__(self, config: Config, data: Dataset) -> None:
@@ -84,7 +84,7 @@ class SpikingModule(lightning.LightningModule):
         activity = self.network(x)
         self._log("validation", loss(activity, y, self.config), activity.scores, y)
         for number, spikes in enumerate(activity.spikes, 1):
-            self.log(f"rate_{number}", spikes.float().mean(), on_step=False, on_epoch=True, batch_size=len(y))
+            self.log(f"rate_{number}", (spikes != 0).float().mean(), on_step=False, on_epoch=True, batch_size=len(y))
 
     def _log(self, part: str, value: Tensor, scores: Tensor, y: Tensor) -> None:
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(y), "sync_dist": part == "train"}

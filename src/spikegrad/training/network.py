@@ -56,28 +56,13 @@ class Network(torch.nn.Module):
             features = size
         self.layers = torch.nn.ModuleList(layers)
         self.dropout = torch.nn.Dropout(config.dropout)
-        last = self._neurons(None) if config.loss == "count" else nn.LeakyIntegrator(config.beta)
+        last = self._neurons() if config.loss == "count" else nn.LeakyIntegrator(config.decay)
         self.readout = nn.Sequential(torch.nn.Linear(features, classes), last)
 
-    def _neurons(self, size: int | None) -> nn.Stateful:
+    def _neurons(self, size: int | None = None) -> nn.Layer:
         """One layer's neurons; a readout, of no `size`, has no recurrent connections."""
-        config = self.config
-        own = tuple(name for name in config.learn if name in config.spike.parameters)
-        options: dict[str, Any] = {
-            "beta": config.beta,
-            "threshold": config.threshold,
-            "spike": nn.Spike(config.spike, learn=own),
-            "reset": config.reset,
-            "learn_beta": "beta" in config.learn,
-            "learn_threshold": "threshold" in config.learn,
-        }
-        recurrent = config.recurrent != "none" and size is not None
-        if recurrent:
-            options |= {"features": size, "connection": config.recurrent}
-        if config.neuron == "leaky":
-            return nn.RecurrentLeaky(**options) if recurrent else nn.Leaky(**options)
-        options |= {"alpha": config.alpha, "learn_alpha": "alpha" in config.learn}
-        return nn.RecurrentSynaptic(**options) if recurrent else nn.Synaptic(**options)
+        recurrent: Any = self.config.recurrent if size is not None and self.config.recurrent != "none" else None
+        return nn.Layer(self.config.cell, learn=self.config.learned, recurrent=recurrent, features=size)
 
     def encode(self, x: Tensor) -> Tensor:
         """Samples (batch, feature) or (batch, time, channel) as input in time, (time, batch, feature)."""

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def train(config: Config, out: str | Path | None = None, *, console: Console | N
     trainer = _trainer(config)
     if first:
         run = Run.create(config, data.name, out)
-        run.write("run.json", _description(data))
+        run.write("run.json", _description(data, config))
         os.environ[RUN_VARIABLE] = str(run.path)
     elif out is None and RUN_VARIABLE not in os.environ:
         raise InputError("several machines need one folder: give it with --out")
@@ -104,7 +104,7 @@ def resume(path: str | Path, *, console: Console | None = None, **changes: Any) 
         **changes: other values of `epochs`, `accelerator`, `devices`, `num_nodes` or `strategy`.
 
     Raises:
-        InputError: it is no run, its data have changed, or another setting was given.
+        InputError: it is no run, its data or the file of its neuron have changed, or another setting was given.
     """
     run = Run.open(path)
     before = Config.read(run.path / "config.json")
@@ -112,15 +112,17 @@ def resume(path: str | Path, *, console: Console | None = None, **changes: Any) 
     if other := [name for name in changes if name not in CHANGEABLE and getattr(config, name) != getattr(before, name)]:
         raise InputError(f"a resumed run keeps its `{other[0]}`; only {', '.join(CHANGEABLE)} can change")
     data = load(config.data)
-    if (known := run.path / "run.json").exists() and run.read_json(known.name)["fingerprint"] != data.fingerprint:
+    facts = run.read_json("run.json") if (run.path / "run.json").exists() else {"fingerprint": data.fingerprint}
+    if facts["fingerprint"] != data.fingerprint:
         raise InputError(f"{config.data} is not what {run.path} was trained on; a run is resumed on the same data")
+    _require_same_neuron(run, config, facts)
     done = _epochs_done(run)
     if config.epochs < done:
         raise InputError(f"{run.path} has done {done} epochs already; give --epochs {done} or more")
     trainer = _trainer(config)
     if first_process():
         run.write("config.json", config.json())
-        run.write("run.json", _description(data))
+        run.write("run.json", _description(data, config))
     return _complete(run, config, data, trainer, console)
 
 
@@ -132,11 +134,12 @@ def evaluate(path: str | Path, data: str | None = None) -> Measurement:
         data: name or file of other data, of which every sample is used; those of the run if None.
 
     Raises:
-        InputError: it is no run with weights, or the data do not fit the network.
+        InputError: it is no run with weights, the file of its neuron has changed, or the data do not fit the network.
     """
     run = Run.open(path)
     config = Config.read(run.path / "config.json")
     facts = run.read_json("run.json")
+    _require_same_neuron(run, config, facts)
     samples = load(data or config.data)
     if samples.features != facts["features"] or (samples.steps is None) != (facts["steps"] is None):
         raise InputError(
@@ -241,7 +244,20 @@ def _epochs_done(run: Run) -> int:
         raise InputError(f"{run.checkpoint} cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def _description(data: Dataset) -> str:
+def _neuron(config: Config) -> dict[str, Any]:
+    """What decides what the neurons do: the hash of their step, and all that is set."""
+    cell = config.cell
+    return {"step": cell.record.key} | {field.name: str(getattr(cell, field.name)) for field in fields(cell)}
+
+
+def _require_same_neuron(run: Run, config: Config, facts: dict[str, Any]) -> None:
+    """Refuse a file whose neuron has changed since the run began, as far as this version can tell."""
+    known = facts.get("neuron") if facts.get("spikegrad") == version("spikegrad") else None
+    if ".py:" in config.neuron and known not in (None, _neuron(config)):
+        raise InputError(f"{config.neuron} is no longer the neuron that {run.path} was trained with; undo what was changed in that file")
+
+
+def _description(data: Dataset, config: Config) -> str:
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     facts: dict[str, Any] = {
         "data": data.name,
@@ -250,6 +266,7 @@ def _description(data: Dataset) -> str:
         "classes": data.classes,
         "samples": {name: len(part[1]) for name, part in parts.items()},
         "fingerprint": data.fingerprint,
+        "neuron": _neuron(config),
         "spikegrad": version("spikegrad"),
         "torch": torch.__version__,
         "lightning": lightning.__version__,

@@ -9,6 +9,7 @@ of this process, and every process compiles for itself.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -17,7 +18,6 @@ import shutil
 import stat
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -33,9 +33,7 @@ from numba.extending import intrinsic
 
 from spikegrad.kernels.cpu import elementary, source, threads
 from spikegrad.kernels.cpu.source import Variant
-
-_LOCK = threading.RLock()
-"""Held while something is compiled. A fork waits for it, so that no child inherits it, or Numba's own, from a thread it does not have."""
+from spikegrad.kernels.lock import LOCK
 
 _HEADER = """
 import math
@@ -98,11 +96,21 @@ def entry(count: int, result: Any = types.void) -> Callable[[Callable[..., Any]]
         # Numba first learns all the types it knows, a quarter of a second, though only compiling needs them; running needs its allocator.
         if hasattr(cache, "_load_overload"):
             rtsys.initialize(made._targetdescr.target_context)
-            cache.load_overload = cache._load_overload
+            cache.load_overload = functools.partial(_found, cache)
         made.compile()
         return made
 
     return compiled
+
+
+def _found(cache: Any, signature: Any, context: Any) -> Any:
+    """Machine code of a cache, or None, also where its files are damaged, which are then written again."""
+    try:
+        return cache._load_overload(signature, context)
+    except Exception:  # whatever unpickling damaged data raises
+        with contextlib.suppress(OSError):
+            cache.flush()
+        return None
 
 
 def _conversion(generate: Callable[[Any, Any], Any], given: Any, made: Any) -> Any:
@@ -195,7 +203,8 @@ def compiled(variant: Variant) -> tuple[int, str]:
     name = "backward" if variant.backward else "forward"
     parts = [header(variant.dtype), elementary.source(variant.real), source.source(variant)]
     if variant.fed:
-        from spikegrad.kernels.cpu import products
+        with LOCK:
+            from spikegrad.kernels.cpu import products
 
         parts[0] += f"\n{products.known(variant.real)}"
     module = loaded(name, "\n\n".join(parts))
@@ -208,7 +217,7 @@ _modules: dict[str, Any] = {}
 def loaded(name: str, text: str) -> Any:
     """The module with this text; machine code from the disk cache where it has been before."""
     module_name = f"spikegrad_generated_{name}_{_digest(text)}"
-    with _LOCK:
+    with LOCK:
         if module_name not in _modules:
             path = _written(_directory(), f"{module_name}.py", text)
             spec = importlib.util.spec_from_file_location(module_name, path)
@@ -221,14 +230,10 @@ def loaded(name: str, text: str) -> Any:
         return _modules[module_name]
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
-
-
 def _written(directory: Path, name: str, text: str) -> Path:
     """The file with this text, written so that another process sees all of it or nothing."""
     path = directory / name
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         handle, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
