@@ -122,7 +122,10 @@ def pairs() -> list[Pair]:
         Pair(lambda: neurons.KLIF(4.0, 1.0), "SpikingJelly KLIFNode", _node("KLIFNode", tau=4.0), 1.5, 1.5),
         Pair(lambda: neurons.ComplementaryLeaky(3.0), "SpikingJelly ComplementaryLIFNode", _complementary, 0.5, 0.8),
         Pair(lambda: neurons.IntegerLeaky(0.25, 1.0, 3, spike=Boxcar(width=0.5)), "SpikingJelly ILIFNode", _integer, 0.5, 1.5),
-        Pair(lambda: neurons.Ternary(0.75, 1.0, reset="subtract"), "SpikingJelly TernaryLIFNode", _node("TernaryLIFNode", tau=4.0, decay_input=False), 0.0, 0.7),
+        Pair(
+            lambda: neurons.Ternary(0.75, 1.0, reset="subtract"), "SpikingJelly TernaryLIFNode",
+            _node("TernaryLIFNode", tau=4.0, decay_input=False), 0.0, 0.7,
+        ),
         Pair(lambda: neurons.IntegrateAndFire(reset="zero", **norse), "Norse IAFCell", _cell("IAF"), 0.05, 0.4),
         Pair(lambda: neurons.Leaky(0.75, scale_input=True, reset="zero", **norse), "Norse LIFBoxCell", _cell("LIFBox", MEMBRANE), 1.0, 3.0),
         Pair(
@@ -136,7 +139,8 @@ def pairs() -> list[Pair]:
         ),
         Pair(
             lambda: neurons.AdEx(4.0, 20.0, 0.5, 1.0, 0.0, 0.5, 0.25, 0.0, 1.0, **norse), "Norse LIFAdExCell",
-            _cell("LIFAdEx", SYNAPSE, MEMBRANE, delta_T=0.5, adaptation_current=0.5, adaptation_spike=0.25, tau_ada_inv=50.0), 0.5, 1.0, 0.7,
+            _cell("LIFAdEx", SYNAPSE, MEMBRANE, delta_T=0.5, adaptation_current=0.5, adaptation_spike=0.25, tau_ada_inv=50.0),
+            0.5, 1.0, 0.7,
         ),
         Pair(
             lambda: neurons.Izhikevich(0.02, 0.2, -65.0, 6.0, 0.25, **norse), "Norse IzhikevichCell", _izhikevich, 60.0, 40.0,

@@ -953,11 +953,13 @@ def test_compiled_with_other_numbers_and_sizes():
     layer = build("Leaky", ATan(), learn=False)
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     function = torch.compile(layer, fullgraph=True, backend=counter, dynamic=True)
-    for steps, batch, slope in ((6, 2, 2.0), (9, 3, 2.0), (11, 4, 5.0)):
+    counts = []
+    for steps, batch, slope in ((6, 3, 2.0), (9, 4, 2.0), (11, 7, 5.0)):
         layer.spike.surrogate = ATan(slope)
         currents = drive(layer, steps, batch, 5)
         agree(outcome(layer, "numba", currents, call=function), outcome(layer, "reference", currents))
-    assert counter.frame_count == 1
+        counts.append(counter.frame_count)
+    assert counts[0] == counts[2]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
@@ -982,6 +984,7 @@ def test_compile_knows_formulas_by_what_they_are():
     assert not torch.allclose(*found)
 
 
+@pytest.mark.filterwarnings("ignore:No complete tensor found in the group:UserWarning")  # weights that lie by sender
 @pytest.mark.parametrize("kind", ["Synaptic", "RecurrentLeaky"])
 def test_export(kind, tmp_path):
     """A layer of any length in time and batch, from a file."""
@@ -1161,7 +1164,7 @@ def test_second_derivatives(kind):
     if kind == "GatedLeaky":
         layer = nn.Layer(example(kind), learn=("alpha", "spike.slope"))
     elif kind == "one-to-one":
-        layer = build("RecurrentLeaky", ATan(), connection=kind)
+        layer = build("RecurrentLeaky", ATan(), connection=kind).double()
     else:
         layer = build(kind, ATan(), detach_reset=False) if kind != "LeakyIntegrator" else build(kind)
     given = leaves(arriving(layer, 6, 2, 5)) if kind == "GatedLeaky" else [drive(layer, 6, 2, 5)]

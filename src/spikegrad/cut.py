@@ -127,9 +127,9 @@ def _least(
     states: Mapping[str, Symbol],
     after: Mapping[str, Any],
 ) -> _Cut:
-    """The fewest values of the forward step from which all that the adjoints use can be computed.
+    """The fewest values of the forward step from which, and from inputs `in_memory`, all that the adjoints use can be computed.
 
-    `in_memory` are the inputs that can be read again. Either all from this step, a minimum cut; or with states that follow from what the step before has kept, found by trying.
+    Either all from this step, a minimum cut; or with states that follow from what the step before has kept, found by trying.
     """
     sources = {id(node) for node in (*inputs, *states.values())}
     varying: dict[int, Symbol] = {}

@@ -215,7 +215,8 @@ def widen(x: Array) -> Array:
 
 def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     """Whether an array of this shape broadcasts to the wanted one, and does not make it larger."""
-    return len(shape) <= len(wanted) and all(size in (1, other) for size, other in zip(shape[::-1], wanted[::-1], strict=False))
+    # Not `in`, for which a compiler's unknown sizes are equal to nothing.
+    return len(shape) <= len(wanted) and all(a == 1 or a == b for a, b in zip(shape[::-1], wanted[::-1], strict=False))
 
 
 def quiet(x: Array) -> Any:

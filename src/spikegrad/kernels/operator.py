@@ -77,11 +77,13 @@ def _layer_backward(
             saved = [by_name[name] for name in layer.saved(layer.asked(asked)[1])]
         grads, of_values = layer.backward(saved, values, tuple(gradients), asked)
         found = {name: g for name, g in zip(layer.tensors, of_values, strict=True) if g is not None}
-        through = {name: g for name, g in found.items() if name in sources}
-        found = {name: g for name, g in found.items() if name not in sources}
         # Autograd does not see what an operator computes, so that what is computed from numbers is differentiated here.
-        found |= plan.pulled_back(floating, through, torch.empty(0, dtype=real)) if through else {}
-        of_tensors = [found[name].sum_to_size(t.shape).to(t.dtype) if name in found else None for name, t in given.items()]
+        through = {name: found.pop(name) for name in sources if name in found}
+        for name, part in plan.pulled_back(floating, through, torch.empty(0, dtype=real, device="cpu")):
+            if name in given:
+                part = part.sum_to_size(given[name].shape)
+                found[name] = found[name] + part if name in found else part
+        of_tensors = [found[name].to(t.dtype) if name in found else None for name, t in given.items()]
     rows = torch.contiguous_format
     return [*grads, *(t.new_zeros(t.shape) if g is None else g.clone(memory_format=rows) for g, t in zip(of_tensors, tensors, strict=True))]
 

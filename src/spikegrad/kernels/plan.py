@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -115,19 +115,21 @@ class Plan:
         each = [Program(program.instructions, (result,)) for program in programs for result in program.results]
         return {name: frozenset(_needed(program)) for name, program in zip(names, each, strict=True)}
 
-    def pulled_back(self, numbers: Mapping[str, Any], adjoints: Mapping[str, Any], like: Any) -> dict[str, Any]:
-        """The adjoints of numbers from those of what is computed from them, named as in `sources`; where PyTorch does not differentiate.
+    def pulled_back(self, numbers: Mapping[str, Any], adjoints: Mapping[str, Any], like: Any) -> Iterator[tuple[str, Any]]:
+        """Adjoints of numbers, for where PyTorch does not differentiate, from those of what is computed from them, named as in `sources`.
 
-        They have the shapes of what they came from, to be summed over what was broadcast.
+        Parts, which are to be added, each by the name of its number and in the shape of what it came from: to be summed over what was
+        broadcast.
         """
         given = {name: argument(name) for name in numbers}
+        arrays = {name: array(x, like) for name, x in numbers.items()}
         results = [x for program in (self.constants, self.resting) for x in trace.symbols(program, given)[0]]
-        bars = {name: argument(f"bar {name}") for name in adjoints}
-        found = derive.reverse(results, [bars.get(name) for name in self.sources], list(given.values()))
-        there = {name: bar for name, bar in zip(given, found, strict=True) if bar is not None}
-        arrays = {name: array(x, like) for name, x in numbers.items()} | {f"bar {name}": x for name, x in adjoints.items()}
-        made = trace.evaluator(trace.flatten(list(there.values())), lambda x: array(x, like))(arrays, OPERATIONS)
-        return dict(zip(there, made, strict=True))
+        for name, result in zip(self.sources, results, strict=True):
+            if name in adjoints:
+                found = dict(zip(given, derive.reverse([result], [argument("bar")], list(given.values())), strict=True))
+                there = {number: bar for number, bar in found.items() if bar is not None}
+                evaluate = trace.evaluator(trace.flatten(list(there.values())), lambda x: array(x, like))
+                yield from zip(there, evaluate(arrays | {"bar": adjoints[name]}, OPERATIONS), strict=True)
 
 
 def _needed(program: Program) -> set[str]:
@@ -166,7 +168,8 @@ def array(value: Any, like: Any) -> Any:
     """A number as an array without dimensions, of the library, dtype and device of `like`; an array in that dtype."""
     owner = library(like)
     if owner == "torch":
-        return value.to(like.dtype) if library(value) == "torch" else like.new_tensor(float(value))
+        make = namespace(owner).tensor  # not `new_tensor`, which wants memory that tensors marked as negative or zero do not have
+        return value.to(like.dtype) if library(value) == "torch" else make(float(value), dtype=like.dtype, device=like.device)
     return namespace(owner).asarray(value, dtype=like.dtype)
 
 

@@ -267,8 +267,7 @@ def _differentiable(layer: Layer, inputs: Sequence[Tensor], tensors: Sequence[Te
         inputs = [zero.expand(layer.shape) for _ in layer.inputs]
     named = layer.named(tensors)
     numbers = {name.removeprefix("spike."): value for name, value in named.items() if name.startswith("spike.")}
-    floats = {name: value for name, value in numbers.items() if not isinstance(value, Tensor)}
-    surrogate = from_record(call.surrogate)(**floats)
+    surrogate = from_record(call.surrogate)(**{name: 1.0 if isinstance(x, Tensor) else x for name, x in numbers.items()})
     learned: dict[str, Any] = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
 
     def fire(x: Tensor, spike_at_threshold: bool, _: None) -> Tensor:

@@ -144,8 +144,10 @@ class Layer(Stateful):
         nn.init.uniform_(self.weight, -(features**-0.5), features**-0.5)
 
     def state_of(self, parts: Sequence[Tensor]) -> Any:
-        """A state as the layer returns it: its one part, or a named tuple of them."""
-        return parts[0] if len(parts) == 1 else self._state_type()(*parts)
+        """A state as the layer returns it: its one part, or a tuple of them, with names where nobody saves the program in a file."""
+        if len(parts) == 1:
+            return parts[0]
+        return tuple(parts) if torch.compiler.is_exporting() else self._state_type()(*parts)
 
     def _state_type(self) -> Any:
         return arguments.state_type(f"{type(self.neuron).__name__}State", self._state_names)
