@@ -1,6 +1,7 @@
 """A fused network is the network: the same spikes, potentials and gradients as step by step, here and in snnTorch, or a reason why not."""
 
 import copy
+import itertools
 import functools
 import pickle
 import random
@@ -534,8 +535,10 @@ def test_a_lapicque_that_learns(given):
     assert fused.report()["lif1"] == "fused"
 
 
-@pytest.mark.parametrize("connection", ["all-to-all", "one-to-one", "one number"])
-@pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
+@pytest.mark.parametrize(
+    ("reset", "connection"),
+    [*itertools.product(["subtract", "zero", "none"], ["all-to-all", "one-to-one"]), ("zero", "one number")],
+)
 @pytest.mark.parametrize("kind", ["RLeaky", "RSynaptic"])
 def test_recurrent_kinds(kind, reset, connection):
     each = torch.linspace(-0.5, 0.75, HIDDEN) if connection == "one-to-one" else 0.5

@@ -26,11 +26,12 @@ def both(kind, **options):
     arguments = ()
     if "recurrent" in kind:
         weights = np.random.default_rng(1).integers(-4, 5, (6, 6)).astype("float32") / 16  # dyadic: exact in any order of summation
-        module = {nn.Leaky: nn.RecurrentLeaky, nn.Synaptic: nn.RecurrentSynaptic}[module](6, **decays(kind), **options)
+        recurrent = {nn.Leaky: nn.RecurrentLeaky, nn.Synaptic: nn.RecurrentSynaptic}[module]
+        module = recurrent(6, **decays(kind), backend="reference", **options)
         module.weight.data = torch.from_numpy(weights)
         arguments = (jnp.asarray(weights),)
     else:
-        module = module(**decays(kind), **options)
+        module = module(**decays(kind), backend="reference", **options)
     return lambda x, **more: getattr(sj, kind)(x, *arguments, **decays(kind), **options, **more), module
 
 
