@@ -73,7 +73,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(memory, "take", take)
 
 
-KERNELS = 350
+KERNELS = 800
 """Different kernels that a run of the default suite may compile, over all its processes: its time goes to compiling."""
 
 _loaded: list[set[str]] = []

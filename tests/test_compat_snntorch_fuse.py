@@ -1,8 +1,8 @@
 """A fused network is the network: the same spikes, potentials and gradients as step by step, here and in snnTorch, or a reason why not."""
 
 import copy
-import itertools
 import functools
+import itertools
 import pickle
 import random
 import subprocess

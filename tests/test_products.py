@@ -105,7 +105,7 @@ def test_what_is_not_finite_is_received_by_all_of_its_sample(value, dtype):
 
 # Layers.
 
-SHIFTS = {"none": -50.0, "few": -1.3, "some": -0.4, "many": 0.5, "all": 50.0}
+SHIFTS = {"none": -50.0, "few": -1.1, "some": -0.4, "many": 0.5, "all": 50.0}
 """What is added to currents, and what share of neurons then spikes."""
 
 
@@ -135,8 +135,7 @@ def test_equals_the_plain_loop_at_every_rate(rate, dtype):
         assert result.gradients["currents"].abs().max() > 0
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("features", [1, 3, 17, 65])
+@pytest.mark.parametrize(("features", "dtype"), [(1, "float32"), (3, "float64"), (17, "float32"), (17, "float64"), (65, "float64")])
 def test_odd_sizes(features, dtype):
     """From rest and from states, of which what was sent may be anything; no step, one, and some."""
     layer = build("RecurrentLeaky", ATan(), features)
@@ -190,7 +189,7 @@ def test_weights_in_any_layout(dtype):
     same = outcome(layer, "numba", currents)
     expanded = torch.nn.utils.parametrize.register_parametrization
     layer.weight = one
-    expanded(layer, "weight", Expanded())
+    expanded(layer, "weight", Expanded(), unsafe=True)
     got = outcome(layer, "numba", currents)
     assert torch.equal(got.outputs[0], same.outputs[0])
     torch.testing.assert_close(got.gradients["parametrizations.weight.original"].item(), same.gradients["weight"].sum().item())
@@ -250,7 +249,7 @@ def test_in_jax(rate, dtype):
     jax = pytest.importorskip("jax")
     from spikegrad import jax as sj
 
-    layer = build("RecurrentLeaky", ATan(), 200)
+    layer = build("RecurrentLeaky", ATan(), 200).to(getattr(torch, dtype))
     layer.weight.data.div_(4)
     currents = drive(layer, 6, 5, 200, dtype=dtype) + SHIFTS[rate]
     state = start(layer, currents)

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypedDict, Unpack, get_args
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from spikegrad import neurons
 from spikegrad.errors import meant
@@ -155,13 +156,13 @@ def _numbers(neuron: Neuron, values: dict[str, Any], like: jax.Array) -> tuple[d
         if of_spike:
             neuron.spike.require_learnable(name[6:])
         within = (neuron.spike if of_spike else neuron).numbers[name[6:] if of_spike else name]
-        if not isinstance(value, jax.core.Tracer) and not bool(jnp.asarray(within.holds(jnp.asarray(value))).all()):
+        if not isinstance(value, jax.core.Tracer) and not np.all(within.holds(np.asarray(value))):
             raise ValueError(f"`{name}` must be {within.words}, got {value}")
     arrays = {name: jnp.asarray(value, like.dtype) for name, value in values.items()}
     numbers: dict[str, Any] = neuron.parameters | {name: x for name, x in arrays.items() if not name.startswith("spike.")}
     arguments.numbers(arrays, like)
-    if not any(isinstance(x, jax.core.Tracer) for x in numbers.values()):
-        neuron.bind(numbers).require_valid()
+    if not any(isinstance(x, jax.core.Tracer) for x in values.values()):  # by NumPy: what JAX computes while it traces is not known yet
+        neuron.bind({name: np.asarray(x) for name, x in values.items()}).require_valid()
     return numbers, {name[6:]: x for name, x in arrays.items() if name.startswith("spike.")}
 
 

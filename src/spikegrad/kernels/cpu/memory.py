@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_LINE = 64
+"""Bytes of a cache line: a vector that lies on two of them costs two accesses."""
 _HUGE = 2**21
 """Bytes of a huge page."""
 _LARGE = 2**19
@@ -38,14 +40,29 @@ def prefer_huge_pages(address: int, size: int) -> None:
         _madvise(first, last - first, _MADV_HUGEPAGE)  # advice: where it is refused nothing is lost
 
 
+def room(size: int) -> int:
+    """How many bytes to allocate for so many that begin, and end, on a cache line or, if they are many, on a huge page."""
+    unit = _unit(size)
+    return -(-size // unit) * unit + unit
+
+
+def placed(address: int, size: int) -> int:
+    """Where so many bytes begin in memory allocated with `room` for them."""
+    unit = _unit(size)
+    start = -address % unit
+    if unit == _HUGE:
+        prefer_huge_pages(address + start, room(size) - unit)
+    return start
+
+
+def _unit(size: int) -> int:
+    return _HUGE if size >= _LARGE and _madvise is not None else _LINE
+
+
 def allocate(size: int) -> NDArray[np.uint8]:
-    """This many bytes of uninitialised memory; what is large begins on a huge page, and has the rest of its last one."""
-    if size < _LARGE or _madvise is None:
-        return np.empty(size, np.uint8)
-    pages = -(-size // _HUGE) * _HUGE
-    memory = np.empty(pages + _HUGE, np.uint8)
-    start = -memory.ctypes.data % _HUGE
-    prefer_huge_pages(memory.ctypes.data + start, pages)
+    """This many bytes of uninitialised memory."""
+    memory = np.empty(room(size), np.uint8)
+    start = placed(memory.ctypes.data, size)
     return memory[start : start + size]
 
 

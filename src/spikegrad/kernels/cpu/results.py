@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikegrad.kernels.cpu import memory
+
 _SMALLEST = 2**20
 """Bytes from which memory is kept."""
 _LIMIT = 2**28
@@ -70,7 +72,9 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
                 found.append(found.pop(k))
                 return found[-1].tensor.data
     with torch.inference_mode(False):
-        tensor = torch.empty_like(like)
+        whole = torch.empty(memory.room(like.nbytes) // dtype.itemsize, dtype=dtype, device="cpu")  # PyTorch's own, so that it can be resized
+        start = memory.placed(whole.data_ptr(), like.nbytes) // dtype.itemsize
+        tensor = whole[start : start + like.numel()].view(shape)
     with _lock:
         _kept.setdefault(key, []).append(_Kept(tensor))
         _kept.move_to_end(key)
