@@ -255,7 +255,9 @@ def allowed(choice: str, value: Any, row: Any) -> bool:
     return choice not in OPTIONS or choice in readable(row["neuron"])
 
 
-ROWS = pairwise(CHOICES, allowed=allowed, without=[("neuron", "spike")], once=("reset_phase", "levels"))
+ONCE = ("reset_phase", "levels")
+ROWS = pairwise(CHOICES, allowed=allowed, without=[("neuron", other) for other in ("spike", "dtype", "record")], once=ONCE)
+ALL_ROWS = pairwise(CHOICES, allowed=allowed, once=ONCE)
 
 
 def built(row: dict[str, Any], features: int = FEATURES, **more: Any) -> Any:
@@ -315,9 +317,18 @@ def named(row: dict[str, Any]) -> str:
     return "-".join(str(value) for value in row.values() if value is not None).replace(" ", "")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ALL_ROWS, ids=named)
+def test_every_neuron_with_everything(row):
+    test_every_neuron(row)
+
+
 @pytest.mark.parametrize("row", ROWS, ids=named)
 def test_every_neuron(row):
-    """Every two choices meet. Where a step has functions that libraries round differently, sequences agree to rounding."""
+    """Every two choices meet, those of a neuron and what it computes with; here not its dtype, what is recorded and the surrogate.
+
+    Where a step has functions that libraries round differently, sequences agree to rounding.
+    """
     layer, dtype = built(row), FLOATS[row["dtype"]]
     exact = rounds_alike(layer)
     inputs = arriving(layer, STEPS, BATCH, FEATURES, dtype=dtype)

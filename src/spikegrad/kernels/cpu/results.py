@@ -72,7 +72,8 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
                 found.append(found.pop(k))
                 return found[-1].tensor.data
     with torch.inference_mode(False):
-        whole = torch.empty(memory.room(like.nbytes) // dtype.itemsize, dtype=dtype, device="cpu")  # PyTorch's own, so that it can be resized
+        # PyTorch's own memory, so that a result can be resized; larger than it, for where a huge page begins.
+        whole = torch.empty(memory.room(like.nbytes) // dtype.itemsize, dtype=dtype, device="cpu")
         start = memory.placed(whole.data_ptr(), like.nbytes) // dtype.itemsize
         tensor = whole[start : start + like.numel()].view(shape)
     with _lock:
