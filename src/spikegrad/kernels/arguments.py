@@ -31,7 +31,7 @@ def inputs(names: Sequence[str], given: Any, owner: str) -> tuple[Array, ...]:
             )
         if x.shape != parts[0].shape:
             raise ValueError(f"{label} has shape {tuple(x.shape)}, but `{names[0]}` has {tuple(parts[0].shape)}; all inputs have one shape")
-        widen(x)  # refuses what is not of floating point
+        widen(x if x.dtype.itemsize >= 4 else x[:0])  # refuses what is not of floating point
     return tuple(parts)
 
 
