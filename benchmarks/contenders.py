@@ -109,13 +109,14 @@ def ours_jax(kind: str, twin: Twin, **backend: str) -> Run:
     return lambda currents: layer(currents, *decays, spike=twin.surrogate, **twin.options, **backend)[0]
 
 
-def _snntorch(kind: str) -> Any:
-    def make_step(features: int) -> Any:
+def snntorch_layer(kind: str, *decays: float, **options: Any) -> Callable[[Any], Run]:
+    """A neuron of snnTorch over a sequence."""
+
+    def make_step(_: Any) -> Any:
         import snntorch
         from snntorch import surrogate
 
-        decays = (BETA,) if kind == "Leaky" else (ALPHA, BETA)
-        layer = getattr(snntorch, kind)(*decays, spike_grad=surrogate.atan(2.0))
+        layer = getattr(snntorch, kind)(*decays, spike_grad=surrogate.atan(2.0), **options)
 
         def first() -> Any:
             state = layer.reset_mem()
@@ -193,7 +194,7 @@ NORSE = Twin(FastSigmoid(slope=1.0), {"reset": "zero", "detach_reset": False, "s
 
 LEAKY = (
     Contender(
-        "snnTorch Leaky", "snntorch", _snntorch("Leaky"), Twin(options=DELAYED),
+        "snnTorch Leaky", "snntorch", snntorch_layer("Leaky", BETA), Twin(options=DELAYED),
         note="resets one step later, spikes above threshold only",
     ),
     Contender("SpikingJelly LIFNode", "spikingjelly", _spikingjelly("LIFNode", v_reset=None), note="multi-step, CPU backend; soft reset"),
@@ -213,7 +214,9 @@ LEAKY = (
 """Peers of ``nn.Leaky``."""
 
 SYNAPTIC = (
-    Contender("snnTorch Synaptic", "snntorch", _snntorch("Synaptic"), Twin(options=DELAYED), note="resets one step later"),
+    Contender(
+        "snnTorch Synaptic", "snntorch", snntorch_layer("Synaptic", ALPHA, BETA), Twin(options=DELAYED), note="resets one step later"
+    ),
     Contender(
         "SpikingJelly CUBALIFNode", "spikingjelly", _spikingjelly("CUBALIFNode", v_reset=None), note="multi-step, CPU backend; soft reset"
     ),

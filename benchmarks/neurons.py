@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.agreement import same
-from benchmarks.contenders import Run, steps
+from benchmarks.contenders import Run, snntorch_layer, steps
 from benchmarks.layer import TorchSide
 from benchmarks.measure import DisagreementError, Effort, Report, Row, Section, alternate, quartiles
 
@@ -146,9 +146,12 @@ def pairs() -> list[Pair]:
             lambda: neurons.Izhikevich(0.02, 0.2, -65.0, 6.0, 0.25, **norse), "Norse IzhikevichCell", _izhikevich, 60.0, 40.0,
             start=(-70.0, -14.0),
         ),
-        Pair(lambda: neurons.Leaky(0.75, **snntorch), "snnTorch Leaky", _snntorch("Leaky", 0.75), 0.2, 0.5),
-        Pair(lambda: neurons.Synaptic(0.5, 0.75, **snntorch), "snnTorch Synaptic", _snntorch("Synaptic", 0.5, 0.75), 0.2, 0.5),
-        Pair(lambda: neurons.Alpha(0.875, 0.75, reset="zero", **snntorch), "snnTorch Alpha", _snntorch("Alpha", 0.875, 0.75), 0.8, 3.0),
+        Pair(lambda: neurons.Leaky(0.75, **snntorch), "snnTorch Leaky", snntorch_layer("Leaky", 0.75), 0.2, 0.5),
+        Pair(lambda: neurons.Synaptic(0.5, 0.75, **snntorch), "snnTorch Synaptic", snntorch_layer("Synaptic", 0.5, 0.75), 0.2, 0.5),
+        Pair(
+            lambda: neurons.Alpha(0.875, 0.75, reset="zero", **snntorch), "snnTorch Alpha",
+            snntorch_layer("Alpha", 0.875, 0.75, reset_mechanism="zero"), 0.8, 3.0,
+        ),
     ]  # fmt: skip
 
 
@@ -230,27 +233,6 @@ def _izhikevich(shape: tuple[int, ...]) -> Run:
 
     cell = norse.IzhikevichCell(norse.create_izhikevich_spiking_behavior(0.02, 0.2, -65.0, 6.0, -70.0, -70.0))
     return steps(lambda _: ((lambda: None), cell))(shape[-1])
-
-
-def _snntorch(kind: str, *decays: float) -> Callable[[tuple[int, ...]], Run]:
-    def make_step(_: Any) -> Any:
-        import snntorch
-        from snntorch import surrogate
-
-        more = {"reset_mechanism": "zero"} if kind == "Alpha" else {}
-        layer = getattr(snntorch, kind)(*decays, spike_grad=surrogate.atan(2.0), **more)
-
-        def first() -> Any:
-            state = layer.reset_mem()
-            return state if isinstance(state, tuple) else (state,)
-
-        def step(current: Any, state: Any) -> Any:
-            spike, *state = layer(current, *state)
-            return spike, state
-
-        return first, step
-
-    return steps(make_step)
 
 
 def run(effort: Effort) -> Report:

@@ -111,9 +111,10 @@ SHIFTS = {"none": -50.0, "few": -1.1, "some": -0.4, "many": 0.5, "all": 50.0}
 
 def exactly(layer: Any, currents: torch.Tensor, state: Any = None, **options: Any) -> Outcome:
     """Spikes and states equal, gradients to 1e-12 of the largest in double precision, else as sums of the same terms in another order."""
-    result = both(layer, currents, state, **options)
+    result, got = (outcome(layer, backend, currents, state, **options) for backend in ("reference", "numba"))
+    # A product sums as many terms as there are neurons, whose rounding adds up like the root of their number.
+    agree(got, result, eps=torch.finfo(currents.dtype).eps * max(1.0, currents.shape[-1] ** 0.5 / 4))
     if currents.dtype is torch.float64:
-        got = outcome(layer, "numba", currents, state, **options)
         for name, wanted in result.gradients.items():
             if wanted.dtype is torch.float64 and wanted.numel():
                 torch.testing.assert_close(got.gradients[name], wanted, rtol=0, atol=1e-12 * max(1, wanted.abs().max().item()))
@@ -135,7 +136,8 @@ def test_equals_the_plain_loop_at_every_rate(rate, dtype):
         assert result.gradients["currents"].abs().max() > 0
 
 
-@pytest.mark.parametrize(("features", "dtype"), [(1, "float32"), (3, "float64"), (17, "float32"), (17, "float64"), (65, "float64")])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("features", [1, 3, 17, 65])
 def test_odd_sizes(features, dtype):
     """From rest and from states, of which what was sent may be anything; no step, one, and some."""
     layer = build("RecurrentLeaky", ATan(), features)

@@ -94,18 +94,10 @@ def case_of(neuron: Neuron) -> Case:
         for part in (inputs, start, made | {k: x[-1] for k, x in states.items()})
     ]
     weights = {k: random.normal(size=x.shape) / (abs(x).mean() or 1.0) for k, x in chosen[2].items()}
-    numbers = {k: x for k, x in neuron.parameters.items() if _learnable(neuron, k)}
+    numbers = {k: x for k, x in neuron.parameters.items() if neuron.learnable(k)}
     if spiking and neuron.spike.has_primitive:
         numbers |= {f"spike.{k}": x for k, x in neuron.spike.parameters.items()}
     return Case(neuron, call, chosen[0], chosen[1], numbers, weights, float((chosen[2]["output 0"] != 0).mean()))
-
-
-def _learnable(neuron: Neuron, name: str) -> bool:
-    try:
-        neuron.require_learnable(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _off(what: str, found: Values, expected: Values, tolerance: float) -> list[str]:

@@ -156,14 +156,18 @@ class Neuron:
         if name in definition.OPTIONS and name not in read:
             raise ValueError(f"{cls.__name__} has no use for `{name}`: its step never reads it")
 
+    def learnable(self, name: str) -> bool:
+        """Whether the number `name` receives a gradient."""
+        record = self.record
+        given = {each: trace.argument(each) for each in (*record.inputs, *record.states, *record.numbers)}
+        results = [value for program in (record.step, record.resting) for value in trace.symbols(program, given)[0]]
+        return derive.reverse(results, [trace.argument("bar")] * len(results), [given[name]])[0] is not None
+
     def require_learnable(self, name: str) -> None:
         """Raise an error that says why, unless the number `name` receives a gradient."""
         if name not in self.numbers:
             raise ValueError(f"{type(self).__name__} has no number {name!r}{meant(name, self.numbers)}")
-        record = self.record
-        given = {each: trace.argument(each) for each in (*record.inputs, *record.states, *record.numbers)}
-        results = [value for program in (record.step, record.resting) for value in trace.symbols(program, given)[0]]
-        if derive.reverse(results, [trace.argument("bar")] * len(results), [given[name]])[0] is None:
+        if not self.learnable(name):
             raise ValueError(f"`{name}` of {type(self).__name__} cannot be learned: nothing has a gradient with respect to it")
 
     def require_valid(self) -> None:

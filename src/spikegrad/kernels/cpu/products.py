@@ -1,8 +1,8 @@
 """Matrix products inside of a kernel: recurrent weights, once in each time step, by each thread on its share of the samples.
 
-A few rows of the product stay in registers while the other matrix passes by. That is as fast as a BLAS for matrices of this size (108
-billion operations a second where MKL has 94 and OpenBLAS 97), and unlike there no other threads are started, the sums of a row do not
-depend on how many rows there are, and the same code runs in PyTorch and in JAX. Where few neurons spike, the rows of weights of those that
+A few rows of the product stay in registers while the other matrix passes by. That is as fast as a BLAS for matrices of this size,
+and unlike there no other threads are started, the sums of a row do not depend on how many rows there are, and the same code runs in PyTorch
+and in JAX. Where few neurons spike, the rows of weights of those that
 did are added instead, and to the weights' gradient the rows of what was received.
 """
 
