@@ -18,7 +18,7 @@ import numpy as np
 from spikegrad import neurons
 from spikegrad.errors import meant
 from spikegrad.formulas.rational import ATan
-from spikegrad.kernels import arguments, loop
+from spikegrad.kernels import arguments, loop, sharding
 from spikegrad.kernels.plan import Call, Connection
 from spikegrad.neuron import Neuron, Reset
 from spikegrad.surrogate import Surrogate
@@ -93,6 +93,8 @@ def run(
     given = arguments.inputs(neuron.inputs, currents, "jax")
     like = arguments.working(given[0])
     numbers, learned = _numbers(neuron, dict(values or {}), like)
+    given, numbers, learned, weights, state, key = sharding.alike((given, numbers, learned, weights, state, key))
+    like = arguments.working(given[0])
     connection: Connection = "none"
     if weights is not None:
         arguments.weights(weights, like)

@@ -77,8 +77,10 @@ def state(names: Sequence[str], given: Any, like: Array) -> tuple[Array, ...]:
 def filled(values: Mapping[str, Any], like: Array) -> tuple[Array, ...]:
     """Resting states, numbers or arrays, as arrays of the shape of one step."""
     arrays = namespace(library(like))
-    shape, more = like.shape[1:], {"device": like.device} if library(like) == "torch" else {}
-    zero = arrays.zeros(shape, dtype=like.dtype, **more)
+    if library(like) == "torch":
+        zero = arrays.zeros(like.shape[1:], dtype=like.dtype, device=like.device)
+    else:
+        zero = arrays.zeros_like(like[:1]).sum(0)  # not of a shape: they lie on devices as the data does
     return tuple(zero + cast(value, like) if library(value) != "number" else arrays.full_like(zero, value) for value in values.values())
 
 

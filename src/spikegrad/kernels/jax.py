@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,119 +18,15 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from spikegrad.kernels import handler, loop
+from spikegrad.kernels import handler, sharding
 from spikegrad.kernels.cpu.passes import SAMPLES
 from spikegrad.kernels.cpu.source import Variant
 from spikegrad.kernels.plan import FED, Call
+from spikegrad.kernels.sharding import Kind
+from spikegrad.kernels.static import Static, plain, plain_backward, plain_tangent, working_dtype
 from spikegrad.surrogate import Surrogate
 
 Arrays = Sequence[Any]
-
-
-@dataclass(frozen=True)
-class Static:
-    """What the primitives know of a layer besides its arrays.
-
-    These are the inputs, sequences ``(time, *step)``; the states before the first step and the parameters, each of the shape of a step or
-    one number; and the numbers of the surrogate that are arrays, likewise.
-
-    Attributes:
-        call: the layer.
-        surrogate: of its spikes, with the numbers that are not arrays.
-        given: names of those that are.
-        strict: whether it refuses what the kernels cannot do, instead of leaving it to the plain loop.
-        learned: of a layer with ``"all-to-all"`` connections, which keeps what the backward pass needs, the parameters whose gradients will
-            be asked for; None if none will.
-    """
-
-    call: Call
-    surrogate: Surrogate
-    given: tuple[str, ...]
-    strict: bool
-    learned: frozenset[str] | None = None
-
-    @property
-    def fed(self) -> bool:
-        """Whether neurons receive the outputs of all of them."""
-        return self.call.connection == "all-to-all"
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The sequences that are given."""
-        return tuple(name for name in self.call.plan.inputs if name != FED)
-
-    @property
-    def states(self) -> tuple[str, ...]:
-        """The states, what is fed back last."""
-        return (*self.call.plan.states, *("recurrent",) * self.fed)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What the arrays are, as the kernels call it; recurrent weights, by sender, are the last."""
-        numbers = (*self.call.plan.parameters, *(f"spike.{name}" for name in self.given))
-        return (*self.inputs, *(f"first.{name}" for name in self.states), *numbers, *("weights",) * self.fed)
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """What a layer with connections leaves for the backward pass besides its output."""
-        return () if self.learned is None else tuple(f"kept.{name}" for name in self.call.plan.passes(self.learned).kept)
-
-    @property
-    def results(self) -> tuple[str, ...]:
-        """What comes out: outputs, states after the last step, recorded values, and what is kept."""
-        outputs = map(str, range(self.call.plan.outputs))
-        return (*outputs, *(f"last.{name}" for name in self.states), *self.call.recorded, *self.kept)
-
-    def split(self, arrays: Arrays) -> tuple[list[Any], dict[str, Any]]:
-        """The inputs, and the rest by name."""
-        count = len(self.inputs)
-        return list(arrays[:count]), dict(zip(self.names[count:], arrays[count:], strict=True))
-
-
-def _real(dtype: Any) -> Any:
-    return np.dtype("float64") if dtype == "float64" else np.dtype("float32")
-
-
-def _plain(*given: Any, static: Static) -> list[Any]:
-    """The same layer by way of the plain loop."""
-    plan, call = static.call.plan, static.call
-    inputs, named = static.split(given)
-    real, dtype = _real(inputs[0].dtype), inputs[0].dtype
-    wide = [x.astype(real) for x in inputs]
-    step = wide[0].shape[1:]
-    state = [wide[0][0] * 0 + x if len(wide[0]) else jnp.broadcast_to(x, step) for x in (named[f"first.{name}"] for name in static.states)]
-    numbers = {name: named[f"spike.{name}"] for name in static.given}
-
-    def fire(x: Any, spike_at_threshold: bool, _: Any) -> Any:
-        return static.surrogate(x, spike_at_threshold=spike_at_threshold, **numbers)
-
-    weights = named["weights"].T if static.fed else None
-    outputs, last, recorded = loop.run(call, fire, wide, state, {name: named[name] for name in plan.parameters}, weights)
-    kept = [jnp.zeros_like(wide[0]) for _ in static.kept]  # nothing: the plain loop's derivatives begin anew
-    return [*(x.astype(dtype) for x in outputs), *last, *recorded, *kept]
-
-
-def _first(static: Static) -> Static:
-    """The same layer, which keeps nothing for a backward pass."""
-    return dataclasses.replace(static, learned=None)
-
-
-def _plain_tangent(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
-    inputs, dots = given[: len(present)], iter(given[len(present) + static.fed + len(static.kept) :])
-    tangents = [next(dots) if there else jnp.zeros_like(x) for x, there in zip(inputs, present, strict=True)]
-    return jax.jvp(functools.partial(_plain, static=_first(static)), inputs, tuple(tangents))[1]
-
-
-def _plain_backward(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
-    count = len(static.names)
-    inputs, arriving = given[:count], given[count + static.fed + len(static.kept) :]
-    outputs, transpose = jax.vjp(functools.partial(_plain, static=_first(static)), *inputs)
-    found = transpose([jnp.broadcast_to(g, o.shape).astype(o.dtype) for g, o in zip(arriving, outputs, strict=True)])
-    shape = inputs[0].shape[1:]
-    wanted = [(g, name) for g, name, there in zip(found, static.names, present, strict=True) if there]
-    # As a kernel: of what is one number, the gradient is that of each column, whose sum is taken elsewhere.
-    alone = {name for name in static.names if name not in (*static.inputs, "weights")}
-    return [jnp.zeros(shape, g.dtype).at[(0,) * len(shape)].set(g) if name in alone and not g.ndim else g for g, name in wanted]
 
 
 _TWICE, _ELSEWHERE = "this is forward mode or a second derivative", "this program is for another platform"
@@ -149,7 +44,7 @@ def _shaped(like: Any, shape: Any, dtype: Any) -> Any:
 
 def _layer_shapes(*given: Any, static: Static) -> list[Any]:
     like, plan = given[0], static.call.plan
-    sequence, real = like.shape, _real(like.dtype)
+    sequence, real = like.shape, working_dtype(like.dtype)
     return [
         *(_shaped(like, sequence, like.dtype) for _ in range(plan.outputs)),
         *(_shaped(like, sequence[1:], real) for _ in static.states),
@@ -158,14 +53,27 @@ def _layer_shapes(*given: Any, static: Static) -> list[Any]:
 
 
 def _tangent_shapes(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
-    return _layer_shapes(*given, static=_first(static))
+    return _layer_shapes(*given, static=static.not_kept)
 
 
 def _backward_shapes(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
-    like, real = given[0], _real(given[0].dtype)
-    of = dict.fromkeys(static.names, (like.shape[1:], real)) | dict.fromkeys(static.inputs, (like.shape, like.dtype))
-    of |= {"weights": (like.shape[-1:] * 2, real)} if static.fed else {}
-    return [_shaped(like, *of[name]) for name, there in zip(static.names, present, strict=True) if there]
+    like, real = given[0], working_dtype(given[0].dtype)
+    shapes = {"sequence": (like.shape, like.dtype), "step": (like.shape[1:], real), "whole": (like.shape[-1:] * 2, real)}
+    kinds = (static.kind(name) for name, there in zip(static.names, present, strict=True) if there)
+    return [_shaped(like, *shapes[kind]) for kind in kinds]
+
+
+def _layer_kinds(static: Static) -> tuple[list[Kind], list[Kind]]:
+    given: list[Kind] = [static.kind(name) for name in static.names]
+    made: list[Kind] = ["step" if name.startswith("last.") else "sequence" for name in static.results]
+    return given, made
+
+
+def _backward_kinds(static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> tuple[list[Kind], list[Kind]]:
+    given, arriving = _layer_kinds(static)
+    residuals: list[Kind] = ["sequence"] * (static.fed + len(static.kept))
+    made: list[Kind] = [kind for kind, there in zip(given, present, strict=True) if there]
+    return [*given, *residuals, *arriving[: len(arriving) - len(static.kept)]], made
 
 
 def _call(variant: Variant, given: Mapping[str, Any], made: Mapping[str, Any]) -> list[Any]:
@@ -178,9 +86,9 @@ def _call(variant: Variant, given: Mapping[str, Any], made: Mapping[str, Any]) -
 def _arguments(static: Static, given: Arrays) -> tuple[dict[str, Any], frozenset[str]]:
     """What a kernel is given, by name, and which of it has a value for each column."""
     named = dict(zip(static.names, given, strict=True))
-    real = _real(given[0].dtype)
+    real = working_dtype(given[0].dtype)
     for name, value in static.surrogate.parameters.items():
-        named.setdefault(f"spike.{name}", jnp.asarray(value, real))
+        named.setdefault(f"spike.{name}", jnp.full((), value, real))  # not `asarray`, which makes a constant of the program around
     columns = {name for name, x in named.items() if name not in (*static.inputs, "weights") and not name.startswith("first.") and x.ndim}
     return named, frozenset(columns)
 
@@ -190,7 +98,7 @@ def _fused_layer(*given: Any, static: Static) -> list[Any]:
     columns, learned = frozenset(n for n in columns if not n.startswith("spike.")), static.learned or frozenset()
     variant = Variant(static.call, False, given[0].dtype.name, columns, learned, keeps=static.learned is not None)
     wanted = set(variant.arguments())
-    made = dict(zip(static.results, _layer_shapes(*map(_aval, given), static=static), strict=True))
+    made = dict(zip(static.results, _layer_shapes(*map(jax.typeof, given), static=static), strict=True))
     return _call(variant, {name: x for name, x in named.items() if name in wanted}, made)
 
 
@@ -207,14 +115,14 @@ def _fused_backward(*given: Any, static: Static, present: tuple[bool, ...], zero
     variant = Variant(static.call, True, given[0].dtype.name, columns, learned, single)
     results = static.results[: len(static.results) - len(static.kept)]
     arriving = {f"bar.{name.removeprefix('last.')}": g for name, g in zip(results, given[count + len(residuals) :], strict=True)}
-    shapes = dict(zip(asked, _backward_shapes(*map(_aval, given), static=static, present=present, zero=zero), strict=True))
-    made = {f"grad.{name}": _aval(given[0]) for name in static.inputs}  # a kernel writes them all
+    shapes = dict(zip(asked, _backward_shapes(*map(jax.typeof, given), static=static, present=present, zero=zero), strict=True))
+    made = {f"grad.{name}": jax.typeof(given[0]) for name in static.inputs}  # a kernel writes them all
     if static.fed and not variant.fed_alike:
-        made[f"grad.{FED}"] = _shaped(_aval(given[0]), given[0].shape, _real(given[0].dtype))
+        made[f"grad.{FED}"] = jax.ShapeDtypeStruct(given[0].shape, working_dtype(given[0].dtype))
     made |= {f"grad.{name.removeprefix('first.')}": shape for name, shape in shapes.items() if name not in (*static.inputs, "weights")}
     if "weights" in asked:
         features, samples = given[0].shape[-1], int(np.prod(given[0].shape[1:-1], dtype=np.int64))
-        made["grad.weights"] = _shaped(_aval(given[0]), (-(-samples // SAMPLES), features, features), _real(given[0].dtype))
+        made["grad.weights"] = jax.ShapeDtypeStruct((-(-samples // SAMPLES), features, features), working_dtype(given[0].dtype))
     wanted = set(variant.arguments())
     found = dict(zip(made, _call(variant, {name: x for name, x in (named | arriving).items() if name in wanted}, made), strict=True))
     if "weights" in asked:
@@ -226,10 +134,6 @@ def _learned(static: Static, present: Sequence[bool]) -> frozenset[str]:
     """The parameters whose gradients are asked for."""
     asked = (name for name, there in zip(static.names, present, strict=True) if there)
     return frozenset(name for name in asked if name not in (*static.inputs, "weights") and not name.startswith("first."))
-
-
-def _aval(x: Any) -> Any:
-    return jax.typeof(x) if not hasattr(x, "update") else x
 
 
 def _unless_strict(function: Callable[..., Any], what: str) -> Callable[..., Any]:
@@ -248,8 +152,8 @@ def _layer_jvp(primals: Arrays, tangents: Arrays, *, static: Static) -> tuple[An
         if static.strict:
             raise _refuse(_TWICE)
         made, given = layer.bind(*primals, static=static), tuple(map(ad.instantiate_zeros, tangents))
-        return made, jax.jvp(functools.partial(_plain, static=static), tuple(primals), given)[1]
-    present = tuple(type(tangent) is not ad.Zero for tangent in tangents)
+        return made, jax.jvp(functools.partial(plain, static=static), tuple(primals), given)[1]
+    present = tuple(not _is_zero(tangent) for tangent in tangents)
     moving = [tangent for tangent, there in zip(tangents, present, strict=True) if there]
     if not static.fed:
         return layer.bind(*primals, static=static), tangent.bind(*primals, *moving, static=static, present=present)
@@ -260,10 +164,16 @@ def _layer_jvp(primals: Arrays, tangents: Arrays, *, static: Static) -> tuple[An
     return made[:count], tangent.bind(*primals, *residuals, *moving, static=keeping, present=present)
 
 
+def _is_zero(x: Any) -> bool:
+    """Whether a tangent or cotangent is zero because nothing depends on it."""
+    return type(x) is ad.Zero
+
+
 def _tangent_transpose(cotangents: Arrays, *given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
     inputs, residuals = given[: len(present)], given[len(present) : len(present) + static.fed + len(static.kept)]
-    zero = tuple(name for name, g in zip(static.results, cotangents, strict=False) if type(g) is ad.Zero)
-    arriving: list[Any] = [jnp.zeros((), _aval(g.aval).dtype) if type(g) is ad.Zero else g for g in cotangents]
+    zero = tuple(name for name, g in zip(static.results, cotangents, strict=False) if _is_zero(g))
+    arriving: list[Any] = [jnp.zeros((), g.aval.dtype) if _is_zero(g) else g for g in cotangents]
+    arriving = sharding.alike((inputs[0], arriving))[1]
     found = iter(backward.bind(*inputs, *residuals, *arriving, static=static, present=present, zero=zero))
     gradients: list[Any] = []
     for x in (x for x, there in zip(inputs, present, strict=True) if there):
@@ -324,7 +234,7 @@ def _layer_batch(given: Arrays, dims: Arrays, *, static: Static) -> tuple[Any, A
 
 
 def _tangent_batch(given: Arrays, dims: Arrays, *, static: Static, present: tuple[bool, ...]) -> tuple[Any, Any]:
-    rows = [not name.startswith("last.") for name in _first(static).results]
+    rows = [not name.startswith("last.") for name in static.not_kept.results]
     return _folded(tangent, given, dims, _step(given, dims), rows, static=static, present=present)
 
 
@@ -338,8 +248,8 @@ def _jitted(primitive: Primitive, static: frozenset[tuple[str, Any]]) -> Callabl
     return jax.jit(functools.partial(primitive.bind, **dict(static)))
 
 
-def _primitive(name: str, shapes: Callable[..., Any], jvp: Any, batch: Any, other: Any, cpu: Any = None) -> Primitive:
-    """A primitive with its rules: `other` is how it runs on any platform, `cpu` on the CPU."""
+def _primitive(name: str, shapes: Callable[..., Any], jvp: Any, batch: Any, other: Any) -> Primitive:
+    """A primitive with its rules; `other` is how it runs on any platform."""
     made = Primitive(f"spikegrad_{name}")
     made.multiple_results = True
     made.def_abstract_eval(shapes)
@@ -351,17 +261,31 @@ def _primitive(name: str, shapes: Callable[..., Any], jvp: Any, batch: Any, othe
     ad.primitive_jvps[made] = jvp
     batching.primitive_batchers[made] = batch
     mlir.register_lowering(made, mlir.lower_fun(other, multiple_results=True))
-    if cpu is not None:
-        mlir.register_lowering(made, mlir.lower_fun(cpu, multiple_results=True), platform="cpu")
     return made
 
 
-layer = _primitive("layer", _layer_shapes, _layer_jvp, _layer_batch, _unless_strict(_plain, _ELSEWHERE), _fused_layer)
-_tangent_jvp, _backward_jvp = (functools.partial(_plain_jvp, function) for function in (_plain_tangent, _plain_backward))
-tangent = _primitive("tangent", _tangent_shapes, _tangent_jvp, _tangent_batch, _unless_strict(_plain_tangent, _TWICE))
-_backward_elsewhere = _unless_strict(_plain_backward, _ELSEWHERE)
-backward = _primitive("backward", _backward_shapes, _backward_jvp, _backward_batch, _backward_elsewhere, _fused_backward)
+def _on_the_cpu(primitive: Primitive, fused: Callable[..., Any], kinds: Callable[..., Any], other: Callable[..., Any]) -> None:
+    """Have a primitive run in kernels on the CPU; in a program that is exported, and may run elsewhere, only if it must."""
+
+    def lower(context: Any, *given: Any, static: Static, **more: Any) -> Any:
+        exported = context.module_context.lowering_parameters.for_export and not static.strict
+        run = functools.partial(other if exported else fused, static=static, **more)
+        if exported:
+            return mlir.lower_fun(run, multiple_results=True)(context, *given)
+        return sharding.partitioned(run, *kinds(static, **more), fed=static.fed)(context, *given)
+
+    sharding.needs_devices(primitive)
+    mlir.register_lowering(primitive, lower, platform="cpu")
+
+
+_layer_elsewhere, _backward_elsewhere = (_unless_strict(function, _ELSEWHERE) for function in (plain, plain_backward))
+_tangent_jvp, _backward_jvp = (functools.partial(_plain_jvp, function) for function in (plain_tangent, plain_backward))
+layer = _primitive("layer", _layer_shapes, _layer_jvp, _layer_batch, _layer_elsewhere)
+tangent = _primitive("tangent", _tangent_shapes, _tangent_jvp, _tangent_batch, _unless_strict(plain_tangent, _TWICE))
+backward = _primitive("backward", _backward_shapes, _backward_jvp, _backward_batch, _backward_elsewhere)
 ad.primitive_transposes[tangent] = _tangent_transpose
+_on_the_cpu(layer, _fused_layer, _layer_kinds, _layer_elsewhere)
+_on_the_cpu(backward, _fused_backward, _backward_kinds, _backward_elsewhere)
 
 
 def run(
@@ -387,14 +311,19 @@ def run(
         weights: of ``"all-to-all"`` connections, ``(receivers, senders)``.
         strict: whether to refuse what the kernels cannot do, instead of leaving it to the plain loop.
     """
-    step, real = inputs[0].shape[1:], _real(inputs[0].dtype)
+    real = working_dtype(inputs[0].dtype)
 
     def fitted(x: Any) -> Any:
         x = jnp.asarray(x, real)
-        return jnp.broadcast_to(x, step) if x.ndim else x
+        return sharding.spread(x, inputs[0]) if x.ndim else x
 
     static = Static(call, surrogate, tuple(numbers), strict)
     connections = () if weights is None else (weights.astype(real).T,)
-    found = layer.bind(*inputs, *map(fitted, (*state, *parameters.values(), *numbers.values())), *connections, static=static)
+    given = (*inputs, *map(fitted, (*state, *parameters.values(), *numbers.values())), *connections)
+
+    def bound(*given: Any) -> Any:
+        return layer.bind(*sharding.alike(given), static=static)
+
+    found = sharding.by_type(bound, given, _layer_kinds(static), fed=static.fed)
     n, m = call.plan.outputs, call.plan.outputs + len(static.states)
     return found[:n], found[n:m], found[m:]
