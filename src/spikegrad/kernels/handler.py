@@ -2,8 +2,8 @@
 
 XLA calls a handler with the address of a frame of words; ``xla/ffi/api/c_api.h``, which jaxlib ships, describes it. Each kernel has a
 handler of its own, registered under its hash. Blocks of columns are shared out as in `spikegrad.kernels.cpu.threads`; the helpers are
-threads of XLA's own pool, which may come late or never. So nobody waits for a helper that has not begun, and the job is freed by whoever
-leaves last.
+threads of XLA's own pool, which may come late or never. So nobody waits for a helper that has not begun; one that finds no block left may
+not touch XLA's buffers, which may be gone; and the job is freed by whoever leaves last.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from spikegrad.kernels.cpu.threads import (
 U = np.uint64
 _FRAME_EXTENSION, _FRAME_API, _FRAME_CONTEXT = 1, 2, 3
 _ARGUMENT_COUNT, _ARGUMENT_BUFFERS, _RESULT_COUNT, _RESULT_BUFFERS = 7, 9, 12, 14
-_ERROR_CREATE, _SCHEDULE = 6, 17
+_ERROR_CREATE, _ERROR_DESTROY, _SCHEDULE = 6, 8, 17
 _BUFFER_DATA, _BUFFER_RANK, _BUFFER_DIMS = 3, 4, 5
 """Words of a call frame, of the interface, and of a buffer."""
 _METADATA, _INVALID = 1, 3
@@ -229,12 +229,23 @@ def left(address: Any) -> None:
 
 
 @numba.njit(error_model="numpy")
+def unclaimed(job: Any) -> Any:
+    """Whether a block was left. Whoever claims it then knows all that this thread did before: it asks by the operation that claims."""
+    for k in range(job[THREADS]):
+        place = job[COUNTERS] + k * U(LINE)
+        if added(job, place, U(0)) < job[place + U(1)]:
+            return True
+    return False
+
+
+@numba.njit(error_model="numpy")
 def helped(address: Any) -> None:
     """What a thread of XLA's pool does: blocks of the job, until none is left."""
     job = words(address)
     added(job, job[COUNTERS] + U(_ACTIVE), U(1))
     mine = added(job, job[COUNTERS] + U(_HELPERS), U(1))
-    called(job[KERNEL], address, mine)
+    if unclaimed(job):  # else nobody waits for this thread, and a kernel reads its numbers before it claims
+        called(job[KERNEL], address, mine)
     added(job, job[COUNTERS] + U(_ACTIVE), U(2**64 - 1))
     left(address)
 
@@ -250,8 +261,12 @@ def done(frame: Any, address: Any, kernel: Any, helper: Any) -> None:
         request[0], request[1], request[2], request[3], request[4] = U(40), U(0), frame[_FRAME_CONTEXT], helper, address
         for _ in range(job[THREADS] - U(1)):
             added(job, job[COUNTERS] + U(_USERS), U(1))
-            if answered(words(frame[_FRAME_API])[_SCHEDULE], given) != U(0):
+            error = answered(words(frame[_FRAME_API])[_SCHEDULE], given)
+            if error != U(0):  # there is no pool: alone, then
+                request[0], request[2] = U(24), error
+                answered(words(frame[_FRAME_API])[_ERROR_DESTROY], given)
                 left(address)
+                break
         _free(given)
     called(kernel, address, U(0))
     while seen(job, job[COUNTERS] + U(_ACTIVE)) != U(0):

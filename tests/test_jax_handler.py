@@ -1,0 +1,79 @@
+"""What XLA's threads do with a job: they may come late, when the call is over and its buffers are gone."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import pytest
+
+pytest.importorskip("jax")
+pytest.importorskip("numba")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spikegrad import jax as sj
+from spikegrad.kernels import handler
+from spikegrad.kernels.cpu import threads
+
+
+def job(kernel: Any, claimed: int) -> Any:
+    """A job of two threads and 128 columns in blocks of 64, so many of which are claimed, in memory that outlives it."""
+    address = ctypes.cast(kernel, ctypes.c_void_p).value
+    words = threads.job(address or 0, 2, 5, 128, 64, 0, [8, 0] * 3)  # there is no memory at 8
+    counters = words[threads.COUNTERS]
+    for k in range(2):
+        first = counters + k * threads.LINE
+        words[first], words[first + 1] = 64 * (k + (k < claimed)), 64 * (k + 1)
+    words[counters + handler._ACTIVE], words[counters + handler._HELPERS], words[counters + handler._USERS] = 0, 1, 3
+    return words
+
+
+@pytest.mark.parametrize("claimed", [0, 1, 2])
+def test_a_helper_that_comes_late_touches_nothing(claimed):
+    """A kernel reads numbers before it claims a block; nobody waits for a helper that begins when all blocks are claimed."""
+    called: list[tuple[int, int]] = []
+    kernel = threads._SIGNATURE(lambda address, mine: called.append((address, mine)))
+    words = job(kernel, claimed)
+    address, counters = words.buffer_info()[0], words[threads.COUNTERS]
+    helper = ctypes.CFUNCTYPE(None, ctypes.c_uint64)(handler._helper())
+    helper(address)
+    assert called == ([(address, 1)] if claimed < 2 else [])
+    assert words[counters + handler._ACTIVE] == 0
+    assert words[counters + handler._USERS] == 2
+    assert words[counters + handler._HELPERS] == 2
+    assert [words[counters + k * threads.LINE] for k in range(2)] == [64 * (k + (k < claimed)) for k in range(2)]  # it claimed none
+
+
+def test_one_handler_for_each_kernel():
+    """Named by what it is: equal layers share it, whatever their numbers and sizes; a gradient has its own."""
+
+    def names(beta: float, steps: int) -> set[str]:
+        x = jnp.ones((steps, 2, 3))
+        text = jax.jit(jax.value_and_grad(lambda x: sj.leaky(x, beta, backend="numba")[0].sum())).lower(x).as_text()
+        return {word for word in text.replace("@", " ").replace("(", " ").split() if word.startswith("spikegrad_generated")}
+
+    first = names(0.9, 4)
+    assert len(first) == 2
+    assert all(name.startswith("spikegrad_generated_handler_") for name in first)
+    assert names(0.5, 7) == first
+
+
+def test_large_results_begin_on_huge_pages(monkeypatch):
+    """What is asked of the system is about memory inside of the result, and only where it is large."""
+    asked: list[tuple[int, int, int]] = []
+    advise = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int)
+    recorded = advise(lambda *given: asked.append(given) or 0)
+    address = ctypes.cast(recorded, ctypes.c_void_p).value
+    monkeypatch.setattr(handler, "_advise", advise(address))
+    monkeypatch.setattr(handler, "_LINUX", True)
+    size, start = 9 * 2**20, 3 * 2**20 + 64
+    handler.advised.py_func(np.uint64(start), np.uint64(size))
+    handler.advised.py_func(np.uint64(start), np.uint64(handler._FRESH - 1))
+    ((first, length, advice),) = asked
+    assert advice == 14
+    assert first % 2**21 == length % 2**21 == 0
+    assert start <= first < first + length <= start + size
+    assert length >= size - 2 * 2**21
