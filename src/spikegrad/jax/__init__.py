@@ -176,6 +176,8 @@ def _obstacle(surrogate: Surrogate, inhibition: bool, quantize: Any) -> str | No
         return f"JAX runs on {jax.default_backend()}"
     if surrogate.stochastic:
         return f"{type(surrogate).__name__} draws noise"
+    if type(surrogate).__call__ is not Surrogate.__call__:
+        return f"{type(surrogate).__name__} has a __call__ of its own"
     if inhibition:
         return "it has inhibition"
     return "its state is quantised" if quantize is not None else None

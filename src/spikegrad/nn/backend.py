@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook as hooked_globally  # pyright: ignore[reportPrivateUsage]
 
 from spikegrad.kernels import gate
 from spikegrad.kernels.lock import LOCK
 from spikegrad.nn.spike import Spike
+from spikegrad.surrogate import Surrogate
 
 BACKENDS = ("auto", "numba", "reference")
 INSTALLED = importlib.util.find_spec("numba") is not None
@@ -52,8 +54,13 @@ def fused(backend: str, reason: str | None) -> bool:
 
 def obstacle(spike: Spike, inhibition: bool, own_quantize: bool, tensors: Sequence[Tensor]) -> str | None:
     """Why the kernels cannot run a layer with these, or None."""
-    if spike.surrogate.stochastic:
-        return f"{type(spike.surrogate).__name__} draws noise"
+    surrogate = spike.surrogate
+    if surrogate.stochastic:
+        return f"{type(surrogate).__name__} draws noise"
+    if type(surrogate).__call__ is not Surrogate.__call__:
+        return f"{type(surrogate).__name__} has a __call__ of its own"
+    if (written := rewritten(spike, Spike)) is not None:
+        return f"its `spike` {written}"
     if inhibition:
         return "it has inhibition"
     if own_quantize:
@@ -61,3 +68,18 @@ def obstacle(spike: Spike, inhibition: bool, own_quantize: bool, tensors: Sequen
     if torch.compiler.is_compiling():
         return None if tensors[0].is_cpu else f"its input is on {tensors[0].device}"
     return gate.surroundings() or gate.obstacle(*tensors)
+
+
+def rewritten(module: nn.Module, kind: type[nn.Module]) -> str | None:
+    """What is called along with a module, or in place of what its class in this package does; None if nothing is.
+
+    Kernels do not call `nn.Spike` and `nn.Quantize` but compute what these compute. Where somebody's own code would run, they may not.
+    """
+    own = type(module)
+    if own is not kind and (own.forward is not kind.forward or own.__call__ is not kind.__call__):
+        return f"is a {own.__name__}, which has a `forward` of its own"
+    if "forward" in module.__dict__:
+        return "has a `forward` that somebody set"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:  # pyright: ignore
+        return "has hooks"
+    return "is called along with hooks of all modules" if hooked_globally() else None

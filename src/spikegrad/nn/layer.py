@@ -13,8 +13,8 @@ from spikegrad.errors import meant
 from spikegrad.kernels import arguments, loop, text
 from spikegrad.kernels.plan import QUANTIZED, Call, Connection, array
 from spikegrad.neuron import Neuron
-from spikegrad.nn.backend import check, fused, kernels, obstacle
-from spikegrad.nn.parameters import checked, held, hold
+from spikegrad.nn.backend import check, fused, kernels, obstacle, rewritten
+from spikegrad.nn.parameters import checked, held, hold, named
 from spikegrad.nn.quantize import Quantize
 from spikegrad.nn.spike import Spike
 from spikegrad.vocabulary import cast
@@ -41,7 +41,7 @@ class Layer(Stateful):
 
     Args:
         neuron: the neuron, with its numbers and options.
-        learn: names of what to learn, as in ``("beta", "spike.slope")``.
+        learn: names of what to learn, as in ``("beta", "spike.slope")``; ``"slope"`` will do where the neuron has no number of that name.
         values: tensors in place of numbers, by name; where learning starts, or fixed.
         recurrent: connect each neuron's first output to its first input of the next step: ``"all-to-all"`` through `weight` of shape
             ``(features, features)``, used as ``weight @ s``; or ``"one-to-one"``, of shape ``(features,)``.
@@ -89,8 +89,11 @@ class Layer(Stateful):
             raise TypeError(f"`quantize` must be a function of a tensor, got {quantize!r}")
         if quantize is not None and all(operation != "quantized" for operation, *_ in neuron.record.step.instructions):
             raise ValueError(f"{type(neuron).__name__} has no place where its state could be quantised")
-        learn, values = (learn,) if isinstance(learn, str) else tuple(learn), dict(values or {})
         known = (*neuron.numbers, *(f"spike.{name}" for name in neuron.spike.numbers))
+        full = {
+            name: name if name in known or f"spike.{name}" not in known else f"spike.{name}" for name in (*named(learn), *(values or {}))
+        }
+        learn, values = tuple(dict.fromkeys(full[name] for name in named(learn))), {full[name]: x for name, x in (values or {}).items()}
         for name in (*learn, *values):
             if name not in known:
                 raise ValueError(f"{type(neuron).__name__} has no number {name!r}{meant(name, known)}")
@@ -156,8 +159,7 @@ class Layer(Stateful):
         """A number of the neuron as it is now."""
         neuron = self.__dict__.get("_neuron")
         if neuron is not None and name in neuron.numbers:
-            value = held(self, name, neuron.numbers[name]) if name in self._tensors else None
-            return getattr(neuron, name) if value is None else value
+            return held(self, name, neuron.numbers[name]) if name in self._tensors else getattr(neuron, name)
         return super().__getattr__(name)
 
     def forward(self, currents: Any, state: Any = None, *, record: bool | str | Sequence[str] = False) -> tuple[Any, ...]:
@@ -196,7 +198,7 @@ class Layer(Stateful):
         if not self._tensors and quantize is None and weight is None:
             return self._floats
         numbers = self._floats | {name: getattr(self, name) for name in self._tensors}
-        if isinstance(quantize, Quantize):
+        if quantize is not None and _has_levels(quantize):
             numbers |= zip(QUANTIZED, quantize.numbers, strict=True)
         return numbers if weight is None else numbers | {_WEIGHTS[self.connection]: weight}
 
@@ -267,10 +269,10 @@ class Layer(Stateful):
 
     def _call(self, wanted: tuple[str, ...], spike: Spike) -> Call:
         """The static part of the layer, with these values recorded: the same object each time."""
-        key = (wanted, spike.structure.key)
+        levels = self.quantize is not None and _has_levels(self.quantize)
+        key = (wanted, spike.structure.key, levels)
         call = self._calls.get(key)
         if call is None:
-            levels = isinstance(self.quantize, Quantize)
             call = self._calls[key] = Call(self._record, spike.structure, wanted, levels, self.connection)
         return call
 
@@ -308,6 +310,11 @@ class Layer(Stateful):
         shown += [f"learn={self.learn}"] if self.learn else []
         shown += ["inhibition=True"] if self.inhibition else []
         return ", ".join([type(self.neuron).__name__, *shown] if type(self) is Layer else shown)
+
+
+def _has_levels(quantize: Any) -> bool:
+    """Whether a state is rounded as `nn.Quantize` does it, so that its levels say everything."""
+    return isinstance(quantize, Quantize) and rewritten(quantize, Quantize) is None
 
 
 _WEIGHTS = {"one-to-one": "weight", "all-to-all": "weights"}

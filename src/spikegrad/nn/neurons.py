@@ -10,6 +10,7 @@ from torch import Tensor
 from spikegrad import neurons
 from spikegrad.neuron import Neuron, Reset
 from spikegrad.nn.layer import Layer
+from spikegrad.nn.parameters import named
 from spikegrad.nn.spike import Spike
 from spikegrad.surrogate import Surrogate
 
@@ -44,7 +45,7 @@ class _Named(Layer):
             options["spike"] = spike.surrogate if isinstance(spike, Spike) else spike
         super().__init__(
             self.kind(**{**numbers, **firsts}, **options),
-            learn=tuple(dict.fromkeys((*flags, *((learn,) if isinstance(learn, str) else learn)))),
+            learn=(*flags, *named(learn)),
             values=tensors,
             spike=spike if isinstance(spike, Spike) else None,
             **layer,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spikegrad.ranges import Between
+
+
+def named(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Names, of which one may be given by itself."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def coordinate(value: Tensor, within: Between) -> Tensor:
@@ -65,8 +71,12 @@ def hold(module: nn.Module, name: str, value: Any, within: Between, *, learn: bo
         module.register_buffer(f"{name}_fixed", tensor)
 
 
-def held(module: nn.Module, name: str, within: Between) -> Tensor | None:
-    """The value of a number given to a module by `hold`, with gradient where it is learned; None if it was not given one."""
+def held(module: nn.Module, name: str, within: Between) -> Tensor:
+    """The value of a number given to a module by `hold`, with gradient where it is learned.
+
+    Raises:
+        AttributeError: somebody took the parameter from the module.
+    """
     # Looked up where it is: a getattr that a module fails costs as much as a small kernel.
     label = f"{name}_{within.coordinate}"
     learned = module._parameters.get(label)  # pyright: ignore[reportPrivateUsage]
@@ -75,6 +85,8 @@ def held(module: nn.Module, name: str, within: Between) -> Tensor | None:
     fixed = module._buffers.get(f"{name}_fixed")  # pyright: ignore[reportPrivateUsage]
     if fixed is not None:
         return fixed
-    # Parametrised, or a replica of a module on another device, a parameter is an attribute like any other.
+    # Parametrised, pruned, sharded, or in a replica of the module on another device, a parameter is an attribute like any other.
     learned = getattr(module, label, None)
-    return None if learned is None else number(learned, within)
+    if learned is None:
+        raise AttributeError(f"{type(module).__name__} has lost its parameter `{label}`, which says what `{name}` is")
+    return number(learned, within)

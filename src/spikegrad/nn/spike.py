@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikegrad.nn.parameters import held, hold
+from spikegrad.nn.parameters import held, hold, named
 from spikegrad.surrogate import Surrogate
 
 
@@ -21,7 +21,7 @@ class Spike(nn.Module):
 
     Args:
         surrogate: the surrogate.
-        learn: names of the numbers to learn.
+        learn: names of the numbers to learn, ``"slope"`` or, as a layer calls it, ``"spike.slope"``.
         shape: shape of each of them; it must broadcast against the input, ``(channels, 1, 1)`` for one per channel.
         values: tensors in place of the surrogate's numbers, by name, where learning starts or which stay as they are.
         generator: where noise is drawn from; PyTorch's default generator if None.
@@ -51,15 +51,16 @@ class Spike(nn.Module):
         super().__init__()
         if not isinstance(surrogate, Surrogate):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"expected a surrogate such as ATan(), got {surrogate!r}")
-        self.numbers = torch.tensor([*surrogate.parameters.values()], dtype=torch.float64)
+        self.numbers = torch.tensor([*surrogate.parameters.values()], dtype=torch.float64, device="cpu")
         """Of the surrogate. Where a layer is compiled they travel beside the formula, so that another slope compiles nothing."""
         self.surrogate = surrogate
         self.generator = generator
-        self.learn = (learn,) if isinstance(learn, str) else tuple(learn)
-        self.given: tuple[str, ...] = tuple(dict.fromkeys([*self.learn, *(values or {})]))
+        self.learn = tuple(name.removeprefix("spike.") for name in named(learn))
+        values = {name.removeprefix("spike."): x for name, x in (values or {}).items()}
+        self.given: tuple[str, ...] = tuple(dict.fromkeys([*self.learn, *values]))
         for name in self.given:
             surrogate.require_learnable(name)
-            start: Any = (values or {}).get(name, torch.full(tuple(shape), surrogate.parameters[name]))
+            start: Any = values.get(name, torch.full(tuple(shape), surrogate.parameters[name]))
             hold(self, name, start, surrogate.numbers[name], learn=name in self.learn)
 
     @property
@@ -70,7 +71,7 @@ class Spike(nn.Module):
     @surrogate.setter
     def surrogate(self, surrogate: Surrogate) -> None:
         self._surrogate, self.structure, self.floats = surrogate, surrogate.structure, surrogate.parameters
-        values = torch.tensor([*self.floats.values()], dtype=torch.float64)
+        values = torch.tensor([*self.floats.values()], dtype=torch.float64, device="cpu")
         self.numbers = self.numbers.copy_(values) if len(values) == len(self.numbers) else values
 
     def learned(self) -> dict[str, Any]:
