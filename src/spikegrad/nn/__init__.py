@@ -9,5 +9,7 @@ from spikegrad.nn.neurons import RecurrentLeaky as RecurrentLeaky
 from spikegrad.nn.neurons import RecurrentSynaptic as RecurrentSynaptic
 from spikegrad.nn.neurons import Synaptic as Synaptic
 from spikegrad.nn.quantize import Quantize as Quantize
+from spikegrad.nn.sequential import Residual as Residual
 from spikegrad.nn.sequential import Sequential as Sequential
 from spikegrad.nn.spike import Spike as Spike
+from spikegrad.nn.steps import Steps as Steps

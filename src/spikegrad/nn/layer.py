@@ -21,14 +21,30 @@ from spikegrad.vocabulary import cast
 
 
 class Stateful(nn.Module):
-    """A layer that takes a whole sequence and a state, and returns an output of the same shape and the state after it.
+    """What takes a whole sequence and a state, and returns an output over the same steps and the state after it.
 
-    Nothing is stored between calls. `Sequential` threads the state through every layer of this class.
+    Derive your own blocks from it. Nothing is stored between calls. A state is a tensor, a tuple or list of states, or None where there is
+    none; leaving it out starts from rest. `Sequential` hands the sequence to every module of this class, and its part of the state.
+
+    Example:
+        >>> import torch
+        >>> from spikegrad import nn
+        >>> class Gated(nn.Stateful):
+        ...     def __init__(self, features):
+        ...         super().__init__()
+        ...         self.gate = nn.Sequential(torch.nn.Linear(features, features), nn.Leaky(0.9))
+        ...
+        ...     def forward(self, currents, state=None):
+        ...         spikes, state = self.gate(currents, state)
+        ...         return spikes * currents, state
+        >>> out, state = nn.Sequential(Gated(4), torch.nn.Linear(4, 2))(torch.rand(10, 3, 4))
+        >>> out.shape
+        torch.Size([10, 3, 2])
     """
 
     def forward(self, currents: Any, state: Any = None) -> tuple[Any, ...]:
         """Output ``(time, batch, *features)`` and state."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define forward(self, currents, state=None)")
 
 
 class Layer(Stateful):

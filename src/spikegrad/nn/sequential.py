@@ -1,19 +1,37 @@
-"""A chain of modules in which spiking layers see time and all others do not."""
+"""Chains of modules in which spiking layers see time and all others do not, and blocks with a way past them."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from spikegrad.nn.layer import Stateful
 
+Role = Literal["sequence", "folded"]
 
-class Sequential(nn.Sequential):
+_WHOLE = {("norse", "SNN"), ("norse", "SNNRecurrent")}
+"""Classes of other libraries, by package and name, that take a sequence and a state as a `Stateful` does."""
+
+_STEPWISE = {
+    ("norse", "Lift"), ("norse", "SNNCell"), ("norse", "SNNRecurrentCell"), ("norse", "SequentialState"), ("sinabs", "StatefulLayer"),
+    ("snntorch", "SpikingNeuron"), ("spikegrad", "WithStates"), ("spikingjelly", "MemoryModule"),
+}  # fmt: skip
+"""Classes, likewise, that keep a state but take one step, or keep the state to themselves."""
+
+_INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
+"""Where PyTorch's own wrappers, of compilers and of training on several devices, have the module that they call."""
+
+
+class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatibleVariableOverride]
     """`torch.nn.Sequential` over whole sequences.
 
-    Spiking layers are given the sequence and their part of the state. Around every other module time is folded into the batch, so that
-    `Conv2d`, `BatchNorm2d`, `MaxPool2d`, `Flatten` and `Dropout` mean what they mean in PyTorch.
+    Spiking layers are given the sequence and their part of the state: every `Stateful`, so another `nn.Sequential` or an `nn.Residual`,
+    too, and recurrent layers of PyTorch. Around every other module time is folded into the batch, so that `Conv2d`, `BatchNorm2d`,
+    `MaxPool2d`, `Flatten` and `Dropout` mean what they mean in PyTorch. A module that is not `Stateful` and has spiking layers inside would
+    mix the samples of a batch, so it is refused; the message says how to write it.
 
     Example:
         >>> import torch
@@ -25,7 +43,7 @@ class Sequential(nn.Sequential):
         torch.Size([5, 2, 10])
     """
 
-    def forward(self, input: Tensor, state: tuple[Any, ...] | None = None) -> tuple[Tensor, tuple[Any, ...]]:
+    def forward(self, input: Tensor, state: Any = None) -> tuple[Any, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the chain.
 
         Args:
@@ -36,7 +54,8 @@ class Sequential(nn.Sequential):
             The output of the last module, ``(time, batch, ...)``, and the state.
 
         Raises:
-            ValueError: the state does not have one entry for each module.
+            TypeError: a module keeps a state, or has one inside, but does not take a sequence and a state.
+            ValueError: the state does not have one entry for each module; a module changes the number of samples.
         """
         x = input
         if x.ndim < 2:
@@ -44,11 +63,134 @@ class Sequential(nn.Sequential):
         states = [None] * len(self) if state is None else list(state)
         if len(states) != len(self):
             raise ValueError(f"`state` must have one entry for each of the {len(self)} modules, got {len(states)}")
-        for place, module in enumerate(self):
-            if isinstance(module, Stateful | Sequential):
+        for place, (module, role) in enumerate(zip(self, self._roles(), strict=True)):
+            if role == "sequence":
                 x, states[place] = module(x, states[place])
-            elif x.ndim == 2:
-                x = module(x)
-            else:
-                x = module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+                continue
+            if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"module {place} of the chain, {_kind(module)}, takes one tensor, got {_kind(x)} from what is before it")
+            folded = x if x.ndim == 2 else x.flatten(0, 1)
+            made = module(folded)
+            if not isinstance(made, Tensor) or not made.ndim or made.shape[0] != folded.shape[0]:
+                got = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else _kind(made)
+                raise ValueError(
+                    f"module {place} of the chain, {_kind(module)}, is given time and batch as one dimension of {folded.shape[0]}, and "
+                    f"must return a tensor with the same first dimension, got {got}"
+                )
+            x = made if x.ndim == 2 else made.unflatten(0, x.shape[:2])
         return x, tuple(states)
+
+    @torch.compiler.assume_constant_result
+    def _roles(self) -> tuple[Role, ...]:
+        """What each module is given. Found anew in every call, since modules may be changed; a compiler asks once."""
+        return tuple(role(module, f"module {place} of the chain") for place, module in enumerate(self))
+
+
+class Residual(Stateful):
+    """A block whose output is the sum of what its modules make of the input and of the input itself.
+
+    ``Residual(torch.nn.Linear(64, 64), nn.Leaky(0.9))`` adds spikes to its input, as SEW-ResNet does (Fang et al. 2021,
+    https://arxiv.org/abs/2102.04159).
+
+    Args:
+        *modules: the chain, as in `Sequential`.
+        shortcut: what the input goes through on the way past, if it changes shape there, such as a ``Conv2d(…, kernel_size=1, stride=2)``.
+
+    The state is a pair: that of the chain, and that of the shortcut.
+
+    Example:
+        >>> import torch
+        >>> from spikegrad import nn
+        >>> block = nn.Residual(torch.nn.Linear(8, 8), nn.Leaky(0.9))
+        >>> net = nn.Sequential(torch.nn.Linear(4, 8), nn.Leaky(0.9), block, torch.nn.Linear(8, 2), nn.LeakyIntegrator(0.9))
+        >>> out, state = net(torch.rand(10, 3, 4))
+        >>> out.shape
+        torch.Size([10, 3, 2])
+    """
+
+    def __init__(self, *modules: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = Sequential(*modules)
+        self.shortcut = None if shortcut is None else Sequential(shortcut)
+
+    def forward(self, currents: Tensor, state: Any = None) -> tuple[Any, Any]:
+        """Run the block.
+
+        Args:
+            currents: ``(time, batch, *features)`` or ``(time, features)``.
+            state: the pair that was returned before; None starts from rest.
+
+        Returns:
+            The sum, ``(time, batch, ...)``, and the state.
+
+        Raises:
+            ValueError: what is to be added has different shapes, or the state is no pair.
+        """
+        if state is not None and len(state) != 2:
+            raise ValueError(f"`state` of a Residual must be that of its chain and that of its shortcut, got {len(state)} entries")
+        inner, past = (None, None) if state is None else state
+        out, inner = self.body(currents, inner)
+        direct = currents
+        if self.shortcut is not None:
+            direct, past = self.shortcut(currents, past)
+        if out.shape != direct.shape:
+            other = "its input" if self.shortcut is None else "what its shortcut makes of it,"
+            raise ValueError(
+                f"a Residual adds its output of shape {tuple(out.shape)} to {other} of shape {tuple(direct.shape)}; they must be of one "
+                "shape: give `shortcut` a module that makes it so"
+            )
+        return out + direct, (inner, past)
+
+
+def role(module: nn.Module, name: str) -> Role:
+    """Whether a module is given the whole sequence and a state, or time folded into the batch.
+
+    Raises:
+        TypeError: it can have neither; the message calls it by this name.
+    """
+    what, children = _of_class(type(module)), module._modules  # pyright: ignore[reportPrivateUsage]
+    if what is None and not children:
+        return "folded"
+    if what == "sequence" and not (isinstance(module, nn.RNNBase) and module.batch_first):
+        return "sequence"
+    if what == "sequence":
+        raise TypeError(f"{name}, {_kind(module)}, has batch_first=True, but sequences here are (time, batch, features); leave it out")
+    mixed = "it would be given time folded into the batch, and mix the samples"
+    if what == "state":
+        raise TypeError(
+            f"{name}, {_kind(module)}, keeps a state but takes no sequence with its state; {mixed}. Use a layer of spikegrad.nn, or wrap "
+            "it in nn.Steps if it takes one step and returns its state"
+        )
+    # PyTorch's own wrappers pass their arguments on to the module inside; `DataParallel` would split time.
+    transparent = type(module).__module__.startswith("torch.") and not isinstance(module, nn.DataParallel)
+    inside = next((children[place] for place in _INSIDE if place in children), None) if transparent else None
+    if inside is not None:
+        return role(inside, f"{name}, inside of {_kind(module)}")
+    for path, each in module.named_modules():
+        if _of_class(type(each)) is not None:
+            raise TypeError(
+                f"{name}, {_kind(module)}, has a layer with a state inside, {path} ({_kind(each)}); {mixed}. "
+                + (_CHAIN if type(module) is nn.Sequential else _BLOCK)
+            )
+    return "folded"
+
+
+_CHAIN = "Write spikegrad.nn.Sequential in its place"
+_BLOCK = (
+    "Build it of spikegrad.nn.Sequential and nn.Residual, or make it a subclass of nn.Stateful, whose forward(currents, state=None) takes "
+    "the whole sequence and returns the output and the state"
+)
+
+
+@functools.cache
+def _of_class(kind: type[nn.Module]) -> Literal["sequence", "state"] | None:
+    """Whether modules of a class take a sequence and a state, keep a state otherwise, or neither."""
+    names = {(each.__module__.partition(".")[0], each.__name__) for each in kind.__mro__}
+    if issubclass(kind, Stateful | nn.RNNBase) or names & _WHOLE:
+        return "sequence"
+    return "state" if issubclass(kind, nn.RNNCellBase) or names & _STEPWISE else None
+
+
+def _kind(given: object) -> str:
+    kind = type(given)
+    return f"{'torch.nn.' if kind.__module__.startswith('torch.nn.modules') else ''}{kind.__name__}"
