@@ -1,4 +1,4 @@
-"""``python -m benchmarks NAME [--quick] [--out DIR]``."""
+"""``python -m benchmarks NAME [--quick] [--out DIR] [--against CHECKOUT]``."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from pathlib import Path
 from benchmarks import machine, report
 from benchmarks.measure import DisagreementError, Effort
 
-NAMES = ("layer", "neurons", "recurrent", "network", "compat", "memory", "scaling", "startup")
+NAMES = ("layer", "kernels", "neurons", "recurrent", "network", "compat", "memory", "scaling", "startup")
+AGAINST = "against"
+"""What is not run with the others, since it needs another checkout."""
 RESULTS = Path(__file__).parent / "results"
 THREADS = 2
 """What a small machine has; the same for everyone."""
 
 
-def measure(name: str, effort: Effort, out: Path) -> None:
-    """Run one benchmark, print it, write it."""
+def measure(name: str, effort: Effort, out: Path, against: Path | None = None) -> None:
+    """Run one benchmark, or the comparison with another checkout, print it, write it."""
     import torch
 
     # A team of threads that cannot all run waits for itself: on a busy machine a tiny size takes a hundred times as long.
     torch.set_num_threads(1 if effort.quick else min(THREADS, machine.cores()))
-    found = importlib.import_module(f"benchmarks.{name}").run(effort)
+    found = importlib.import_module(f"benchmarks.{name}").run(effort, *([] if against is None else [against]))
     about = machine.described(torch.get_num_threads()) | {"quick": effort.quick, "rounds": effort.rounds}
     report.show(name, found)
     print(report.write(name, found, about, out))
@@ -39,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         "python -m benchmarks", description="Prove that both sides compute the same, then time them in one run."
     )
     parser.add_argument("name", choices=(*NAMES, "all", "docs"))
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="with `kernels`: this checkout against another one instead")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds, to see that it runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: benchmarks/results)")
     parser.add_argument("--page", type=Path, default=Path(__file__).parents[1] / "docs/benchmarks.md", help="what `docs` writes")
@@ -49,11 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
         page.write(chosen.out, chosen.page)
         print(chosen.page)
         return 0
+    if chosen.against is not None and (chosen.name != "kernels" or not (chosen.against / "src").is_dir()):
+        parser.error("--against goes with `kernels`, and names a checkout of spikegrad, a folder that has src/")
     effort = Effort(rounds=2, seconds=0.0, quick=True) if chosen.quick else Effort()
     failed = False
-    for name in NAMES if chosen.name == "all" else (chosen.name,):
+    names = NAMES if chosen.name == "all" else (chosen.name,) if chosen.against is None else (AGAINST,)
+    for name in names:
         try:
-            measure(name, effort, chosen.out)
+            measure(name, effort, chosen.out, chosen.against)
         except DisagreementError as difference:
             print(f"{name}: nothing is reported, since both sides do not compute the same. {difference}", file=sys.stderr)
             failed = True

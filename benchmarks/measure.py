@@ -66,18 +66,19 @@ class Effort:
     quick: bool = False
 
 
-def alternate(tasks: Mapping[str, Task], effort: Effort) -> dict[str, list[float]]:
+def alternate(tasks: Mapping[str, Task], effort: Effort, clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
     """Seconds for one call of each task, one sample a round: A B C A B C …, so that what disturbs the machine disturbs all of them.
 
-    In each round a task that is timed over several calls is called once before, since it finds the caches full of the others' data.
+    In each round a task that is timed over several calls is called once before, since it finds the caches full of the others' data. A
+    `clock` other than the wall's is `time.thread_time`, for what one thread does while others keep the machine busy.
     """
     print(textwrap.shorten(f"timing {', '.join(tasks)}", 120), file=sys.stderr, flush=True)
     repeats: dict[str, int] = {}
     for name, task in tasks.items():
         task()  # compiles, allocates, fills caches
-        start = time.perf_counter()
+        start = clock()
         task()
-        repeats[name] = max(1, min(1000, int(effort.seconds / max(1e-7, time.perf_counter() - start))))
+        repeats[name] = max(1, min(1000, int(effort.seconds / max(1e-7, clock() - start))))
     samples: dict[str, list[float]] = {name: [] for name in tasks}
     gc.collect()
     gc.freeze()  # collecting is quick if it need not look at the libraries
@@ -87,10 +88,10 @@ def alternate(tasks: Mapping[str, Task], effort: Effort) -> dict[str, list[float
             gc.disable()
             if repeats[name] > 1:
                 task()
-            start = time.perf_counter()
+            start = clock()
             for _ in range(repeats[name]):
                 task()
-            samples[name].append((time.perf_counter() - start) / repeats[name])
+            samples[name].append((clock() - start) / repeats[name])
             gc.enable()
     gc.unfreeze()
     return samples

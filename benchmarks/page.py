@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from benchmarks.__main__ import NAMES
+from benchmarks.__main__ import AGAINST, NAMES
 from benchmarks.measure import Section
 from benchmarks.report import QUICK, cells, columns, read
 
@@ -29,6 +29,7 @@ currents, write a gradient.
 ```bash
 pip install -c constraints.txt "spikegrad[bench]"
 python -m benchmarks all     # or one of: NAMES
+python -m benchmarks kernels --against CHECKOUT    # this checkout's layers and training step against another's: `against`
 python -m benchmarks docs    # this page
 ```
 
@@ -76,7 +77,7 @@ def write(results: Path, page: Path) -> None:
     Raises:
         FileNotFoundError: there are none.
     """
-    found = [results / f"{name}.json" for name in NAMES if (results / f"{name}.json").exists()]
+    found = [results / f"{name}.json" for name in (*NAMES, AGAINST) if (results / f"{name}.json").exists()]
     if not found:
         raise FileNotFoundError(f"no results in {results}; run `python -m benchmarks all` first")
     chapters = [chapter(path, page) for path in found]

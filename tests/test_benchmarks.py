@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from benchmarks import __main__ as command
-from benchmarks import agreement, contenders, layer, measure, page, plots, report
+from benchmarks import agreement, contenders, layer, machine, measure, page, plots, report
 from benchmarks.contenders import Contender, Twin
 from benchmarks.measure import DisagreementError, Effort, Report, Row, Section
 
@@ -45,6 +45,18 @@ def test_runs_and_writes(name, tmp_path, only_snntorch, capsys):
     assert (tmp_path / f"{name}-1.svg").exists()
     assert command.main(["docs", "--out", str(tmp_path), "--page", str(tmp_path / "page.md")]) == 0
     assert f"## {name}" in (tmp_path / "page.md").read_text()
+
+
+def test_a_checkout_against_itself(tmp_path):
+    here = command.RESULTS.parents[1]
+    assert command.main(["kernels", "--quick", "--against", str(here), "--out", str(tmp_path)]) == 0
+    found, _ = report.read(tmp_path / "against.json")
+    assert [row.name.split(":")[1] for row in found.sections[0].rows] == [" the other", " this checkout"] * 2
+    assert all(row.ratio > 0 for row in found.sections[0].rows)
+    assert "Leaky, small: both checkouts compute the same, bit for bit" in found.checked
+    assert machine.commit().rstrip("+") in found.sections[0].text
+    with pytest.raises(SystemExit):
+        command.main(["layer", "--against", str(here)])
 
 
 def agreeing():

@@ -1,0 +1,166 @@
+"""This checkout against another: layers and a training step, in processes of both that take turns.
+
+Run as a module it is one of these processes, with the package of either checkout on its path: it uses nothing that a checkout may lack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import contenders, kernels
+from benchmarks.measure import DisagreementError, Effort, Report, Row, Section, quartiles
+
+LAYERS = {
+    f"{kind}, {label}": (kind, size)
+    for label, size in zip(("small", "large"), kernels.SIZES, strict=True)
+    for kind in ("Leaky", "Synaptic")
+}
+QUICK = {"Leaky, small": ("Leaky", kernels.QUICK[0])}
+STEP = "the rest of a training step"
+PROCESSES, ROUNDS = 6, 5
+"""Pairs of processes, and rounds of each: where memory happens to lie differs between processes, and is worth several percent."""
+CALLS = {"small": 300, "large": 6}
+"""Calls of a layer in a round, whose median counts."""
+
+
+def _median(samples: list[float]) -> float:
+    return quartiles(samples)[0]
+
+
+def _layer(kind: str, size: tuple[int, int, int], calls: int) -> tuple[Any, Any]:
+    """A function that times a round, and one that says what the layer computes."""
+    from spikegrad import nn
+
+    decays = (contenders.BETA,) if kind == "Leaky" else (contenders.ALPHA, contenders.BETA)
+    call = kernels.both(getattr(nn, kind)(*decays), kernels.inputs(size))
+
+    def sample() -> float:
+        samples: list[float] = []
+        for _ in range(calls):
+            start = time.thread_time()
+            call()
+            samples.append(time.thread_time() - start)
+        return _median(samples)
+
+    return sample, lambda: hashlib.sha256(b"".join(x.numpy().tobytes() for x in call())).hexdigest()
+
+
+def _rest(quick: bool) -> tuple[Any, Any]:
+    """The same of a training step without its matrix products, by the clock."""
+    shape = ((30, 16, 16, 4), 12, 2) if quick else ((700, 256, 256, 20), 100, 64)
+    step, products, _ = kernels.training_step(*shape)
+
+    def sample() -> float:
+        samples: list[float] = []
+        for _ in range(3):
+            times = [time.perf_counter()]
+            for part in (step, products):
+                part()
+                times.append(time.perf_counter())
+            samples.append(2 * times[1] - times[0] - times[2])
+        return _median(samples)
+
+    return sample, lambda: f"{step():.6f}"
+
+
+def work(task: str, quick: bool, threads: int) -> None:
+    """Say what a task computes, then time a round of it for each line that arrives."""
+    with kernels.threads(threads if task == STEP else 1):
+        if task == STEP:
+            sample, says = _rest(quick)
+        else:
+            kind, size = (QUICK if quick else LAYERS)[task]
+            sample, says = _layer(kind, size, 2 if quick else CALLS[task.split()[-1]])
+        print(says(), flush=True)
+        sample()
+        for _ in sys.stdin:
+            print(sample(), flush=True)
+
+
+class _Worker:
+    """A process of one checkout."""
+
+    def __init__(self, checkout: Path, task: str, quick: bool, threads: int) -> None:
+        here = Path(__file__).parents[1]
+        path = os.pathsep.join((str(checkout / "src"), str(here)))
+        command = [sys.executable, "-m", "benchmarks.against", task, str(int(quick)), str(threads)]
+        environment = {**os.environ, "PYTHONPATH": path}
+        self._process = subprocess.Popen(command, env=environment, cwd=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.says = self._line()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        if not line:
+            raise RuntimeError(f"a process of {self._process.args} ended without a word; what it wrote stands above")
+        return line
+
+    def sample(self) -> float:
+        """A round."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return float(self._line())
+
+    def end(self) -> None:
+        """Let the process end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _compared(task: str, other: Path, effort: Effort, report: Report, threads: int) -> list[Row]:
+    """Both checkouts in pairs of processes that take turns."""
+    times: dict[str, list[float]] = {"this": [], "other": []}
+    here = Path(__file__).parents[1]
+    for k in range(1 if effort.quick else PROCESSES):
+        order = (("this", here), ("other", other))[:: 1 if k % 2 else -1]
+        workers = {name: _Worker(checkout, task, effort.quick, threads) for name, checkout in order}
+        try:
+            if workers["this"].says != workers["other"].says:
+                raise DisagreementError(f"{task}: the checkouts do not compute the same")
+            rounds: dict[str, list[float]] = {"this": [], "other": []}
+            for _ in range(min(effort.rounds, ROUNDS)):
+                for name, worker in workers.items():
+                    rounds[name].append(worker.sample())
+            for name, found in rounds.items():
+                times[name] += found
+        finally:
+            for worker in workers.values():
+                worker.end()
+    report.checked.append(f"{task}: both checkouts compute the same{'' if task == STEP else ', bit for bit'}")
+    ratios = quartiles([a / b for a, b in zip(times["this"], times["other"], strict=True)])
+    mine, theirs = (quartiles([1e3 * x for x in times[name]]) for name in ("this", "other"))
+    return [Row(f"{task}: the other", *theirs, 1.0, 1.0, 1.0), Row(f"{task}: this checkout", *mine, *ratios)]
+
+
+def run(effort: Effort, other: Path) -> Report:
+    """The comparison."""
+    import torch
+
+    report = Report()
+    found: list[Row] = []
+    for task in (*(QUICK if effort.quick else LAYERS), STEP):
+        found += _compared(task, other, effort, report, torch.get_num_threads())
+    text = (
+        f"The other is commit {_commit(other)}. Forward and backward through autograd, processor time of one thread; the training step by "
+        f"the clock, with {torch.get_num_threads()} threads. {PROCESSES} pairs of processes; ratios of rounds next to each other."
+    )
+    report.sections.append(Section("This checkout against another", "ms", found, "the other", text))
+    return report
+
+
+def _commit(checkout: Path) -> str:
+    """The commit of a checkout."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], bool(int(sys.argv[2])), int(sys.argv[3]))
