@@ -1,7 +1,12 @@
 """Memory that is used again: only when nothing refers to it, up to a limit, the sizes used lately for longest."""
 
+import copy
 import gc
+import io
 import multiprocessing
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -103,6 +108,94 @@ def test_results_of_inference_mode_serve_training():
     again = EMPTY((FLOATS,), torch.float32)
     assert kept() == {(FLOATS,): 1}
     assert not again.is_inference()
+
+
+LARGE = (16, 64, 2048)
+"""Of a layer whose results are 8 MiB each."""
+
+
+def resized(made):
+    made.resize_(2 * made.numel() + 2**20)
+    return made[: np.prod(LARGE)].view(LARGE)
+
+
+def reset(made):
+    other = torch.empty(0)
+    other.set_(made.untyped_storage(), made.storage_offset(), made.shape, made.stride())
+    made.set_()
+    assert made.numel() == 0
+    return other
+
+
+def saved(made):
+    file = io.BytesIO()
+    torch.save(made, file)
+    file.seek(0)
+    return torch.load(file)
+
+
+def from_storage(made):
+    storage, offset = made.untyped_storage(), made.storage_offset()
+    assert storage.data_ptr() + 4 * offset == made.data_ptr()
+    assert storage.nbytes() >= 4 * offset + made.nbytes
+    assert storage.resizable()
+    del made
+    return torch.empty(0).set_(storage, offset, LARGE)
+
+
+@pytest.mark.parametrize(
+    "use", [resized, reset, lambda made: made.share_memory_(), saved, copy.deepcopy, from_storage],
+    ids=["resize_", "set_", "share_memory_", "save", "deepcopy", "untyped_storage"],
+)  # fmt: skip
+@pytest.mark.parametrize("which", ["spikes", "gradient"])
+def test_a_large_result_is_a_tensor_like_any_other(which, use):
+    """Large results lie in memory that is used again; from_numpy's, of which it once was made, cannot be resized."""
+    layer = nn.Leaky(0.9)
+
+    def result(currents, fused=layer):
+        currents.requires_grad_(which == "gradient")
+        spikes = fused(currents)[0]
+        if which == "spikes":
+            return spikes
+        spikes.backward(torch.ones(()).expand(LARGE))
+        return currents.grad
+
+    currents = torch.rand(LARGE, generator=torch.Generator().manual_seed(0))
+    expected = result(currents.clone(), nn.Leaky(0.9, backend="reference"))
+    found = use(result(currents.clone()))
+    for _ in range(3):  # of which each takes what memory there is
+        result(torch.zeros(LARGE))
+    torch.testing.assert_close(found, expected)
+
+
+def test_kept_memory_can_be_given_back():
+    held = EMPTY((FLOATS,), torch.float32).fill_(7)
+    EMPTY((2, FLOATS), torch.float32)
+    memory.give(TAKE(2**20))
+    assert kept()
+    assert memory._kept
+    nn.free_memory()
+    assert (kept(), memory._free, memory._kept) == ({}, {}, 0)
+    EMPTY((FLOATS,), torch.float32).fill_(0)
+    assert held.eq(7).all(), "what is in use stays with who has it"
+
+
+def test_what_the_environment_lets_layers_keep(monkeypatch):
+    assert results._LIMIT == memory.limit() == 4 * memory._LIMIT
+    for given, wanted in (("0", 0), ("12", 12 * 2**20)):
+        monkeypatch.setenv("SPIKEGRAD_KEEP", given)
+        assert memory.limit() == wanted
+    for given in ("", "-1", "1.5", "much"):
+        monkeypatch.setenv("SPIKEGRAD_KEEP", given)
+        with pytest.raises(ValueError, match=f"SPIKEGRAD_KEEP must be a whole number of MiB.*got '{given}'"):
+            memory.limit()
+    program = (
+        "import torch; from spikegrad import nn; nn.Leaky(.9)(torch.rand(16, 16, 1024));"
+        "from spikegrad.kernels.cpu import memory, results; print(len(results._kept), memory._kept)"
+    )
+    environment = os.environ | {"SPIKEGRAD_KEEP": "0"}
+    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["0", "0"]
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="the system has no fork")

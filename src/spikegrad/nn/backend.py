@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,25 @@ def kernels() -> Any:
     """The fused kernels, which are imported when a layer first wants them."""
     with LOCK:
         return importlib.import_module("spikegrad.kernels.torch")
+
+
+def free_memory() -> None:
+    """Give back the memory that fused layers keep to use it again; the next layers take new memory, slower by its page faults.
+
+    Layers keep the memory of their large results when nothing refers to them any more, up to 256 MiB, and a quarter of that for scratch.
+    The environment variable ``SPIKEGRAD_KEEP`` says another number of MiB, 0 for nothing, when spikegrad's kernels are first used.
+
+    Example:
+        >>> import torch
+        >>> from spikegrad import nn
+        >>> spikes, state = nn.Leaky(0.9)(torch.rand(100, 16, 512))
+        >>> del spikes, state
+        >>> nn.free_memory()
+    """
+    for name in ("results", "memory"):
+        module: Any = sys.modules.get(f"spikegrad.kernels.cpu.{name}")
+        if module is not None:
+            module.release()
 
 
 def check(backend: str) -> None:

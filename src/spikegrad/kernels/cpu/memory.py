@@ -8,6 +8,7 @@ over memory in small pages also leaves the processor without the addresses of ev
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -22,8 +23,22 @@ _HUGE = 2**21
 _LARGE = 2**19
 """Bytes for which a huge page is worth having."""
 _MADV_HUGEPAGE = 14
-_LIMIT = 2**26
-"""Bytes kept at most."""
+
+
+def limit() -> int:
+    """Bytes that results of layers may keep, as the environment says; 256 MiB otherwise.
+
+    Raises:
+        ValueError: it says something else than a whole number of MiB.
+    """
+    given = os.environ.get("SPIKEGRAD_KEEP", "256")
+    if not given.isdecimal():
+        raise ValueError(f"SPIKEGRAD_KEEP must be a whole number of MiB that layers may keep to use again, 0 for none, got {given!r}")
+    return int(given) * 2**20
+
+
+_LIMIT = limit() // 4
+"""Bytes kept at most: scratch is a block of columns for each thread, where results are whole sequences."""
 
 
 try:
@@ -95,6 +110,14 @@ def take(size: int) -> Block:
             _kept -= size
             return spare.pop()
     return Block(size)
+
+
+def release() -> None:
+    """Give all memory that is kept back to the system."""
+    global _kept
+    with _lock:
+        _free.clear()
+        _kept = 0
 
 
 def give(block: Block) -> None:
