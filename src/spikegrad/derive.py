@@ -25,11 +25,16 @@ def _shared(g: Symbol, a: Value, b: Value, first: str) -> tuple[Symbol, Symbol]:
     return _where(taken, g, _where(tie, g * 0.5, g * 0.0)), _where(taken, g * 0.0, _where(tie, g * 0.5, g))
 
 
+def _divided(part: Symbol, n: Symbol) -> tuple[Symbol, Symbol]:
+    """One division for both: the same symbol twice."""
+    return part, -(part * n)
+
+
 _RULES: Mapping[str, Callable[..., tuple[Value | None, ...]]] = {
     "add": lambda g, n, a, b: (g, g),
     "subtract": lambda g, n, a, b: (g, -g),
     "multiply": lambda g, n, a, b: (g * b, g * a),
-    "divide": lambda g, n, a, b: (g / b, -(g * n) / b),
+    "divide": lambda g, n, a, b: _divided(g / b, n),
     "negative": lambda g, n, a: (-g,),
     "abs": lambda g, n, a: (_where(a > 0.0, g, _where(a < 0.0, -g, g * a)),),
     "minimum": lambda g, n, a, b: _shared(g, a, b, "less"),

@@ -69,7 +69,7 @@ class QuadraticIF(Neuron):
         return {"v": self.rest}
 
     def step(self, current: Array, v: Array) -> Step:
-        u = v + (current + self.curvature * (v - self.rest) * (v - self.critical)) / self.tau
+        u = v + 1 / self.tau * (current + self.curvature * (v - self.rest) * (v - self.critical))
         u = self.quantized(minimum(u, _HIGHEST))
         s = self.fire(u - self.threshold)
         return Step(s, v=self.reset_to(u, s, self.reset_potential), u=u)
@@ -132,8 +132,8 @@ class ExponentialIF(Neuron):
         return {"v": self.rest}
 
     def step(self, current: Array, v: Array) -> Step:
-        upstroke = self.sharpness * exp(minimum((v - self.rheobase) / self.sharpness, _STEEPEST))
-        u = self.quantized(v + (current + self.rest - v + upstroke) / self.tau)
+        upstroke = self.sharpness * exp(minimum(1 / self.sharpness * (v - self.rheobase), _STEEPEST))
+        u = self.quantized(v + 1 / self.tau * (current + self.rest - v + upstroke))
         s = self.fire(u - self.threshold)
         return Step(s, v=self.reset_to(u, s, self.reset_potential), u=u)
 
@@ -204,10 +204,10 @@ class AdEx(Neuron):
         return {"v": self.rest}
 
     def step(self, current: Array, v: Array, w: Array) -> Step:
-        upstroke = self.sharpness * exp(minimum((v - self.rheobase) / self.sharpness, _STEEPEST))
-        u = self.quantized(v + (current + self.rest - v + upstroke - w) / self.tau)
+        upstroke = self.sharpness * exp(minimum(1 / self.sharpness * (v - self.rheobase), _STEEPEST))
+        u = self.quantized(v + 1 / self.tau * (current + self.rest - v + upstroke - w))
         s = self.fire(u - self.threshold)
-        w = w + (self.a * (v - self.rest) - w) / self.tau_w
+        w = w + 1 / self.tau_w * (self.a * (v - self.rest) - w)
         return Step(s, v=self.reset_to(u, s, self.reset_potential), w=w + self.b * s, u=u)
 
 

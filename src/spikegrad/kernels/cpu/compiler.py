@@ -50,8 +50,7 @@ SIZE = U(np.dtype(real).itemsize)
 reals = pointer(numba.{real})
 arctan, erf, floor, sqrt = math.atan, math.erf, np.floor, np.sqrt
 inf = np.inf
-# Where spikes are decided nothing may fuse a product and a sum; the surrogate's formulas may.
-helper = numba.njit(error_model="numpy", forceinline=True)
+# Where spikes are decided nothing may fuse a product and a sum; the surrogate's formulas and elementary functions may.
 formulas = numba.njit(error_model="numpy", forceinline=True, fastmath={{"contract"}})
 
 

@@ -1,8 +1,9 @@
 """Source of elementary functions that the vectoriser can take apart: polynomials without branches or calls.
 
 The C library's scalar functions keep a loop from being vectorised (a Gaussian was 15 times slower with them). These are good to a few units
-in the last place over the range where their results are normal numbers; `exp` is 0 below twice the smallest of them. Each has a ``quick_``
-form in which the compiler may fuse products and sums.
+in the last place over the range where their results are normal numbers; `exp` is 0 below one and a half times the smallest of them. In them
+the compiler may fuse products and sums, which a step itself may not: they are compiled as `formulas`, and nothing that is not fuses with
+what is.
 """
 
 from __future__ import annotations
@@ -15,16 +16,14 @@ WORDS = ("exp", "log", "sin", "cos", "tanh", "sigmoid")
 
 _TEMPLATE = """
 def exp(x):
-    low = x if x > real({lowest}) else real({lowest})
-    y = low if low < real({highest}) else real({highest})
-    n = np.floor(y * real({log2e}) + real(0.5))
+    # NaN passes both bounds. Above them half of 2**n times p is infinite by itself, and below them the bits of that half are 0.
+    high = real({lowest}) if x < real({lowest}) else x
+    y = real({highest}) if high > real({highest}) else high
+    shifted = y * real({log2e}) + real({whole})  # rounded to a whole number, n, which its last bits are
+    n = shifted - real({whole})
     r = (y - n * real({ln2_high})) - n * real({ln2_low})
     p = {exp}
-    scale = integer((integer(n) + integer({bias} - 1)) << integer({mantissa})).view(real)  # half of 2**n, which may be infinite
-    value = p * scale
-    value = value if x >= real({lowest}) else real(0.0)
-    value = value if x <= real({highest}) else real(np.inf)
-    return value if x == x else x
+    return p * integer((real(shifted).view(integer) + integer({bias} - 1)) << integer({mantissa})).view(real)
 
 
 def log(x):
@@ -74,8 +73,7 @@ def tanh(x):
     return near if size < real(0.625) else far
 
 
-quick_exp, quick_log, quick_sin, quick_cos, quick_sigmoid, quick_tanh = map(formulas, (exp, log, sin, cos, sigmoid, tanh))
-exp, log, sin, cos, sigmoid, tanh, _turned = map(helper, (exp, log, sin, cos, sigmoid, tanh, _turned))
+exp, log, sin, cos, sigmoid, tanh, _turned = map(formulas, (exp, log, sin, cos, sigmoid, tanh, _turned))
 """
 
 
@@ -114,7 +112,7 @@ _PI = Fraction("3.14159265358979323846264338327950288419716939937510582097494459
 
 
 def source(dtype: str) -> str:
-    """Source of `WORDS` for ``"float32"`` or ``"float64"``; needs `np`, `real`, `integer` (of its size), `helper` and `formulas`."""
+    """Source of `WORDS` for ``"float32"`` or ``"float64"``; needs `np`, `real`, `integer` (of its size) and `formulas`."""
     single = dtype == "float32"
     mantissa, bias, bits = (23, 127, 11) if single else (52, 1023, 32)
     terms = (8, 6, 5) if single else (14, 11, 9)
@@ -126,8 +124,9 @@ def source(dtype: str) -> str:
         lift=2.0**mantissa,
         tanh_above=_horner("z", [c / below[0] for c in above]),
         tanh_below=_horner("z", [c / below[0] for c in below]),
-        lowest=-86.6 if single else -707.7,
-        highest=88.72 if single else 709.78,
+        lowest=-87.3 if single else -708.4,
+        highest=89.0 if single else 709.9,
+        whole=1.5 * 2.0**mantissa,
         log2e=math.log2(math.e),
         ln2_high=ln2_high,
         ln2_low=ln2_low,

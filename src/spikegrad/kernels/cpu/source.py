@@ -34,7 +34,6 @@ from dataclasses import dataclass
 from spikegrad import printing
 from spikegrad.cut import Passes
 from spikegrad.derive import derivative_by
-from spikegrad.kernels.cpu import elementary
 from spikegrad.kernels.plan import FED, Call
 from spikegrad.printing import DIALECTS, Names
 from spikegrad.trace import Program
@@ -314,8 +313,7 @@ class _Printer:
                 formula = derivative_by(surrogate.primitive, surrogate.arguments, operation.removeprefix("primitive_by_"))
             elif operation != "derivative":
                 continue
-            quick = {word: f"quick_{_NUMBA.words[word]}" for word in elementary.WORDS}
-            self.functions.append("@formulas\n" + printing.function(formula, surrogate.arguments, operation, "numba", quick).rstrip())
+            self.functions.append("@formulas\n" + printing.function(formula, surrogate.arguments, operation, "numba").rstrip())
             words[operation] = f"{operation}({', '.join(f'{{{k}}}' for k in range(1 + len(numbers)))})"
         instructions = tuple((*i, *numbers) if i[0] in words else i for i in program.instructions)
         return Program(instructions, program.results), words
