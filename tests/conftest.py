@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import itertools
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -71,6 +72,11 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
             return block
 
         monkeypatch.setattr(memory, "take", take)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is there once all tests are collected stays: a million objects, which the collector need not go through again and again."""
+    gc.freeze()
 
 
 KERNELS = 800
@@ -166,6 +172,12 @@ def pairwise(
         missing -= pairs(best[1])
         rows.append(best[1])
     return rows
+
+
+def product(*choices: Sequence[Any]) -> list[Any]:
+    """Parameters of a test: all combinations, of which only few in which every two choices meet are not slow."""
+    few = [tuple(row.values()) for row in pairwise({str(k): values for k, values in enumerate(choices)})]
+    return [each if each in few else pytest.param(*each, marks=pytest.mark.slow) for each in itertools.product(*choices)]
 
 
 # Of every neuron: numbers with which it is compared, beside its defaults, and the mean and the deviation of each of its inputs, which make

@@ -29,18 +29,37 @@ from spikegrad.kernels.plan import Call  # noqa: E402
 from spikegrad.neurons import CATALOGUE  # noqa: E402
 from spikegrad.trace import Program  # noqa: E402
 
+# Both passes of a layer on NumPy's memory: whoever starts a process for the cache alone need not wait for PyTorch.
 CALL = """
-    import torch
-    from spikegrad import nn
+    import numpy as np
+    from spikegrad.kernels.cpu.passes import Pass, Sizes
+    from spikegrad.kernels.cpu.source import Variant
+    from spikegrad.kernels.plan import Call
+    from spikegrad.neurons import LeakyIntegrator
 
-    currents = torch.ones(3, 4, requires_grad=True)
-    potentials, last = nn.LeakyIntegrator(0.5, backend="numba")(currents)
-    assert potentials.tolist() == [[1.0] * 4, [1.5] * 4, [1.75] * 4]
-    assert last.tolist() == [1.75] * 4
-    assert torch.autograd.grad(last.sum(), currents)[0][:, 0].tolist() == [0.25, 0.5, 1.0]
+    class Memory:
+        def __init__(self, *shape):
+            self.numbers = np.ones(shape, np.float32)
+
+        def data_ptr(self):
+            return self.numbers.ctypes.data
+
+    neuron = LeakyIntegrator(0.5)
+    call, sizes = Call(neuron.record, neuron.spike.structure), Sizes(3, 4)
+    currents, potentials, last, gradient = Memory(3, 4), Memory(3, 4), Memory(4), Memory(3, 4)
+    forward = ("current", 4), ("0", 4), ("first.v", 0.0), ("last.v", 1), ("beta", 0.5)
+    Pass(Variant(call, False, "float32"), sizes, forward).run([currents, potentials, last])
+    assert potentials.numbers.tolist() == [[1.0] * 4, [1.5] * 4, [1.75] * 4]
+    assert last.numbers.tolist() == [1.75] * 4
+    numbers = ("beta", 0.5), ("spike.slope", 1.0), ("spike.scale", 1.0)
+    backward = *numbers, ("first.v", 0.0), ("bar.0", 0.0), ("bar.v", 1.0), ("grad.current", 4), ("grad.v", None)
+    Pass(Variant(call, True, "float32", single=frozenset("0")), sizes, backward).run([gradient])
+    assert gradient.numbers[:, 0].tolist() == [0.25, 0.5, 1.0]
 """
-MODULES = ("spikegrad_generated_team", "spikegrad_generated_forward", "spikegrad_generated_backward")
+MODULES = ("spikegrad_generated_launch", "spikegrad_generated_forward", "spikegrad_generated_backward")
 """What it compiles: the kernels, and what shares them out."""
+PRINTED = "spikegrad_generated_elementary"
+"""What is only source: the functions that kernels are compiled with."""
 
 
 def launch(script: str, cache: Path | str, *, warnings: str = "error") -> subprocess.Popen[str]:
@@ -72,7 +91,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_at_once_and_a_third_that_does_not_compile(filled):
     before = machine_code(filled)
     assert before
-    assert sorted(path.stem.rpartition("_")[0] for path in filled.rglob("*.py")) == sorted(MODULES)
+    assert sorted(path.stem.rpartition("_")[0] for path in filled.rglob("*.py")) == sorted((*MODULES, PRINTED))
+    assert {path.name.rpartition("_")[0] for path in before} == set(MODULES)
     assert not list(filled.rglob("*.tmp"))
     finish(launch(CALL, filled))
     assert machine_code(filled) == before

@@ -39,7 +39,7 @@ _HEADER = """
 import math
 import numpy as np
 import numba
-from spikegrad.kernels.cpu.compiler import bfloat16, entry, float16, row
+from spikegrad.kernels.cpu.compiler import bfloat16, clear, entry, fill, float16, formulas, row
 # All of the machine code depends on them; their version is {version}.
 from spikegrad.kernels.cpu.threads import (
     ARGUMENTS, BLOCK, COLUMNS, KERNEL, SCRATCH, SHARE, STEPS, THREADS, called, claimed, claimed_back, pointer, shared_out, words,
@@ -50,20 +50,6 @@ SIZE = U(np.dtype(real).itemsize)
 reals = pointer(numba.{real})
 arctan, erf, floor, sqrt = math.atan, math.erf, np.floor, np.sqrt
 inf = np.inf
-# Where spikes are decided nothing may fuse a product and a sum; the surrogate's formulas and elementary functions may.
-formulas = numba.njit(error_model="numpy", forceinline=True, fastmath={{"contract"}})
-
-
-@row
-def fill(count, row, given, stride):
-    for j in range(count):
-        row[j] = given[j * stride]
-
-
-@row
-def clear(count, row):
-    for j in range(count):
-        row[j] = real(0.0)
 """
 _HALVES = """
 elements, (load, store) = pointer(numba.uint16), {dtype}
@@ -79,17 +65,34 @@ class NoAlias(CompilerBase):
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
 
 
-def row(function: Callable[..., Any]) -> Any:
-    """A decorator for a loop over a row, whose arguments do not overlap."""
-    jit: Any = numba.njit
-    return jit(error_model="numpy", pipeline_class=NoAlias, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+# What only other machine code calls needs no way in from Python or C.
+_jit: Any = numba.njit
+_inner = functools.partial(_jit, error_model="numpy", no_rewrites=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+row: Any = _inner(pipeline_class=NoAlias)
+"""A decorator for a loop over a row, whose arguments do not overlap."""
+# Where spikes are decided nothing may fuse a product and a sum; the surrogate's formulas and elementary functions may.
+formulas: Any = _inner(forceinline=True, fastmath={"contract"})
+
+
+@row
+def fill(count: Any, row: Any, given: Any, stride: Any) -> None:
+    """Fill a row with what lies so far apart."""
+    for j in range(count):
+        row[j] = given[j * stride]
+
+
+@row
+def clear(count: Any, row: Any) -> None:
+    """Fill a row with zeros."""
+    for j in range(count):
+        row[j] = 0.0
 
 
 def entry(count: int, result: Any = types.void) -> Callable[[Callable[..., Any]], Any]:
     """A decorator that compiles a function of a generated module, which takes so many words, or takes it from the disk cache."""
 
     def compiled(function: Callable[..., Any]) -> Any:
-        made: Any = CFunc(function, ((types.uint64,) * count, result), {}, {"error_model": "numpy"})
+        made: Any = CFunc(function, ((types.uint64,) * count, result), {}, {"error_model": "numpy", "no_rewrites": True})
         made.enable_caching()
         cache = made._cache
         # Numba first learns all the types it knows, a quarter of a second, though only compiling needs them; running needs its allocator.
@@ -200,7 +203,9 @@ def _digest(text: str) -> str:
 def compiled(variant: Variant) -> tuple[int, str]:
     """The address of a kernel, and a name for it that says all there is to it; from the disk cache where it has been compiled before."""
     name = "backward" if variant.backward else "forward"
-    parts = [header(variant.dtype), elementary.source(variant.real), source.source(variant)]
+    functions = loaded("elementary", f"{header(variant.real)}\n\n{elementary.source(variant.real)}")
+    words = ", ".join(word for name in elementary.WORDS for word in (name, f"quick_{name}"))
+    parts = [header(variant.dtype), f"from {functions.__name__} import {words}", source.source(variant)]
     if variant.fed:
         with LOCK:
             from spikegrad.kernels.cpu import products
