@@ -201,9 +201,10 @@ def test_stochastic_rounding_has_a_generator_and_is_unbiased():
     assert torch.rand(1) == untouched
     assert torch.equal(first, ours.StochasticRounding.apply(x, generator.manual_seed(1)))
     assert first.float().mean().item() == pytest.approx(0.125, abs=0.005)
-    for name in ("Quantize", "StochasticRounding"):
-        with pytest.raises(TypeError, match=r"floating-point tensor, got torch.int64; convert it with x.float\(\)"):
-            getattr(ours, name).apply(torch.tensor([1]))
+    with pytest.raises(NotImplementedError):
+        theirs.StochasticRounding.apply(torch.tensor([1]))
+    with pytest.raises(TypeError, match=r"floating-point tensor, got torch.int64; convert it with x.float\(\)"):
+        ours.StochasticRounding.apply(torch.tensor([1]))
 
 
 @pytest.mark.parametrize(("name", "arguments"), [*CASES, ("MaxSpike", (3,)), ("MembraneReset", (0.5,)), ("MembraneSubtract", ())], ids=str)
@@ -378,14 +379,23 @@ def test_i4_i5_what_was_first_published():
     torch.testing.assert_close(ours.PeriodicExponential()(v, 1.0), theirs.PeriodicExponential()(v, 1.0))
     before = ours.PeriodicExponential(first_published=True)
     torch.testing.assert_close(before(v, 1.0), torch.tensor([0.368, 1, 0.607, 0.368]), rtol=0, atol=1e-3)
-    # As it was published: the distance to the nearest multiple of the threshold, above threshold.
-    wide, theta = points(0.75), 0.75
-    x = wide - theta
-    distance = torch.where(x < 0, x, x - theta * torch.floor(x / theta + 0.5)).abs()
-    torch.testing.assert_close(before(wide, theta), torch.exp(-distance / 0.5), rtol=1e-12, atol=0)
+    # As it was published, in units of the potential but for one step of 1 per threshold.
+    for theta, width in ((1.0, 0.5), (2.0, 0.5), (0.75, 0.3)):
+        wide = points(theta)
+        h = wide - theta / 2
+        p = torch.where(wide < theta, h, h - torch.floor(h / theta))
+        published = torch.exp(-(p - theta / 2).abs() / width) / theta
+        got = ours.PeriodicExponential(width, 1.5, first_published=True)(wide, theta)
+        torch.testing.assert_close(got, 1.5 * published, rtol=1e-12, atol=0)
+    assert before(torch.tensor(2.0), 2.0) == 0.5
     assert theirs.MultiGaussian()(torch.ones(1), 1.0).item() == pytest.approx(0.8782, abs=1e-4)
     plain = ours.MultiGaussian(0.1, 0.4, grad_scale=2.0, first_published=True)
     assert torch.equal(plain(v, 1.0), ours.Gaussian(0.1, 0.4, 2.0)(v, 1.0))
+    assert ours.MultiGaussian(0.1, 0.4, 2.0, first_published=True) == plain  # whose third argument was this one
+    assert dataclasses.replace(plain, sigma=0.5) == ours.MultiGaussian(0.1, 0.5, 2.0, first_published=True)
+    for wrong in (lambda: ours.MultiGaussian(h=0.2, first_published=True), lambda: ours.MultiGaussian(0, 1, 2, 3, first_published=True)):
+        with pytest.raises(TypeError, match="MultiGaussian as first published takes mu, sigma, grad_scale, each once; got"):
+            wrong()
     assert ours.MultiGaussian(first_published=True)(torch.ones(1), 1.0).item() == pytest.approx(0.7979, abs=1e-4)
 
 

@@ -204,9 +204,10 @@ def test_t1_spikes_have_the_dtype_of_the_potential():
         x = torch.tensor([-1.0, 1.0], dtype=dtype)
         assert theirs.atan()(x).dtype == torch.float32
         assert ours.atan()(x).dtype == dtype
-    assert theirs.atan()(torch.tensor([1])).dtype == torch.float32
-    with pytest.raises(TypeError, match=r"floating-point tensor, got torch.int64; convert it with x.float\(\)"):
-        ours.atan()(torch.tensor([1]))
+    for spike_grad in (theirs.atan(), ours.atan(), ours.custom_surrogate(lambda input_, grad_input, spikes: grad_input)):
+        for whole in (torch.tensor([-1, 0, 2]), torch.tensor([-1, 0, 2], dtype=torch.int8)):
+            assert spike_grad(whole).dtype == torch.float32
+            assert spike_grad(whole).tolist() == [0, 0, 1]
 
 
 def test_t2_a_float64_gradient_is_not_rounded():

@@ -306,7 +306,7 @@ class GaussianGrad(Named):
     _kinds: ClassVar = {"sigma": "positive"}
 
     def __init__(self, sigma: Array = 0.5, alpha: Array = 0.5):
-        super().__init__(sigma=sigma, alpha=alpha)
+        super().__init__(alpha=alpha, sigma=sigma)  # in the order in which braintools prints them
 
     def _curve(self, p: Any) -> Curve:
         return spikegrad.Gaussian(), {"width": p.sigma, "scale": p.alpha}

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
-from weakref import WeakSet
+from weakref import WeakSet, proxy
 
 import torch
 from torch import Tensor, nn
 from torch._functorch import pyfunctorch
 
+from spikegrad.compat.likeness import Alike
 from spikegrad.gradient.torch import traced, transforming
 from spikegrad.vocabulary import fits
 
 
-class WithStates(nn.Module):
-    """A module that keeps the tensors that its `STATES` name as attributes, from one call to the next."""
+class WithStates(Alike, nn.Module):
+    """A module that keeps the tensors that its `STATES` name from one call to the next: buffers that are not saved, as in snnTorch.
 
+    To `isinstance` it is the neuron of snnTorch of the same name, and snnTorch's own `reset_hidden` and `detach_hidden` reach it.
+    """
+
+    PEER = "snntorch"
     STATES: ClassVar[tuple[str, ...]] = ()
 
     _alive: ClassVar[WeakSet[WithStates]] = WeakSet()
     """Every neuron there is, for `reset_hidden` and `detach_hidden`. It keeps none of them alive."""
+
+    _strangers: ClassVar[WeakSet[WithStates]] = WeakSet()
+    """Those that snnTorch has not been told of."""
 
     _home: tuple[str, ...] = ()
     """The torch.func transforms inside which the states were stored: outside of them they have no value."""
@@ -30,8 +38,17 @@ class WithStates(nn.Module):
     def _begin(self) -> None:
         """Set the neuron at rest. The last thing that a constructor does, so that one that fails is not among the living."""
         for name in self.STATES:
-            setattr(self, name, torch.zeros(0))
+            self.register_buffer(name, torch.zeros(0), persistent=False)
+        self._live()
+
+    def _live(self) -> None:
         self._alive.add(self)
+        self._strangers.add(self)
+
+    def _recognised(self, cls: Any) -> None:
+        """Who asks whether this is one of snnTorch's means to reset or detach all of them: let it find ours in its list."""
+        while self._strangers:
+            _introduce(self._strangers.pop(), cls.instances)
 
     def _before(self, input_: Tensor, x: Tensor, given: tuple[Tensor | None, ...], stack: tuple[str, ...]) -> tuple[Tensor, ...]:
         """The states to start this step from, in the shape of the input."""
@@ -39,7 +56,7 @@ class WithStates(nn.Module):
         states: list[Tensor] = []
         for name, state in zip(self.STATES, given, strict=True):
             if state is None:
-                state = getattr(self, name)
+                state: Any = self._buffers[name]
                 if not own or state.shape != x.shape:
                     state = torch.zeros_like(x)
             elif self.init_hidden:
@@ -64,8 +81,8 @@ class WithStates(nn.Module):
                 f"a {type(self).__name__} with init_hidden=True cannot keep its states inside a torch.func transform that is compiled; "
                 "make it with init_hidden=False and pass the states, or leave torch.compile out"
             )
-        for name, state in zip(self.STATES, states, strict=True):
-            setattr(self, name, state)
+        # What assigning them does, without looking through parameters and modules first.
+        self._buffers.update(zip(self.STATES, states, strict=True))
         if self._home != stack:
             self._home = stack
 
@@ -117,27 +134,36 @@ class WithStates(nn.Module):
             neuron._detach()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
         if not self._living(()):
             self.reset_mem()
-        self._keep(tuple(fn(getattr(self, name)) for name in self.STATES))
-        return self
+        return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy or a file has the values of the states, not the graph that they came from.
         living = self._living(())
         states = {name: getattr(self, name).detach() if living else torch.zeros(0) for name in self.STATES}
-        return {**self.__dict__, **states, "_home": ()}
+        return {**self.__dict__, "_buffers": {**self._buffers, **states}, "_home": ()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._alive.add(self)
+        self._live()
 
 
 @torch.compiler.assume_constant_result
 def transforms() -> tuple[str, ...]:
     """The torch.func transforms that run, from the outermost."""
     return tuple(interpreter.key().name for interpreter in pyfunctorch.retrieve_all_functorch_interpreters())
+
+
+def _introduce(neuron: WithStates, instances: list[Any]) -> None:
+    """Enter a neuron in snnTorch's list of all of them, without keeping it alive. It leaves None there, which is no neuron to anybody."""
+
+    def forget(dead: Any) -> None:
+        for place, entry in enumerate(instances):
+            if entry is dead:
+                instances[place] = None
+
+    instances.append(proxy(neuron, forget))
 
 
 def _fitted(name: str, state: Tensor, x: Tensor) -> Tensor:

@@ -18,104 +18,20 @@ Example:
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import spikegrad
 from spikegrad import Surrogate
-from spikegrad.gradient.torch import transforming
-
-
-@dataclasses.dataclass(frozen=True)
-class SpikeGradient:
-    """A surrogate as snnTorch's neurons call it: ``spike_grad(potential - threshold)``, which spikes above 0.
-
-    Args:
-        surrogate: the surrogate; a stochastic one draws its noise once per call, whether or not anything trains.
-        generator: where that noise comes from; PyTorch's default generator if None.
-
-    Raises:
-        TypeError: `surrogate` is not a `spikegrad.Surrogate`.
-
-    Example:
-        >>> from spikegrad import Triangle
-        >>> from spikegrad.compat.snntorch.surrogate import SpikeGradient
-        >>> SpikeGradient(Triangle(width=0.5))
-        SpikeGradient(Triangle(width=0.5, height=1.0))
-    """
-
-    surrogate: Surrogate
-    generator: torch.Generator | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.surrogate, Surrogate):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"`surrogate` must be a spikegrad.Surrogate such as spikegrad.ATan(), got {self.surrogate!r}")
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Spikes of the shape and dtype of `x`, potential minus threshold: 1 where it is above 0, else 0."""
-        # A soft surrogate's training output is no spike, and nothing tells here whether the neuron trains.
-        drawing = self.surrogate.stochastic and not self.surrogate.soft
-        return self.surrogate(x, spike_at_threshold=False, training=drawing, random=self.generator)
-
-    def __repr__(self) -> str:
-        return f"SpikeGradient({self.surrogate!r}{'' if self.generator is None else f', generator={self.generator!r}'})"
-
-
-@dataclasses.dataclass(frozen=True)
-class CustomGradient:
-    """A step whose backward pass is a function of the user's; see `custom_surrogate`. It is run as it is, so layers never fuse it."""
-
-    function: Callable[[Tensor, Tensor, Tensor], Tensor]
-
-    def __post_init__(self) -> None:
-        if not callable(self.function):
-            raise TypeError(f"a function f(input_, grad_input, spikes) is needed, got {self.function!r}")
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Spikes of the shape and dtype of `x`, potential minus threshold: 1 where it is above 0, else 0."""
-        if torch.compiler.is_compiling() and transforming():
-            raise RuntimeError(
-                "a custom_surrogate inside a torch.func transform cannot be compiled: PyTorch would return zeros; leave torch.compile out, "
-                "or write the formula with spikegrad.from_formula"
-            )
-        spikes: Any = _Custom.apply(x, self.function)
-        return spikes
-
-
-def _step(x: Tensor) -> Tensor:
-    return spikegrad.StraightThrough()(x.detach(), spike_at_threshold=False)
-
-
-class _Custom(torch.autograd.Function):
-    # Only a Function can run what need not be linear in the gradient. The spikes are computed again in the backward pass, not saved:
-    # that is half the memory, and a caller may change the returned ones in place.
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, function: Callable[..., Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _step(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.function = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (x,) = ctx.saved_tensors
-        gradient: Any = ctx.function(x, grad_outputs[0].clone(), _step(x))
-        if not isinstance(gradient, Tensor):
-            raise TypeError(
-                f"the function given to custom_surrogate must return the gradient, a tensor of shape {tuple(x.shape)}, "
-                f"got {type(gradient).__name__}"
-            )
-        return gradient, None
+from spikegrad.compat.functions import Subclassable, floating
+from spikegrad.compat.snntorch.spike_gradient import CustomGradient as CustomGradient
+from spikegrad.compat.snntorch.spike_gradient import SpikeGradient as SpikeGradient
+from spikegrad.compat.snntorch.spike_gradient import step
 
 
 def _gradient(cls: type[Surrogate], /, generator: torch.Generator | None = None, **numbers: Any) -> SpikeGradient:
@@ -322,65 +238,102 @@ def custom_surrogate(custom_surrogate_function: Callable[[Tensor, Tensor, Tensor
     return CustomGradient(custom_surrogate_function)
 
 
-class _Operator:
-    """What snnTorch writes as an autograd function: a class with `apply`, here with the defaults of the function of the same surrogate."""
+def _operator(of: Callable[..., Any], saves: tuple[str, ...] = ("input_",)) -> Callable[[type[Subclassable]], type[Subclassable]]:
+    """Give a class `apply`, with the defaults of `of`, and for subclasses `forward` and `backward`, which save what snnTorch's do."""
+    signature = inspect.signature(of)
+    numbers = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
 
-    apply: ClassVar[Callable[..., Tensor]]
+    def apply(input_: Tensor, *numbers: Any, **named: Any) -> Any:
+        return of(*numbers, **named)(input_)
 
-    def __init_subclass__(cls, of: Callable[..., Any]) -> None:
-        signature = inspect.signature(of)
+    def forward(ctx: Any, input_: Tensor, *given: Any) -> Any:
+        bound = signature.bind(*given)
+        bound.apply_defaults()
+        vars(ctx).update({name: bound.arguments[name] for name in numbers})
+        spikes = step(floating(input_))
+        ctx.save_for_backward(*({"input_": input_, "out": spikes}[name] for name in saves))
+        return spikes
 
-        def apply(input_: Tensor, *numbers: Any, **named: Any) -> Any:
-            return of(*numbers, **named)(input_)
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        made = of(**{name: getattr(ctx, name) for name in numbers})
+        x, *spikes = ctx.saved_tensors or (grad_outputs[0].detach(),)  # without one, the gradient is the same everywhere
+        if isinstance(made, CustomGradient):
+            slope = made.function(x, grad_outputs[0].clone(), *spikes)
+        else:
+            noise = (torch.rand_like(x),) if made.surrogate.stochastic else ()
+            slope = grad_outputs[0] * made.surrogate.derivative(x, *noise)
+        return slope, *(None for _ in numbers)
 
+    def finish(cls: type[Subclassable]) -> type[Subclassable]:
         first = inspect.Parameter("input_", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="Tensor")
-        apply.__signature__ = inspect.Signature([first, *signature.parameters.values()], return_annotation="Tensor")  # type: ignore[attr-defined]
-        apply.__doc__ = f"Spikes of the shape and dtype of `input_`, potential minus threshold; see `{of.__name__}`."
-        apply.__qualname__ = f"{cls.__name__}.apply"  # so that it pickles by name
+        shown: Any = apply
+        shown.__signature__ = inspect.Signature([first, *signature.parameters.values()], return_annotation="Tensor")
+        shown.__doc__ = f"Spikes of the shape and dtype of `input_`, potential minus threshold; see `{of.__name__}`."
+        forward.__doc__ = (
+            f"What PyTorch calls in a subclass: spikes of `input_`. `ctx` saves {' and '.join(saves) or 'nothing'}, and holds the numbers."
+        )
+        backward.__doc__ = "What PyTorch calls in a subclass: the gradient with respect to `input_`, and none for the numbers."
+        methods: list[Any] = [apply, forward, backward]
+        for method in methods:
+            method.__qualname__ = f"{cls.__name__}.{method.__name__}"  # so that it pickles by name
+            setattr(cls, method.__name__, staticmethod(method))
         if all(p.default is not p.empty for p in signature.parameters.values()):
-            apply.surrogate = of().surrogate  # type: ignore[attr-defined] # what ``spike_grad=ATan.apply`` stands for
-        cls.apply = staticmethod(apply)
+            shown.surrogate = of().surrogate  # what ``spike_grad=ATan.apply`` stands for
+        return cls
+
+    return finish
 
 
-class StraightThroughEstimator(_Operator, of=straight_through_estimator):
+@_operator(straight_through_estimator, saves=())
+class StraightThroughEstimator(Subclassable):
     """``StraightThroughEstimator.apply(input_)``: see `straight_through_estimator`."""
 
 
-class Triangular(_Operator, of=triangular):
+@_operator(triangular)
+class Triangular(Subclassable):
     """``Triangular.apply(input_, threshold=1)``: see `triangular`."""
 
 
-class FastSigmoid(_Operator, of=fast_sigmoid):
+@_operator(fast_sigmoid)
+class FastSigmoid(Subclassable):
     """``FastSigmoid.apply(input_, slope=25)``: see `fast_sigmoid`."""
 
 
-class ATan(_Operator, of=atan):
+@_operator(atan)
+class ATan(Subclassable):
     """``ATan.apply(input_, alpha=2.0)``: see `atan`."""
 
 
-class Heaviside(_Operator, of=heaviside):
+@_operator(heaviside, saves=("out",))
+class Heaviside(Subclassable):
     """``Heaviside.apply(input_)``: see `heaviside`."""
 
 
-class Sigmoid(_Operator, of=sigmoid):
+@_operator(sigmoid)
+class Sigmoid(Subclassable):
     """``Sigmoid.apply(input_, slope=25)``: see `sigmoid`."""
 
 
-class SpikeRateEscape(_Operator, of=spike_rate_escape):
+@_operator(spike_rate_escape)
+class SpikeRateEscape(Subclassable):
     """``SpikeRateEscape.apply(input_, beta=1, slope=25)``: see `spike_rate_escape`."""
 
 
-class StochasticSpikeOperator(_Operator, of=SSO):
+@_operator(SSO, saves=("input_", "out"))
+class StochasticSpikeOperator(Subclassable):
     """``StochasticSpikeOperator.apply(input_, mean=0, variance=0.2, generator=None)``: see `SSO`."""
 
 
-class LeakySpikeOperator(_Operator, of=LSO):
+@_operator(LSO, saves=("out",))
+class LeakySpikeOperator(Subclassable):
     """``LeakySpikeOperator.apply(input_, slope=0.1)``: see `LSO`."""
 
 
-class SparseFastSigmoid(_Operator, of=SFS):
+@_operator(SFS)
+class SparseFastSigmoid(Subclassable):
     """``SparseFastSigmoid.apply(input_, slope=25, B=1)``: see `SFS`."""
 
 
-class CustomSurrogate(_Operator, of=custom_surrogate):
+@_operator(custom_surrogate, saves=("input_", "out"))
+class CustomSurrogate(Subclassable):
     """``CustomSurrogate.apply(input_, custom_surrogate_function)``: see `custom_surrogate`."""

@@ -1,17 +1,32 @@
-"""``snntorch.utils``: what acts on a whole network."""
+"""``snntorch.utils``: what acts on a whole network. What is not here is snnTorch's own."""
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 from torch import nn
 
+from spikegrad.compat.forwarding import Peer
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
+
+__path__: list[str] = []  # Python asks the finder of `Peer` about names only of packages, so that it can say why one is missing
+_PEER = Peer(__name__, "snntorch.utils", "snnTorch")
+
+
+def __getattr__(name: str) -> Any:
+    return _PEER.attribute(name)
+
+
+def __dir__() -> list[str]:
+    return _PEER.names()
 
 
 def reset(net: nn.Module) -> None:
     """Set the states of every neuron in `net`, however deep, to zeros without a graph. Other networks keep theirs.
 
     Args:
-        net: a network, or a neuron itself.
+        net: a network, or a neuron itself. Its neurons are ours or, like `SLSTM`, snnTorch's own.
 
     Raises:
         TypeError: `net` is not a `torch.nn.Module`.
@@ -27,6 +42,9 @@ def reset(net: nn.Module) -> None:
     """
     if not isinstance(net, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"`net` must be a torch.nn.Module, got {type(net).__name__}; reset several networks one by one")
+    theirs: Any = getattr(sys.modules.get("snntorch"), "SpikingNeuron", SpikingNeuron)
     for module in net.modules():
-        if isinstance(module, SpikingNeuron):
-            module.reset_mem()
+        # Those of theirs that go from call to call have this method; the others take whole sequences and keep nothing.
+        restart: Any = getattr(module, "reset_mem", None)
+        if restart is not None and isinstance(module, (SpikingNeuron, theirs)):
+            restart()

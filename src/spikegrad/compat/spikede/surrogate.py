@@ -17,6 +17,8 @@ Example:
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 
 import spikegrad
 from spikegrad import Surrogate
+from spikegrad.compat.functions import Subclassable, floating
 
 __all__ = [
     "ArctanSurrogate",
@@ -51,35 +54,35 @@ def sigmoid_surrogate(input: Tensor, scale: Number = 5.0) -> Tensor:
     """Spikes with the gradient of the logistic function of this slope, both tails exact: `spikegrad.Sigmoid`.
 
     Args:
-        input: potential minus threshold, any shape, floating point.
+        input: potential minus threshold, any shape; whole numbers count as PyTorch's default type.
         scale: steepness, positive, in 1/potential; a tensor must broadcast to `input`, and is not checked.
 
     Returns:
-        Spikes of the shape and dtype of `input`; NaN gives NaN.
+        Spikes of the shape of `input`, and of its dtype if that is one of floating point; NaN gives NaN.
 
     Raises:
-        TypeError: `input` is not a floating-point tensor.
+        TypeError: `input` is not a tensor of real numbers.
         ValueError: `scale` is not positive, or does not broadcast.
 
     Example:
         >>> sigmoid_surrogate(torch.tensor([-0.5, 0.0]))
         tensor([0., 1.])
     """
-    return _spike(spikegrad.Sigmoid, input, {"slope": scale})
+    return _spike(spikegrad.Sigmoid, floating(input), {"slope": scale})
 
 
 def arctan_surrogate(input: Tensor, scale: Number = 2.0) -> Tensor:
     """Spikes with gradient (scale / 2) / (1 + (pi/2 scale x)^2), which is SpikeDE's code, not what it documents: `spikegrad.ATan`.
 
     Args:
-        input: potential minus threshold, any shape, floating point.
+        input: potential minus threshold, any shape; whole numbers count as PyTorch's default type.
         scale: steepness, positive, in 1/potential; a tensor must broadcast to `input`, and is not checked.
 
     Returns:
-        Spikes of the shape and dtype of `input`; NaN gives NaN.
+        Spikes of the shape of `input`, and of its dtype if that is one of floating point; NaN gives NaN.
 
     Raises:
-        TypeError: `input` is not a floating-point tensor.
+        TypeError: `input` is not a tensor of real numbers.
         ValueError: `scale` is not positive, or does not broadcast.
 
     Example:
@@ -88,7 +91,7 @@ def arctan_surrogate(input: Tensor, scale: Number = 2.0) -> Tensor:
         >>> scale.grad
         tensor(0.0721)
     """
-    return _spike(spikegrad.ATan, input, {"slope": scale})
+    return _spike(spikegrad.ATan, floating(input), {"slope": scale})
 
 
 def piecewise_linear_surrogate(input: Tensor, gamma: Number = 1.0) -> Tensor:
@@ -97,14 +100,14 @@ def piecewise_linear_surrogate(input: Tensor, gamma: Number = 1.0) -> Tensor:
     SpikeDE's neurons pass it their `surrogate_grad_scale`, 5 unless told otherwise: a larger number makes this one broader, not sharper.
 
     Args:
-        input: potential minus threshold, any shape, floating point.
+        input: potential minus threshold, any shape; whole numbers count as PyTorch's default type.
         gamma: half of the width, positive, in units of the potential; a tensor must broadcast to `input`, and is not checked.
 
     Returns:
-        Spikes of the shape and dtype of `input`; NaN gives NaN.
+        Spikes of the shape of `input`, and of its dtype if that is one of floating point; NaN gives NaN.
 
     Raises:
-        TypeError: `input` is not a floating-point tensor.
+        TypeError: `input` is not a tensor of real numbers.
         ValueError: `gamma` is not positive, or does not broadcast.
 
     Example:
@@ -113,7 +116,7 @@ def piecewise_linear_surrogate(input: Tensor, gamma: Number = 1.0) -> Tensor:
     """
     if not isinstance(gamma, Tensor) and not gamma > 0:
         raise ValueError(f"`gamma` of piecewise_linear_surrogate must be positive, got {gamma}")
-    return _spike(spikegrad.Boxcar, input, {"width": gamma, "height": 1 / (2 * gamma)})
+    return _spike(spikegrad.Boxcar, floating(input), {"width": gamma, "height": 1 / (2 * gamma)})
 
 
 def gaussian_surrogate(input: Tensor, sigma: Number = 1.0) -> Tensor:
@@ -122,21 +125,21 @@ def gaussian_surrogate(input: Tensor, sigma: Number = 1.0) -> Tensor:
     SpikeDE's neurons pass it their `surrogate_grad_scale`, 5 unless told otherwise: a larger number makes this one broader, not sharper.
 
     Args:
-        input: potential minus threshold, any shape, floating point.
+        input: potential minus threshold, any shape; whole numbers count as PyTorch's default type.
         sigma: standard deviation, positive, in units of the potential; a tensor must broadcast to `input`, and is not checked.
 
     Returns:
-        Spikes of the shape and dtype of `input`; NaN gives NaN.
+        Spikes of the shape of `input`, and of its dtype if that is one of floating point; NaN gives NaN.
 
     Raises:
-        TypeError: `input` is not a floating-point tensor.
+        TypeError: `input` is not a tensor of real numbers.
         ValueError: `sigma` is not positive, or does not broadcast.
 
     Example:
         >>> gaussian_surrogate(torch.tensor([-0.5, 0.0]))
         tensor([0., 1.])
     """
-    return _spike(spikegrad.Gaussian, input, {"width": sigma})
+    return _spike(spikegrad.Gaussian, floating(input), {"width": sigma})
 
 
 def noisy_threshold_spike(
@@ -154,7 +157,7 @@ def noisy_threshold_spike(
     mean field, so that a network can be attacked or tuned as it is used.
 
     Args:
-        input: potential minus threshold, any shape, floating point.
+        input: potential minus threshold, any shape; floating point where noise is drawn.
         scale: steepness, positive, in 1/potential; a tensor must broadcast to `input`, and is not checked.
         training: whether the output is soft.
         sample: whether noise is drawn; without it the soft output is the mean field, sigmoid(scale x).
@@ -164,7 +167,7 @@ def noisy_threshold_spike(
         Tensor of the shape and dtype of `input`; NaN gives NaN.
 
     Raises:
-        TypeError: `input` is not a floating-point tensor.
+        TypeError: `input` is not a tensor of real numbers, of floating point where noise is drawn.
         ValueError: `scale` is not positive, or does not broadcast.
 
     Example:
@@ -174,31 +177,52 @@ def noisy_threshold_spike(
         >>> noisy_threshold_spike(x, sample=False)
         tensor([0.2689, 0.7311])
     """
+    input = input if training and sample else floating(input)  # noise of whole numbers has no type
     return _spike(spikegrad.NoisyThreshold, input, {"slope": scale, "sample": sample}, training=training, random=generator)
 
 
-class SigmoidSurrogate:
+def _operator(of: Callable[[Tensor, Number], Tensor]) -> Callable[[type[Subclassable]], type[Subclassable]]:
+    """Give a class `apply`, which is `of`, and for subclasses `forward` and `backward`, which save and hold what SpikeDE's do."""
+    number = list(inspect.signature(of).parameters.values())[1]
+
+    def forward(ctx: Any, input: Tensor, value: Number = number.default) -> Tensor:
+        ctx.save_for_backward(input)
+        setattr(ctx, number.name, value)
+        return of(input, value)
+
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (input,) = ctx.saved_tensors
+        with torch.enable_grad():
+            x = input if input.requires_grad else input.detach().requires_grad_()
+            spikes = of(x, getattr(ctx, number.name))
+        (gradient,) = torch.autograd.grad(spikes, x, grad_outputs[0].to(spikes.dtype), create_graph=torch.is_grad_enabled())
+        return gradient, None
+
+    def finish(cls: type[Subclassable]) -> type[Subclassable]:
+        cls.forward, cls.backward, cls.apply = staticmethod(forward), staticmethod(backward), staticmethod(of)
+        return cls
+
+    return finish
+
+
+@_operator(sigmoid_surrogate)
+class SigmoidSurrogate(Subclassable):
     """``SigmoidSurrogate.apply(input, scale=5.0)`` is `sigmoid_surrogate`."""
 
-    apply = staticmethod(sigmoid_surrogate)
 
-
-class ArctanSurrogate:
+@_operator(arctan_surrogate)
+class ArctanSurrogate(Subclassable):
     """``ArctanSurrogate.apply(input, scale=2.0)`` is `arctan_surrogate`."""
 
-    apply = staticmethod(arctan_surrogate)
 
-
-class PiecewiseLinearSurrogate:
+@_operator(piecewise_linear_surrogate)
+class PiecewiseLinearSurrogate(Subclassable):
     """``PiecewiseLinearSurrogate.apply(input, gamma=1.0)`` is `piecewise_linear_surrogate`."""
 
-    apply = staticmethod(piecewise_linear_surrogate)
 
-
-class GaussianSurrogate:
+@_operator(gaussian_surrogate)
+class GaussianSurrogate(Subclassable):
     """``GaussianSurrogate.apply(input, sigma=1.0)`` is `gaussian_surrogate`."""
-
-    apply = staticmethod(gaussian_surrogate)
 
 
 class NoisyThresholdSpikeModule(nn.Module):

@@ -1,4 +1,7 @@
-"""Resets as sinabs's layers call them: ``reset_fn(spikes, state, spike_threshold)`` returns the state after the spikes."""
+"""Resets as sinabs's layers call them: ``reset_fn(spikes, state, spike_threshold)`` returns the state after the spikes.
+
+sinabs's own tools, such as the one that prepares a network for a chip, take them for its own (`spikegrad.compat.likeness`).
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from spikegrad.compat.likeness import Alike
 from spikegrad.compat.sinabs.activation.surrogate_gradient_fn import Threshold
 
 State = dict[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class MembraneReset:
+class MembraneReset(Alike):
     """Set the potential of every neuron that spiked to `reset_value`, and leave the others alone.
 
     sinabs adds the value to the potential of the others.
@@ -27,6 +31,7 @@ class MembraneReset:
         {'v_mem': tensor([ 0.3000, -0.5000])}
     """
 
+    PEER = "sinabs.activation"
     reset_value: float = 0.0
 
     def __call__(self, spikes: Tensor, state: State, spike_threshold: Threshold) -> State:
@@ -35,7 +40,7 @@ class MembraneReset:
 
 
 @dataclasses.dataclass(frozen=True)
-class MembraneSubtract:
+class MembraneSubtract(Alike):
     """Subtract the threshold, or `subtract_value`, from the potential once per spike. Gradients flow through the spikes, as in sinabs.
 
     Args:
@@ -47,6 +52,7 @@ class MembraneSubtract:
         {'v_mem': tensor([0.2500, 0.2500])}
     """
 
+    PEER = "sinabs.activation"
     subtract_value: float | None = None
 
     def __call__(self, spikes: Tensor, state: State, threshold: Threshold) -> State:

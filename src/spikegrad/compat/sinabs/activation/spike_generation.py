@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 import spikegrad
+from spikegrad.compat.functions import Subclassable, floating
+from spikegrad.compat.likeness import Alike
 from spikegrad.compat.sinabs.activation.surrogate_gradient_fn import Threshold, checked
 from spikegrad.gradient.torch import transforming
 from spikegrad.vocabulary import inf, widen
@@ -30,7 +32,17 @@ GradientFn = Callable[[Tensor, Any], Tensor]
 """A gradient as a function of potential and threshold; a `spikegrad.Surrogate` is one."""
 
 
-class SingleSpike:
+class BackwardClass:
+    """The backward pass of the spike functions, for subclasses of theirs."""
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        """The gradient with respect to the potential, and none for the other arguments."""
+        (v_mem,) = ctx.saved_tensors
+        return grad_output * ctx.surrogate_grad_fn(v_mem, ctx.spike_threshold), None, None, None
+
+
+class SingleSpike(BackwardClass, Subclassable):
     """At most one spike per step: 1 where the potential reaches the threshold, else 0. Pass the class itself as `spike_fn`.
 
     Example:
@@ -43,11 +55,16 @@ class SingleSpike:
 
     @staticmethod
     def apply(v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
-        """Spikes of the shape and dtype of `v_mem`; NaN gives NaN."""
-        return _fire(v_mem, spike_threshold, surrogate_grad_fn, _single)
+        """Spikes of the shape and dtype of `v_mem`, PyTorch's default type for whole numbers; NaN gives NaN."""
+        return _fire(floating(v_mem), spike_threshold, surrogate_grad_fn, _single)
+
+    @staticmethod
+    def forward(ctx: Any, v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
+        """What PyTorch calls in a subclass."""
+        return _forward(ctx, v_mem, spike_threshold, surrogate_grad_fn, _single)
 
 
-class MultiSpike:
+class MultiSpike(BackwardClass, Subclassable):
     """As many spikes per step as thresholds fit into the potential, none for a negative one. Pass the class itself as `spike_fn`.
 
     Example:
@@ -65,11 +82,38 @@ class MultiSpike:
         Raises:
             ValueError: the threshold is not positive.
         """
-        return _fire(v_mem, checked(spike_threshold), surrogate_grad_fn, _multiple)
+        return _fire(floating(v_mem), checked(spike_threshold), surrogate_grad_fn, _multiple)
+
+    @staticmethod
+    def forward(ctx: Any, v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
+        """What PyTorch calls in a subclass."""
+        return _forward(ctx, v_mem, checked(spike_threshold), surrogate_grad_fn, _multiple)
+
+
+class MaxSpikeInner(BackwardClass, Subclassable):
+    """What `MaxSpike` calls, with the limit as the second argument.
+
+    Example:
+        >>> from spikegrad import ATan
+        >>> MaxSpikeInner.apply(torch.tensor([0.5, 1.0, 3.5]), 2, 1.0, ATan())
+        tensor([0., 1., 2.])
+    """
+
+    required_states: ClassVar[list[str]] = ["v_mem", "max_num_spikes_per_bin"]
+
+    @staticmethod
+    def apply(v_mem: Tensor, max_num_spikes_per_bin: int | None, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
+        """See `MaxSpike.apply`."""
+        return _fire(floating(v_mem), checked(spike_threshold), surrogate_grad_fn, _multiple, max_num_spikes_per_bin)
+
+    @staticmethod
+    def forward(ctx: Any, v_mem: Tensor, max_num_spikes_per_bin: Any, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
+        """What PyTorch calls in a subclass."""
+        return _forward(ctx, v_mem, checked(spike_threshold), surrogate_grad_fn, _multiple, max_num_spikes_per_bin)
 
 
 @dataclasses.dataclass(frozen=True)
-class MaxSpike:
+class MaxSpike(Alike):
     """`MultiSpike` with at most `max_num_spikes_per_bin` spikes per step. Pass an instance as `spike_fn`.
 
     As in sinabs a neuron at its limit keeps its gradient, so that it can be told that it fires too much.
@@ -86,6 +130,7 @@ class MaxSpike:
         tensor([0., 1., 2.])
     """
 
+    PEER = "sinabs.activation"
     max_num_spikes_per_bin: int | None = None
 
     def __post_init__(self) -> None:
@@ -103,7 +148,7 @@ class MaxSpike:
         Raises:
             ValueError: the threshold is not positive.
         """
-        return _fire(v_mem, checked(spike_threshold), surrogate_grad_fn, _multiple, self.max_num_spikes_per_bin)
+        return MaxSpikeInner.apply(v_mem, self.max_num_spikes_per_bin, spike_threshold, surrogate_grad_fn)
 
 
 def _single(v_mem: Tensor, theta: Any, most: int | None) -> Tensor:
@@ -113,6 +158,13 @@ def _single(v_mem: Tensor, theta: Any, most: int | None) -> Tensor:
 def _multiple(v_mem: Tensor, theta: Any, most: int | None) -> Tensor:
     # Rounded down before it is cut off at 0, so that -0.0 and minus infinity give 0 and NaN stays NaN.
     return (widen(v_mem) / theta).trunc().clamp(min=0, max=most).abs().to(v_mem.dtype)
+
+
+def _forward(ctx: Any, v_mem: Tensor, theta: Any, gradient: GradientFn, spikes: Callable[..., Tensor], most: int | None = None) -> Tensor:
+    """Spikes, and on `ctx` what sinabs leaves there for `BackwardClass`."""
+    ctx.save_for_backward(v_mem)
+    ctx.spike_threshold, ctx.surrogate_grad_fn = theta, gradient
+    return spikes(floating(v_mem), theta, most)
 
 
 def _fire(v_mem: Tensor, theta: Any, gradient: GradientFn, spikes: Callable[..., Tensor], most: int | None = None) -> Tensor:

@@ -23,8 +23,11 @@ from torch import Tensor
 
 import spikegrad
 from spikegrad import Surrogate
+from spikegrad.compat.functions import floating
+from spikegrad.compat.likeness import Alike
 from spikegrad.gradient.torch import transforming
-from spikegrad.vocabulary import widen
+from spikegrad.ranges import Positive
+from spikegrad.vocabulary import Array, exp, floor, where, widen
 
 Threshold = float | Tensor
 
@@ -44,8 +47,10 @@ def checked(spike_threshold: Threshold) -> Threshold:
 
 
 @dataclasses.dataclass(frozen=True)
-class SurrogateGradientFn:
+class SurrogateGradientFn(Alike):
     """What the five share; a subclass says which surrogate it is at a threshold."""
+
+    PEER = "sinabs.activation"
 
     def fields_at(self, spike_threshold: Any) -> tuple[type[Surrogate], dict[str, Any]]:
         """The class of the surrogate and its fields; a threshold that is a tensor gives tensors."""
@@ -64,7 +69,7 @@ class SurrogateGradientFn:
         """The gradient of spikes with respect to the potential.
 
         Args:
-            v_mem: potentials, any shape, floating point.
+            v_mem: potentials, any shape; whole numbers count as PyTorch's default type.
             spike_threshold: a number, or a tensor that broadcasts to `v_mem`.
 
         Returns:
@@ -74,12 +79,38 @@ class SurrogateGradientFn:
             ValueError: the threshold is not positive and the potential is measured in units of it. On other devices than the CPU, and
                 while a compiler or a transform traces, a threshold that is a tensor is not looked at.
         """
+        v_mem = floating(v_mem)
         if isinstance(spike_threshold, Tensor):
             spike_threshold = spike_threshold.to(torch.promote_types(v_mem.dtype, torch.float32))
         cls, fields = self.fields_at(spike_threshold)
-        arrays = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
-        surrogate = cls(**{name: value for name, value in fields.items() if name not in arrays}).bind(arrays)
-        return surrogate.derivative(widen(v_mem) - spike_threshold).to(v_mem.dtype)
+        return _derivative(cls, fields, widen(v_mem) - spike_threshold).to(v_mem.dtype)
+
+
+def _derivative(cls: type[Surrogate], fields: dict[str, Any], x: Tensor) -> Tensor:
+    """The derivative of a surrogate, some of whose numbers may be tensors."""
+    arrays = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+    return cls(**{name: value for name, value in fields.items() if name not in arrays}).bind(arrays).derivative(x)
+
+
+def gaussian(x: Tensor, mu: float | Tensor, sigma: float | Tensor) -> Tensor:
+    """The normal density at `x`: `spikegrad.Gaussian`.
+
+    Args:
+        x: any shape; whole numbers count as PyTorch's default type.
+        mu: mean.
+        sigma: standard deviation, positive.
+
+    Returns:
+        Tensor of the shape of `x`.
+
+    Raises:
+        ValueError: `sigma` is a number that is not positive.
+
+    Example:
+        >>> gaussian(torch.tensor([0.0, 1.0]), mu=0.0, sigma=1.0)
+        tensor([0.3989, 0.2420])
+    """
+    return _derivative(spikegrad.Gaussian, {"width": sigma, "shift": mu}, floating(x))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +155,7 @@ class Gaussian(SurrogateGradientFn):
         return spikegrad.Gaussian, {"width": self.sigma, "shift": self.mu, "scale": self.grad_scale}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class MultiGaussian(SurrogateGradientFn):
     """A normal density with a broad negative one to either side: `spikegrad.MultiGaussian`.
 
@@ -134,7 +165,11 @@ class MultiGaussian(SurrogateGradientFn):
         h: how large the negative ones are, not negative.
         s: how much broader the negative ones are, positive.
         grad_scale: a factor.
-        first_published: whether to compute what sinabs first published under this name, a plain density, which ignores `h` and `s`.
+        first_published: whether to compute what sinabs first published under this name, a plain density without `h` and `s`, so that the
+            third argument is `grad_scale`.
+
+    Raises:
+        TypeError: the first published one is given `h` or `s`.
 
     Example:
         >>> v_mem = torch.tensor([1.0, 4.0])
@@ -150,6 +185,21 @@ class MultiGaussian(SurrogateGradientFn):
     s: float = 6
     grad_scale: float = 1.0
     first_published: bool = dataclasses.field(default=False, kw_only=True)
+
+    def __init__(self, mu: float = 0.0, sigma: float = 0.5, *others: float, first_published: bool = False, **named: float) -> None:
+        names = ("grad_scale",) if first_published else ("h", "s", "grad_scale")
+        given = dict(zip(names, others, strict=False))
+        values = {"h": 0.15, "s": 6, "grad_scale": 1.0} | given | named
+        wrong = [name for name in named if name in given or name not in ("h", "s", "grad_scale")]
+        if first_published:
+            wrong += [name for name, default in (("h", 0.15), ("s", 6)) if values[name] != default]
+        if len(others) > len(names) or wrong:
+            raise TypeError(
+                f"MultiGaussian{' as first published' if first_published else ''} takes mu, sigma, {', '.join(names)}, each once; got "
+                f"{2 + len(others)} by position and {', '.join(wrong or named) or 'none'} by name"
+            )
+        for name, value in {"mu": mu, "sigma": sigma, **values, "first_published": first_published}.items():
+            object.__setattr__(self, name, value)
 
     def fields_at(self, spike_threshold: Any) -> tuple[type[Surrogate], dict[str, Any]]:
         """See `SurrogateGradientFn`."""
@@ -188,8 +238,9 @@ class PeriodicExponential(SurrogateGradientFn):
     Args:
         grad_width: its width in units of the potential, not of the threshold, positive.
         grad_scale: its peak.
-        first_published: whether to compute what sinabs first published under this name: peaks that fall as slowly above threshold as
-            below it, so that the gradient between two of them is larger.
+        first_published: whether to compute what sinabs first published under this name: peaks of height 1 / threshold that fall as slowly
+            above threshold as below it. Their distance is 1 whatever the threshold, so that at others than 1 they drift away from its
+            multiples.
 
     Example:
         >>> v_mem = torch.tensor([0.5, 1.0, 1.25, 1.5])
@@ -205,12 +256,22 @@ class PeriodicExponential(SurrogateGradientFn):
 
     def fields_at(self, spike_threshold: Any) -> tuple[type[Surrogate], dict[str, Any]]:
         """See `SurrogateGradientFn`."""
-        return spikegrad.PeriodicExponential, {
-            "width": self.grad_width,
-            "period": checked(spike_threshold),
-            "stretch": 1.0 if self.first_published else 2.0,
-            "scale": self.grad_scale,
-        }
+        period = checked(spike_threshold)
+        if self.first_published:
+            return _FirstPublished, {"width": self.grad_width, "period": period, "scale": self.grad_scale}
+        return spikegrad.PeriodicExponential, {"width": self.grad_width, "period": period, "scale": self.grad_scale}
+
+
+class _FirstPublished(Surrogate):
+    """`PeriodicExponential` as sinabs first published it; of its `x` the threshold is taken already, of its h only half of it."""
+
+    width: Positive = 0.5
+    period: Positive = 1.0
+
+    def derivative(self, x: Array) -> Array:
+        h = x + self.period / 2
+        p = where(x < 0, h, h - floor(h / self.period))
+        return exp(-abs(p - self.period / 2) / self.width) / self.period
 
 
 def _positive(name: str, value: float) -> float:

@@ -55,7 +55,8 @@ class Recorder(TorchFunctionMode):
         self.attached: dict[int, bool] = {}
         self.memory: defaultdict[int, set[int]] = defaultdict(set)
         kept = ((m, pair) for m in root.modules() for pair in (*m.named_parameters(recurse=False), *m.named_buffers(recurse=False)))
-        self.named = {id(tensor): Named(module, name) for module, (name, tensor) in kept}
+        # The states are no such tensors: they come from the step before.
+        self.named = {id(t): Named(m, name) for m, (name, t) in kept if not (isinstance(m, SpikingNeuron) and name in m.STATES)}
         self.writes: dict[int, tuple[int, dict[int, Out]]] = {}
         self.last: dict[nn.Module, list[Node]] = {}
         self.paused = False

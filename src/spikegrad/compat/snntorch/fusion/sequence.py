@@ -84,7 +84,8 @@ def _obstacle_here(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, 
         return f"its input has shape {tuple(currents.shape)}"
     if not currents.dtype.is_floating_point:
         return f"its input is {currents.dtype}"
-    parameters = [p for p in (*neuron.parameters(recurse=False), *neuron.buffers(recurse=False)) if p.is_floating_point()]
+    fixed = (buffer for name, buffer in neuron.named_buffers(recurse=False) if name not in neuron.STATES)
+    parameters = [p for p in (*neuron.parameters(recurse=False), *fixed) if p.is_floating_point()]
     if any(not fits(p.shape, currents.shape[1:]) for p in parameters):
         return "a parameter has more dimensions than a step"
     if isinstance(neuron, Recurrent) and neuron.all_to_all:
