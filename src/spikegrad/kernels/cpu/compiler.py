@@ -204,8 +204,7 @@ def compiled(variant: Variant) -> tuple[int, str]:
     """The address of a kernel, and a name for it that says all there is to it; from the disk cache where it has been compiled before."""
     name = "backward" if variant.backward else "forward"
     functions = loaded("elementary", f"{header(variant.real)}\n\n{elementary.source(variant.real)}")
-    words = ", ".join(word for name in elementary.WORDS for word in (name, f"quick_{name}"))
-    parts = [header(variant.dtype), f"from {functions.__name__} import {words}", source.source(variant)]
+    parts = [header(variant.dtype), f"from {functions.__name__} import {', '.join(elementary.WORDS)}", source.source(variant)]
     if variant.fed:
         with LOCK:
             from spikegrad.kernels.cpu import products
