@@ -596,7 +596,7 @@ def taken(formula: Callable[..., Any], *points: float) -> tuple[float, list[floa
             return torch.tensor(node, dtype=torch.float64)
         if id(node) not in known:
             if node.operation == "argument":
-                known[id(node)] = given[node.arguments[0]]
+                known[id(node)] = given[node.name]
             elif node.operation == "where":
                 condition, a, b = node.arguments
                 known[id(node)] = value(a if value(condition) else b)

@@ -12,14 +12,15 @@ from numba.core import types
 
 from spikegrad import nn
 from spikegrad.kernels.cpu import compiler
+from spikegrad.kernels.cpu.instructions import instruction
 
 CONVERSIONS: dict[str, tuple[torch.dtype, Any]] = {
     "float16": (torch.float16, compiler.float16),
     "float16 without instructions for it": (
         torch.float16,
         (
-            compiler._conversion(compiler._widened_by_bits, types.uint16, types.float32),
-            compiler._conversion(compiler._narrowed_by_bits, types.float32, types.uint16),
+            instruction(types.float32, types.uint16)(compiler._widened_by_bits),
+            instruction(types.uint16, types.float32)(compiler._narrowed_by_bits),
         ),
     ),
     "bfloat16": (torch.bfloat16, compiler.bfloat16),

@@ -9,11 +9,10 @@ import itertools
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from spikegrad import trace
 from spikegrad.derive import again, plain, reverse, rewritten
-from spikegrad.trace import BOOLEANS, Program, Symbol, argument, ordered
+from spikegrad.trace import BOOLEANS, Program, Symbol, Value, argument, ordered
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def passes(
     forward, back = values[: len(results)], values[len(results) : len(results) + len(adjoints)]
     used = {id(node) for node in ordered(back)}
     conditions = [c for c in values[len(results) + len(adjoints) :] if id(c) in used]
-    given |= {str(node.arguments[0]): node for node in ordered([*forward, *back]) if node.operation == "argument"}
+    given |= {node.name: node for node in ordered([*forward, *back]) if node.operation == "argument"}
     after = dict(zip(states, forward[outputs : outputs + len(states)], strict=True))
     cut = _least(
         [*forward, *conditions],
@@ -85,18 +84,18 @@ def passes(
     )
     called: dict[int, str] = {}
     for node in cut.kept:
-        name = names.get(id(node)) or (str(node.arguments[0]) if node.operation == "argument" else "kept")
+        name = names.get(id(node)) or (node.name if node.operation == "argument" else "kept")
         while name in called.values() or (name in given and node is not given[name]):
             name += "_"
         called[id(node)] = name
     replaced = {key: argument(name) for key, name in called.items()}
 
-    def from_kept(roots: Sequence[Any]) -> Program:
+    def from_kept(roots: Sequence[Value]) -> Program:
         return trace.flatten(*rewritten(roots, lambda node, a: replaced[id(node)] if id(node) in replaced else again(node, a), names))
 
     return Passes(
         kept=tuple(called.values()),
-        reread=tuple(str(node.arguments[0]) for node in cut.reread),
+        reread=tuple(node.name for node in cut.reread),
         restored=cut.restored,
         forward=trace.flatten(forward, names),
         keeping=trace.flatten([*forward, *cut.kept], names),
@@ -120,12 +119,12 @@ class _Cut:
 
 
 def _least(
-    forward: Sequence[Any],
-    back: Sequence[Any],
+    forward: Sequence[Value],
+    back: Sequence[Value],
     inputs: Sequence[Symbol],
     in_memory: Sequence[Symbol],
     states: Mapping[str, Symbol],
-    after: Mapping[str, Any],
+    after: Mapping[str, Value],
 ) -> _Cut:
     """The fewest values of the forward step from which, and from inputs `in_memory`, all that the adjoints use can be computed.
 
@@ -146,13 +145,17 @@ def _least(
     return min([best, *_with_restored(varying, needed, in_memory, states, after, best.cost)], key=lambda found: found.cost)
 
 
+_Place = str | tuple[int, int]
+"""Of the graph that is cut: its source, its sink, or where a value begins (0) and ends (1), by its id."""
+
+
 def _minimum_cut(varying: Mapping[int, Symbol], sources: set[int], cheap: set[int], needed: Mapping[int, Symbol]) -> list[Symbol]:
     """The least costly set of values between the sources and what is needed, the one nearest to what is needed."""
     endless = 10**6
-    room: dict[tuple[Any, Any], int] = {}
-    near: dict[Any, set[Any]] = {}
+    room: dict[tuple[_Place, _Place], int] = {}
+    near: dict[_Place, set[_Place]] = {}
 
-    def edge(a: Any, b: Any, capacity: int) -> None:
+    def edge(a: _Place, b: _Place, capacity: int) -> None:
         room[a, b] = room.get((a, b), 0) + capacity
         room.setdefault((b, a), 0)
         near.setdefault(a, set()).add(b)
@@ -168,8 +171,8 @@ def _minimum_cut(varying: Mapping[int, Symbol], sources: set[int], cheap: set[in
     for key in needed:
         edge((key, 1), "sink", endless)
 
-    def reached(start: Any, forwards: bool) -> dict[Any, Any]:
-        before: dict[Any, Any] = {start: None}
+    def reached(start: _Place, forwards: bool) -> dict[_Place, _Place | None]:
+        before: dict[_Place, _Place | None] = {start: None}
         queue = deque([start])
         while queue:
             a = queue.popleft()
@@ -180,9 +183,9 @@ def _minimum_cut(varying: Mapping[int, Symbol], sources: set[int], cheap: set[in
         return before
 
     while "sink" in (before := reached("source", forwards=True)):
-        path = ["sink"]
-        while before[path[-1]] is not None:
-            path.append(before[path[-1]])
+        path: list[_Place] = ["sink"]
+        while (place := before[path[-1]]) is not None:
+            path.append(place)
         steps = list(itertools.pairwise(reversed(path)))
         by = min(room[step] for step in steps)
         for a, b in steps:
@@ -197,7 +200,7 @@ def _with_restored(
     needed: Mapping[int, Symbol],
     inputs: Sequence[Symbol],
     states: Mapping[str, Symbol],
-    after: Mapping[str, Any],
+    after: Mapping[str, Value],
     most: int,
 ) -> Sequence[_Cut]:
     """The cheapest sets to keep that cost less than `most`, where states before a step may follow from what the step before has kept."""
@@ -231,7 +234,7 @@ def _with_restored(
     return ()
 
 
-def _needs(roots: Iterable[Any], known: set[int], varying: Mapping[int, Symbol]) -> set[int]:
+def _needs(roots: Iterable[Value], known: set[int], varying: Mapping[int, Symbol]) -> set[int]:
     """What must be computed for the roots where some values are known."""
     found: set[int] = set()
     stack = [root for root in roots if isinstance(root, Symbol)]

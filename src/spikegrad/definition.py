@@ -239,7 +239,7 @@ def _require_kinds(results: list[Any], numbers: Collection[str]) -> None:
     """Refuse arithmetic with comparisons, choices by numbers, and spikes of what never changes."""
     varying: set[int] = set()
     for node in trace.ordered(results):
-        if node.arguments[0] not in numbers if node.operation == "argument" else any(id(a) in varying for a in node.arguments):
+        if node.name not in numbers if node.operation == "argument" else any(id(a) in varying for a in node.arguments):
             varying.add(id(node))
         elif node.operation in ("fire", "fire_above"):
             raise TypeError(f"`{node.operation}` is given numbers alone: it fires in every step or in none")

@@ -7,12 +7,9 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from spikegrad import trace
-from spikegrad.trace import BOOLEANS, Program, Symbol, argument, ordered
-
-Value = Symbol | float
+from spikegrad.trace import BOOLEANS, Program, Symbol, Value, argument, ordered
 
 
 def _where(condition: Symbol, a: Value, b: Value) -> Symbol:
@@ -67,7 +64,7 @@ def reverse(
     bar: dict[int, Value] = {}
     by: dict[str, Value | None] = dict.fromkeys(learned)
 
-    def give(node: Any, g: Value | None) -> None:
+    def give(node: Value, g: Value | None) -> None:
         if isinstance(node, Symbol) and g is not None:
             bar[id(node)] = bar[id(node)] + g if id(node) in bar else g
 
@@ -83,7 +80,7 @@ def reverse(
             x = node.arguments[0]
             for name in learned:
                 part = _where(abs(x) != math.inf, g * Symbol(f"primitive_by_{name}", x), 0.0)  # pyright: ignore[reportArgumentType]
-                by[name] = part if by[name] is None else by[name] + part  # pyright: ignore[reportOperatorIssue]
+                by[name] = part if (known := by[name]) is None else known + part
     return [bar.get(id(node)) for node in wanted] + list(by.values())
 
 
@@ -97,17 +94,17 @@ def derivative_by(formula: Program, arguments: Sequence[str], name: str) -> Prog
 
 
 def rewritten(
-    roots: Sequence[Any], rule: Callable[[Symbol, tuple[Any, ...]], Any], names: Mapping[int, str]
-) -> tuple[list[Any], dict[int, str]]:
+    roots: Sequence[Value], rule: Callable[[Symbol, tuple[Value, ...]], Value], names: Mapping[int, str]
+) -> tuple[list[Value], dict[int, str]]:
     """The roots with each symbol replaced by what the rule makes of it and its new arguments; equal symbols become one."""
-    new: dict[int, Any] = {}
-    known: dict[Any, Symbol] = {}
+    new: dict[int, Value] = {}
+    known: dict[tuple[object, ...], Symbol] = {}
     renamed: dict[int, str] = {}
     for node in ordered(roots):
         arguments = tuple(new[id(a)] if isinstance(a, Symbol) else a for a in node.arguments)
         made = rule(node, arguments)
         if isinstance(made, Symbol):
-            key = (made.operation, *((id(a), 0) if isinstance(a, Symbol) else (str(a), 1) for a in made.arguments))
+            key = (made.operation, made.name, *((id(a), 0) if isinstance(a, Symbol) else (str(a), 1) for a in made.arguments))
             made = known.setdefault(key, made)
             if id(node) in names:
                 renamed.setdefault(id(made), names[id(node)])
@@ -115,13 +112,13 @@ def rewritten(
     return [new[id(r)] if isinstance(r, Symbol) else r for r in roots], renamed
 
 
-def again(node: Symbol, arguments: tuple[Any, ...]) -> Symbol:
+def again(node: Symbol, arguments: tuple[Value, ...]) -> Symbol:
     """The symbol with other arguments; itself where they are its own."""
     same = all(a is b for a, b in zip(arguments, node.arguments, strict=True))
     return node if same else Symbol(node.operation, *arguments)
 
 
-def plain(node: Symbol, arguments: tuple[Any, ...]) -> Any:
+def plain(node: Symbol, arguments: tuple[Value, ...]) -> Value:
     """A symbol as far as its value goes: what only stops gradients is dropped."""
     if node.operation in ("hold", "quantized"):
         return arguments[0]
@@ -154,7 +151,7 @@ def _tame(node: Symbol) -> bool:
     return node.operation in _TAME or any(isinstance(a, float) and 0 < abs(a) < math.inf for a in by)
 
 
-def guarded(roots: Sequence[Value], names: Mapping[int, str]) -> tuple[list[Any], dict[int, str]]:
+def guarded(roots: Sequence[Value], names: Mapping[int, str]) -> tuple[list[Value], dict[int, str]]:
     """The same values, and their names, without NaN in the gradients of what `where` does not take.
 
     The gradient of ``where(x > 0, log(x), x)`` at 0 would be 0 / 0: nothing arrives at the branch, but it is divided by x. So what enters
@@ -194,7 +191,7 @@ def guarded(roots: Sequence[Value], names: Mapping[int, str]) -> tuple[list[Any]
 
     place_of = {id(node): place for place, node in enumerate(nodes)}
 
-    def guard(x: Any, choices: _When) -> Symbol:
+    def guard(x: Value, choices: _When) -> Symbol:
         ways, held = list[Symbol](), Symbol("hold", x)
         for choice in sorted(sorted((place_of[condition], out) for condition, out in choice) for choice in choices):
             parts = [nodes[place] if out else ~nodes[place] for place, out in choice]
@@ -204,9 +201,9 @@ def guarded(roots: Sequence[Value], names: Mapping[int, str]) -> tuple[list[Any]
         condition = functools.reduce(operator.or_, ways)
         return Symbol("where", condition.arguments[0], held, x) if condition.operation == "not" else _where(condition, x, held)
 
-    new: dict[int, Any] = {}
+    new: dict[int, Symbol] = {}
     for node in nodes:
-        made: list[Any] = [new[id(a)] if isinstance(a, Symbol) else a for a in node.arguments]
+        made: list[Value] = [new[id(a)] if isinstance(a, Symbol) else a for a in node.arguments]
         for place, choices in guards[id(node)].items():
             made[place] = guard(made[place], choices)
         new[id(node)] = node if node.operation in BOOLEANS else again(node, tuple(made))
@@ -230,7 +227,7 @@ def hoisted(step: Program, numbers: Sequence[str], others: Iterable[str]) -> tup
     alone: dict[int, bool] = {id(given[name]): True for name in numbers}
     wanted: dict[int, Symbol] = {}
 
-    def want(node: Any) -> None:
+    def want(node: Value) -> None:
         """Conditions are no arrays of the working dtype, and what is held is computed anyway: these stay in the step."""
         if isinstance(node, Symbol) and alone.get(id(node), False):
             if node.operation in ("hold", *BOOLEANS):
@@ -251,7 +248,7 @@ def hoisted(step: Program, numbers: Sequence[str], others: Iterable[str]) -> tup
     taken = {*numbers, *others, *names.values()}
     parameters: dict[str, Symbol] = {}
     for node in wanted.values():
-        name = str(node.arguments[0]) if node.operation == "argument" else names.get(id(node), "constant")
+        name = node.name if node.operation == "argument" else names.get(id(node), "constant")
         while node.operation != "argument" and (name in parameters or (name in taken and name != names.get(id(node)))):
             name += "_"
         parameters[name] = node

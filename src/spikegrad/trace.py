@@ -11,9 +11,9 @@ import hashlib
 import keyword
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NoReturn, Union
 
 from spikegrad.evaluation import evaluate as evaluate
 from spikegrad.evaluation import evaluator as evaluator
@@ -23,6 +23,9 @@ Operand = str | int | float
 
 Instruction = tuple[Operand, ...]
 """``(operation, *operands)``."""
+
+Value = Union["Symbol", float]
+"""What a formula being recorded computes with."""
 
 FUNCTIONS = ("exp", "log", "sqrt", "sin", "cos", "tanh", "sigmoid", "arctan", "erf", "floor", "round", "step")
 """Functions of one argument that a formula may call."""
@@ -47,7 +50,7 @@ STEP_ONLY = ("hold", "fire", "fire_above", "quantized")
 """Operations that a neuron's step may use, and no other formula."""
 
 
-def is_name(name: Any) -> bool:
+def is_name(name: object) -> bool:
     """Whether something may be called so in the languages that programs are printed in."""
     return isinstance(name, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,99}", name) is not None and not keyword.iskeyword(name)
 
@@ -64,39 +67,39 @@ class Symbol:
     outside the vocabulary) raises a `TypeError` that names it.
     """
 
-    __slots__ = ("arguments", "is_array", "operation", "sign")
+    __slots__ = ("arguments", "is_array", "name", "operation", "sign")
 
-    def __init__(self, operation: str, *arguments: Symbol | float | str, sign: int | None = None, is_array: bool | None = None):
+    def __init__(self, operation: str, *arguments: Value, name: str = "", sign: int | None = None, is_array: bool | None = None):
         """`sign` is 1 where the value is known to be positive, 0 where it is known not to be negative, else -1.
 
-        `is_array` says whether it is an array when the formula runs as it is written, and not a number.
+        `name` is that of an argument; `is_array` says whether it is an array when the formula runs as it is written, and not a number.
         """
-        self.operation, self.arguments = operation, arguments
+        self.operation, self.arguments, self.name = operation, arguments, name
         self.sign = _sign(operation, arguments) if sign is None else sign
         self.is_array = any(isinstance(a, Symbol) and a.is_array for a in arguments) if is_array is None else is_array
 
-    def __add__(self, other: Any) -> Symbol:
+    def __add__(self, other: Value) -> Symbol:
         return Symbol("add", self, operand(other))
 
-    def __radd__(self, other: Any) -> Symbol:
+    def __radd__(self, other: Value) -> Symbol:
         return Symbol("add", operand(other), self)
 
-    def __sub__(self, other: Any) -> Symbol:
+    def __sub__(self, other: Value) -> Symbol:
         return Symbol("subtract", self, operand(other))
 
-    def __rsub__(self, other: Any) -> Symbol:
+    def __rsub__(self, other: Value) -> Symbol:
         return Symbol("subtract", operand(other), self)
 
-    def __mul__(self, other: Any) -> Symbol:
+    def __mul__(self, other: Value) -> Symbol:
         return Symbol("multiply", self, operand(other))
 
-    def __rmul__(self, other: Any) -> Symbol:
+    def __rmul__(self, other: Value) -> Symbol:
         return Symbol("multiply", operand(other), self)
 
-    def __truediv__(self, other: Any) -> Symbol:
+    def __truediv__(self, other: Value) -> Symbol:
         return Symbol("divide", self, operand(other))
 
-    def __rtruediv__(self, other: Any) -> Symbol:
+    def __rtruediv__(self, other: Value) -> Symbol:
         return Symbol("divide", operand(other), self)
 
     def __neg__(self) -> Symbol:
@@ -105,16 +108,16 @@ class Symbol:
     def __abs__(self) -> Symbol:
         return Symbol("abs", self)
 
-    def __lt__(self, other: Any) -> Symbol:
+    def __lt__(self, other: Value) -> Symbol:
         return Symbol("less", self, operand(other))
 
-    def __le__(self, other: Any) -> Symbol:
+    def __le__(self, other: Value) -> Symbol:
         return Symbol("less_equal", self, operand(other))
 
-    def __gt__(self, other: Any) -> Symbol:
+    def __gt__(self, other: Value) -> Symbol:
         return Symbol("greater", self, operand(other))
 
-    def __ge__(self, other: Any) -> Symbol:
+    def __ge__(self, other: Value) -> Symbol:
         return Symbol("greater_equal", self, operand(other))
 
     def __eq__(self, other: object) -> Symbol:  # type: ignore[override]
@@ -123,10 +126,10 @@ class Symbol:
     def __ne__(self, other: object) -> Symbol:  # type: ignore[override]
         return Symbol("not_equal", self, operand(other))
 
-    def __and__(self, other: Any) -> Symbol:
+    def __and__(self, other: Value) -> Symbol:
         return Symbol("and", self, operand(other))
 
-    def __or__(self, other: Any) -> Symbol:
+    def __or__(self, other: Value) -> Symbol:
         return Symbol("or", self, operand(other))
 
     def __invert__(self) -> Symbol:
@@ -134,7 +137,7 @@ class Symbol:
 
     __hash__ = object.__hash__
 
-    def __pow__(self, exponent: Any) -> Symbol:
+    def __pow__(self, exponent: Value) -> Symbol:
         if isinstance(exponent, int | float) and float(exponent).is_integer() and abs(exponent) <= 64:
             power = _product(self, int(abs(exponent)))
             return power if exponent >= 0 else 1 / power
@@ -145,7 +148,7 @@ class Symbol:
             )
         return Symbol("exp", exponent * Symbol("log", self))
 
-    def __rpow__(self, base: Any) -> Symbol:
+    def __rpow__(self, base: float) -> Symbol:
         return Symbol("exp", self * math.log(base))
 
     def __bool__(self) -> bool:
@@ -154,19 +157,19 @@ class Symbol:
     def __float__(self) -> float:
         raise TypeError("a formula cannot turn its input into a number; use the functions of `spikegrad.vocabulary`, not `math`")
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__") or name in Symbol.__slots__:
             raise AttributeError(name)
         raise TypeError(f"`.{name}` is outside the vocabulary of a formula, which is: {_vocabulary()}")
 
-    def __array_ufunc__(self, function: Any, *_: Any, **__: Any) -> Any:
+    def __array_ufunc__(self, function: Callable[..., object], *_: object, **__: object) -> NoReturn:
         raise TypeError(f"`numpy.{function.__name__}` is outside the vocabulary of a formula, which is: {_vocabulary()}")
 
     @classmethod
-    def __torch_function__(cls, function: Any, *_: Any, **__: Any) -> Any:
+    def __torch_function__(cls, function: Callable[..., object], *_: object, **__: object) -> NoReturn:
         raise TypeError(f"`torch.{function.__name__}` is outside the vocabulary of a formula, which is: {_vocabulary()}")
 
-    def __jax_array__(self) -> Any:
+    def __jax_array__(self) -> NoReturn:
         raise TypeError(f"a function of JAX is outside the vocabulary of a formula, which is: {_vocabulary()}")
 
 
@@ -174,7 +177,7 @@ def _vocabulary() -> str:
     return f"+ - * / ** abs {' '.join(FUNCTIONS)} minimum maximum where < <= > >= == != & | ~"
 
 
-def operand(value: Any) -> Symbol | float:
+def operand(value: object) -> Value:
     """What a symbol may be combined with: another one, or a number."""
     if isinstance(value, Symbol):
         return value
@@ -185,7 +188,7 @@ def operand(value: Any) -> Symbol | float:
     raise TypeError(f"a formula can combine its input with numbers and its own parameters, not with {type(value).__name__}")
 
 
-def _product(base: Symbol, count: int) -> Any:
+def _product(base: Symbol, count: int) -> Symbol:
     if count == 0:
         return base * 0 + 1
     if count == 1:
@@ -194,10 +197,10 @@ def _product(base: Symbol, count: int) -> Any:
     return half * half if count % 2 == 0 else half * half * base
 
 
-def _sign(operation: str, arguments: tuple[Any, ...]) -> int:
+def _sign(operation: str, arguments: Sequence[Value]) -> int:
     """1 if the node is certainly positive, 0 if certainly not negative, -1 if neither is known."""
 
-    def known(argument: Any) -> int:
+    def known(argument: Value) -> int:
         if isinstance(argument, Symbol):
             return argument.sign
         return 1 if argument > 0 else 0 if argument == 0 else -1
@@ -222,7 +225,7 @@ def _sign(operation: str, arguments: tuple[Any, ...]) -> int:
             return -1
 
 
-def where(condition: Symbol, a: Any, b: Any) -> Symbol:
+def where(condition: Symbol, a: Value, b: Value) -> Symbol:
     """`a` where the condition holds, else `b`; one of them must depend on the input, which gives the dtype."""
     if not any(isinstance(x, Symbol) and x.is_array for x in (a, b)):
         raise TypeError("where(condition, a, b) needs a branch that depends on the input, for its dtype; use step(...), or x * 0 + a")
@@ -231,15 +234,15 @@ def where(condition: Symbol, a: Any, b: Any) -> Symbol:
 
 def argument(name: str, sign: int = -1, *, is_array: bool = True) -> Symbol:
     """A symbol for an input; see `Symbol`."""
-    return Symbol("argument", name, sign=sign, is_array=is_array)
+    return Symbol("argument", name=name, sign=sign, is_array=is_array)
 
 
-def ordered(roots: Iterable[Any]) -> list[Symbol]:
+def ordered(roots: Iterable[Value | None]) -> list[Symbol]:
     """Every symbol that the roots are computed from, each after its arguments, in the order in which they were written."""
     found: list[Symbol] = []
     seen: set[int] = set()
     for root in roots:
-        stack: list[tuple[Any, bool]] = [(root, False)]
+        stack: list[tuple[Value | None, bool]] = [(root, False)]
         while stack:
             node, ready = stack.pop()
             if not isinstance(node, Symbol) or (id(node) in seen and not ready):
@@ -279,16 +282,16 @@ def flatten(results: Sequence[Symbol | float], names: Mapping[int, str] | None =
     `names` are the names of symbols, by their id.
     """
     instructions: list[Instruction] = []
-    known: dict[tuple[Any, ...], int] = {}
+    known: dict[tuple[object, ...], int] = {}
     place: dict[int, Operand] = {}
     named: dict[int, str] = {}
 
-    def placed(value: Any) -> Operand:
+    def placed(value: Value) -> Operand:
         return place[id(value)] if isinstance(value, Symbol) else value
 
     for node in ordered(results):
         if node.operation == "argument":
-            place[id(node)] = str(node.arguments[0])
+            place[id(node)] = node.name
             continue
         instruction: Instruction = (node.operation, *map(placed, node.arguments))
         key = tuple((type(o), o, str(o)) for o in instruction)  # 1, 1.0, 0.0 and -0.0 are equal to Python
@@ -301,11 +304,11 @@ def flatten(results: Sequence[Symbol | float], names: Mapping[int, str] | None =
     return Program(tuple(instructions), tuple(map(placed, results)), tuple(named.items()))
 
 
-def symbols(program: Program, arguments: Mapping[str, Any]) -> tuple[list[Any], dict[int, str]]:
+def symbols(program: Program, arguments: Mapping[str, Value]) -> tuple[list[Value], dict[int, str]]:
     """The program's results as symbols of these arguments, and the names of symbols by their id."""
-    made: list[Any] = []
+    made: list[Value] = []
 
-    def value(o: Operand) -> Any:
+    def value(o: Operand) -> Value:
         return arguments[o] if isinstance(o, str) else made[o] if isinstance(o, int) else o
 
     for operation, *operands in program.instructions:
@@ -313,7 +316,7 @@ def symbols(program: Program, arguments: Mapping[str, Any]) -> tuple[list[Any], 
     return [value(o) for o in program.results], {id(made[k]): name for k, name in program.names}
 
 
-def digest(*parts: Any) -> str:
+def digest(*parts: object) -> str:
     """A hash of what is written down, the same in every process: what kernels and caches are keyed by."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 

@@ -13,18 +13,18 @@ import functools
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from spikegrad.kernels.cpu import passes
 from spikegrad.kernels.cpu.compiler import compiled, header, loaded
+from spikegrad.kernels.cpu.instructions import WORD, Node, Words, added, answered, called, instruction, pointer, seen, words
 from spikegrad.kernels.cpu.source import Variant
 from spikegrad.kernels.cpu.threads import (
     ARGUMENTS,
@@ -37,11 +37,7 @@ from spikegrad.kernels.cpu.threads import (
     SHARE,
     STEPS,
     THREADS,
-    added,
-    called,
-    pointer,
     shared_out,
-    words,
 )
 
 U = np.uint64
@@ -58,7 +54,7 @@ _FRESH = 2**23
 """Bytes of a result from which XLA's memory comes from the system each time, and is worth huge pages."""
 _HUGE, _MADV_HUGEPAGE = 2**21, 14
 
-ints: Any = pointer(types.int32)
+ints = pointer(types.int32)
 _malloc = types.ExternalFunction("malloc", types.uint64(types.uint64))
 _free = types.ExternalFunction("free", types.void(types.uint64))
 _clear = types.ExternalFunction("memset", types.uint64(types.uint64, types.int32, types.uint64))
@@ -81,65 +77,31 @@ _MAJOR, _MINOR = _interface()
 _VERSION = U(_MAJOR | _MINOR << 32)
 
 
-@intrinsic
-def _answered(typing_context: Any, function: Any, argument: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
-    """What the function at an address returns for a word."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(64)
-        return builder.call(builder.inttoptr(arguments[0], ir.FunctionType(word, [word]).as_pointer()), [arguments[1]])
-
-    return types.uint64(types.uint64, types.uint64), generate
-
-
-@intrinsic
-def _seen(typing_context: Any, words: Any, place: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
-    """A word that another thread may change."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        given, at = (context.cast(builder, a, t, w) for a, t, w in zip(arguments, signature.args, wanted.args, strict=True))
-        return builder.load_atomic(builder.gep(given, [at]), "acquire", 8)
-
-    wanted = types.uint64(types.CPointer(types.uint64), types.intp)
-    return wanted, generate
-
-
-answered: Any = _answered
-seen: Any = _seen
-
-
-def code(symbol: str) -> Any:
+def code(symbol: str) -> Callable[[], np.uint64]:
     """A function without arguments that returns the address of a symbol: machine code in the disk cache knows names, not addresses."""
 
-    @intrinsic
-    def address(typing_context: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), []), symbol)
-            return builder.ptrtoint(function, ir.IntType(64))
-
-        return types.uint64(), generate
+    @instruction(types.uint64)
+    def address(builder: Node) -> Node:
+        return builder.ptrtoint(cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), []), symbol), WORD)
 
     return address
 
 
-def text(value: str) -> Any:
+def text(value: str) -> Callable[[], np.uint64]:
     """A function without arguments that returns the address of a constant text."""
 
-    @intrinsic
-    def address(typing_context: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.ptrtoint(context.insert_const_string(builder.module, value), ir.IntType(64))
-
-        return types.uint64(), generate
+    @instruction(types.uint64)
+    def address(builder: Node) -> Node:
+        return builder.ptrtoint(cgutils.global_constant(builder, "text", cgutils.make_bytearray(value.encode() + bytes(1))), WORD)
 
     return address
 
 
-_wrong: Any = text("spikegrad: this call has other buffers than its kernel takes; trace the program again")
+_wrong = text("spikegrad: this call has other buffers than its kernel takes; trace the program again")
 
 
 @numba.njit(error_model="numpy")
-def refused(frame: Any) -> Any:
+def refused(frame: Words) -> np.uint64:
     """An error for XLA."""
     address = _malloc(U(32))
     given = words(address)
@@ -150,7 +112,7 @@ def refused(frame: Any) -> Any:
 
 
 @numba.njit(error_model="numpy")
-def asked(frame: Any) -> Any:
+def asked(frame: Words) -> bool:
     """Whether the frame only asks which version of the interface the handler speaks; then that is answered."""
     if frame[_FRAME_EXTENSION] == U(0) or ints(frame[_FRAME_EXTENSION] + U(8))[0] != _METADATA:
         return False
@@ -161,7 +123,9 @@ def asked(frame: Any) -> Any:
 
 
 @numba.njit(error_model="numpy")
-def begun(buffer: Any, threads: Any, whole: Any, each: Any, item: Any, arguments: Any, fed: Any) -> Any:
+def begun(
+    buffer: Words, threads: np.uint64, whole: np.uint64, each: np.uint64, item: np.uint64, arguments: np.uint64, fed: bool
+) -> np.uint64:
     """The address of a new job for sequences like that in a buffer; its blocks need so many rows of scratch for all and for each step."""
     dims = words(buffer[_BUFFER_DIMS])
     steps, columns = dims[0], U(1)
@@ -189,14 +153,14 @@ def begun(buffer: Any, threads: Any, whole: Any, each: Any, item: Any, arguments
 
 
 @numba.njit(error_model="numpy")
-def placed(job: Any, place: Any, buffer: Any, rows: Any) -> None:
+def placed(job: Words, place: np.uint64, buffer: Words, rows: bool) -> None:
     """Write a buffer into a job as one of its arguments: of rows, of columns, or one number for all columns."""
     job[U(ARGUMENTS) + place * U(2)] = buffer[_BUFFER_DATA]
     job[U(ARGUMENTS) + place * U(2) + U(1)] = job[COLUMNS] if rows else U(1) if buffer[_BUFFER_RANK] > U(0) else U(0)
 
 
 @numba.njit(error_model="numpy")
-def connected(job: Any, place: Any, buffer: Any, clear: Any) -> None:
+def connected(job: Words, place: np.uint64, buffer: Words, clear: np.uint64) -> None:
     """Write a buffer of recurrent weights into a job, or of each block's share of their gradient, which starts at zero."""
     dims = words(buffer[_BUFFER_DIMS])
     features = dims[buffer[_BUFFER_RANK] - U(1)]
@@ -207,13 +171,13 @@ def connected(job: Any, place: Any, buffer: Any, clear: Any) -> None:
 
 
 @numba.njit(error_model="numpy")
-def absent(job: Any, place: Any) -> None:
+def absent(job: Words, place: np.uint64) -> None:
     """Write into a job that nobody wants this result."""
     job[U(ARGUMENTS) + place * U(2)], job[U(ARGUMENTS) + place * U(2) + U(1)] = U(0), U(0)
 
 
 @numba.njit(error_model="numpy")
-def advised(address: Any, size: Any) -> None:
+def advised(address: np.uint64, size: np.uint64) -> None:
     """Ask for huge pages under a large result, where they fit; advice, so that where it is refused nothing is lost."""
     if _LINUX and size >= U(_FRESH):
         first = (address + U(_HUGE - 1)) // U(_HUGE) * U(_HUGE)
@@ -221,7 +185,7 @@ def advised(address: Any, size: Any) -> None:
 
 
 @numba.njit(error_model="numpy")
-def left(address: Any) -> None:
+def left(address: np.uint64) -> None:
     """Free the job if nobody else has its address."""
     job = words(address)
     if added(job, job[COUNTERS] + U(_USERS), U(2**64 - 1)) == U(1):
@@ -229,7 +193,7 @@ def left(address: Any) -> None:
 
 
 @numba.njit(error_model="numpy")
-def unclaimed(job: Any) -> Any:
+def unclaimed(job: Words) -> bool:
     """Whether a block was left. Whoever claims it then knows all that this thread did before: it asks by the operation that claims."""
     for k in range(job[THREADS]):
         place = job[COUNTERS] + k * U(LINE)
@@ -239,7 +203,7 @@ def unclaimed(job: Any) -> Any:
 
 
 @numba.njit(error_model="numpy")
-def helped(address: Any) -> None:
+def helped(address: np.uint64) -> None:
     """What a thread of XLA's pool does: blocks of the job, until none is left."""
     job = words(address)
     added(job, job[COUNTERS] + U(_ACTIVE), U(1))
@@ -251,7 +215,7 @@ def helped(address: Any) -> None:
 
 
 @numba.njit(error_model="numpy")
-def done(frame: Any, address: Any, kernel: Any, helper: Any) -> None:
+def done(frame: Words, address: np.uint64, kernel: np.uint64, helper: np.uint64) -> None:
     """Run a kernel's job, with the help of XLA's threads."""
     job = words(address)
     job[KERNEL] = kernel

@@ -29,9 +29,9 @@ from numba.core import types
 from numba.core.ccallback import CFunc
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.runtime.nrt import rtsys
-from numba.extending import intrinsic
 
-from spikegrad.kernels.cpu import elementary, source, threads
+from spikegrad.kernels.cpu import elementary, instructions, source, threads
+from spikegrad.kernels.cpu.instructions import Node, instruction
 from spikegrad.kernels.cpu.source import Variant
 from spikegrad.kernels.lock import LOCK
 
@@ -41,8 +41,9 @@ import numpy as np
 import numba
 from spikegrad.kernels.cpu.compiler import bfloat16, clear, entry, fill, float16, formulas, row
 # All of the machine code depends on them; their version is {version}.
+from spikegrad.kernels.cpu.instructions import called, pointer, words
 from spikegrad.kernels.cpu.threads import (
-    ARGUMENTS, BLOCK, COLUMNS, KERNEL, SCRATCH, SHARE, STEPS, THREADS, called, claimed, claimed_back, pointer, shared_out, words,
+    ARGUMENTS, BLOCK, COLUMNS, KERNEL, SCRATCH, SHARE, STEPS, THREADS, claimed, claimed_back, shared_out,
 )
 U = np.uint64
 real, integer = np.{real}, np.int{bits}
@@ -115,21 +116,10 @@ def _found(cache: Any, signature: Any, context: Any) -> Any:
         return None
 
 
-def _conversion(generate: Callable[[Any, Any], Any], given: Any, made: Any) -> Any:
-    @intrinsic
-    def convert(typing_context: Any, x: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
-        def converted(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return generate(builder, arguments[0])
-
-        return made(given), converted
-
-    return convert
-
-
 _HALF, _SINGLE, _16, _32 = ir.HalfType(), ir.FloatType(), ir.IntType(16), ir.IntType(32)
 
 
-def _widened_by_bits(builder: Any, x: Any) -> Any:
+def _widened_by_bits(builder: Node, x: Node) -> Node:
     """A float16 widened with integers, for processors that have no instruction for it, on which LLVM would ask for a function it lacks."""
     bits = builder.zext(x, _32)
     magnitude, sign = builder.and_(bits, _32(0x7FFF)), builder.shl(builder.and_(bits, _32(0x8000)), _32(16))
@@ -140,7 +130,7 @@ def _widened_by_bits(builder: Any, x: Any) -> Any:
     return builder.bitcast(builder.or_(builder.select(infinite, special, builder.bitcast(scaled, _32)), sign), _SINGLE)
 
 
-def _narrowed_by_bits(builder: Any, x: Any) -> Any:
+def _narrowed_by_bits(builder: Node, x: Node) -> Node:
     """A float32 rounded to float16 with integers, half to even."""
     bits = builder.bitcast(x, _32)
     sign = builder.trunc(builder.lshr(builder.and_(bits, _32(0x80000000)), _32(16)), _16)
@@ -158,29 +148,29 @@ def _narrowed_by_bits(builder: Any, x: Any) -> Any:
     return builder.or_(found, sign)
 
 
-def _from_bfloat16(builder: Any, x: Any) -> Any:
+def _from_bfloat16(builder: Node, x: Node) -> Node:
     return builder.bitcast(builder.shl(builder.zext(x, _32), _32(16)), _SINGLE)
 
 
-def _to_bfloat16(builder: Any, x: Any) -> Any:
+def _to_bfloat16(builder: Node, x: Node) -> Node:
     bits = builder.bitcast(x, _32)
     odd = builder.and_(builder.lshr(bits, _32(16)), _32(1))
     rounded = builder.trunc(builder.lshr(builder.add(builder.add(bits, _32(0x7FFF)), odd), _32(16)), _16)
     return builder.select(builder.fcmp_unordered("uno", x, x), _16(0x7FC0), rounded)
 
 
-def _from_float16(builder: Any, x: Any) -> Any:
+def _from_float16(builder: Node, x: Node) -> Node:
     return builder.fpext(builder.bitcast(x, _HALF), _SINGLE)
 
 
-def _to_float16(builder: Any, x: Any) -> Any:
+def _to_float16(builder: Node, x: Node) -> Node:
     return builder.bitcast(builder.fptrunc(x, _HALF), _16)
 
 
 _converts = binding.get_host_cpu_features().get("f16c", False) or "x86" not in binding.get_process_triple()
 _float16 = (_from_float16, _to_float16) if _converts else (_widened_by_bits, _narrowed_by_bits)
 float16, bfloat16 = (
-    (_conversion(load, types.uint16, types.float32), _conversion(store, types.float32, types.uint16))
+    (instruction(types.float32, types.uint16)(load), instruction(types.uint16, types.float32)(store))
     for load, store in (_float16, (_from_bfloat16, _to_bfloat16))
 )
 """How the elements of half-precision sequences, their bits as whole numbers, become numbers and back."""
@@ -188,7 +178,7 @@ float16, bfloat16 = (
 
 def header(dtype: str) -> str:
     """What precedes the functions of a generated module whose sequences are of this dtype."""
-    files = (Path(__file__), Path(threads.__file__), Path(elementary.__file__))
+    files = (Path(__file__), Path(threads.__file__), Path(elementary.__file__), Path(instructions.__file__))
     version = _digest("".join(path.read_text(encoding="utf-8") for path in files))
     real = "float64" if dtype == "float64" else "float32"
     text = _HEADER.format(real=real, bits=real[-2:], version=f"{version} {_converts}")

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from spikegrad.kernels.cpu.threads import pointer
+from spikegrad.kernels.cpu.instructions import WORD, Node, instruction, pointer
 
 RARE = 0.4
 """Share of neurons that spike below which rows are added forward."""
@@ -33,7 +31,6 @@ _REGISTER = 64 if _WIDE else 32
 """Bytes of a vector register."""
 _ROWS = 8 if _WIDE else 6
 """Rows of a product that are computed at once, two registers of each."""
-_WORD = ir.IntType(64)
 
 
 class _Builder:
@@ -43,23 +40,23 @@ class _Builder:
         self.item = ir.FloatType() if dtype == "float32" else ir.DoubleType()
         self.size = np.dtype(dtype).itemsize
 
-    def vector(self, lanes: int) -> Any:
+    def vector(self, lanes: int) -> Node:
         return ir.VectorType(self.item, lanes)
 
-    def at(self, builder: Any, address: Any, offset: int, kind: Any) -> Any:
-        return builder.inttoptr(builder.add(address, _WORD(offset)), kind.as_pointer())
+    def at(self, builder: Node, address: Node, offset: int, kind: Node) -> Node:
+        return builder.inttoptr(builder.add(address, WORD(offset)), kind.as_pointer())
 
-    def broadcast(self, builder: Any, value: Any, lanes: int) -> Any:
+    def broadcast(self, builder: Node, value: Node, lanes: int) -> Node:
         one = builder.insert_element(ir.Constant(self.vector(lanes), ir.Undefined), value, ir.IntType(32)(0))
         return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
-    def plus(self, builder: Any, total: Any, a: Any, b: Any, *, fused: bool) -> Any:
+    def plus(self, builder: Node, total: Node, a: Node, b: Node, *, fused: bool) -> Node:
         """``total + a * b``, in one rounding where the processor can and it is `fused`."""
         flags = ("contract",) if fused else ()
         return builder.fadd(total, builder.fmul(a, b, flags=flags), flags=flags)
 
 
-def _block(dtype: str, rows: int, lanes: int, vectors: int) -> Any:
+def _block(dtype: str, rows: int, lanes: int, vectors: int) -> Callable[..., None]:
     """An intrinsic that computes some rows of a product, as many columns as the vectors have lanes.
 
     Its arguments: address of a, bytes between its rows and between its columns; address of b and bytes between its rows; the same of c; the
@@ -68,35 +65,30 @@ def _block(dtype: str, rows: int, lanes: int, vectors: int) -> Any:
     of = _Builder(dtype)
     vector = of.vector(lanes)
 
-    @intrinsic
-    def block(typing_context: Any, a: Any, ai: Any, ak: Any, b: Any, bk: Any, c: Any, ci: Any, k: Any, add: Any) -> Any:  # pyright: ignore
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            a, ai, ak, b, bk, c, ci, k, add = arguments
-            firsts = [builder.add(c, builder.mul(ci, _WORD(i))) for i in range(rows)]
-            places = [[of.at(builder, first, v * lanes * of.size, vector) for v in range(vectors)] for first in firsts]
-            sums = [[cgutils.alloca_once(builder, vector) for _ in range(vectors)] for _ in range(rows)]
-            for i, v in np.ndindex(rows, vectors):
-                before = builder.load(places[i][v], align=of.size)
-                start = builder.select(builder.icmp_unsigned("!=", add, _WORD(0)), before, ir.Constant(vector, [0.0] * lanes))
-                builder.store(start, sums[i][v])
-            with cgutils.for_range_slice(builder, _WORD(0), k, _WORD(1), _WORD) as (e, _):
-                row, column = builder.add(b, builder.mul(e, bk)), builder.add(a, builder.mul(e, ak))
-                others = [builder.load(of.at(builder, row, v * lanes * of.size, vector), align=of.size) for v in range(vectors)]
-                for i in range(rows):
-                    value = builder.load(of.at(builder, builder.add(column, builder.mul(ai, _WORD(i))), 0, of.item))
-                    factor = of.broadcast(builder, value, lanes)
-                    for v in range(vectors):
-                        builder.store(of.plus(builder, builder.load(sums[i][v]), factor, others[v], fused=True), sums[i][v])
-            for i, v in np.ndindex(rows, vectors):
-                builder.store(builder.load(sums[i][v]), places[i][v], align=of.size)
-            return context.get_dummy_value()
-
-        return types.none(*[types.uint64] * 9), generate
+    @instruction(types.none, *[types.uint64] * 9)
+    def block(builder: Node, a: Node, ai: Node, ak: Node, b: Node, bk: Node, c: Node, ci: Node, k: Node, add: Node) -> None:
+        firsts = [builder.add(c, builder.mul(ci, WORD(i))) for i in range(rows)]
+        places = [[of.at(builder, first, v * lanes * of.size, vector) for v in range(vectors)] for first in firsts]
+        sums = [[cgutils.alloca_once(builder, vector) for _ in range(vectors)] for _ in range(rows)]
+        for i, v in np.ndindex(rows, vectors):
+            before = builder.load(places[i][v], align=of.size)
+            start = builder.select(builder.icmp_unsigned("!=", add, WORD(0)), before, ir.Constant(vector, [0.0] * lanes))
+            builder.store(start, sums[i][v])
+        with cgutils.for_range_slice(builder, WORD(0), k, WORD(1), WORD) as (e, _):
+            row, column = builder.add(b, builder.mul(e, bk)), builder.add(a, builder.mul(e, ak))
+            others = [builder.load(of.at(builder, row, v * lanes * of.size, vector), align=of.size) for v in range(vectors)]
+            for i in range(rows):
+                value = builder.load(of.at(builder, builder.add(column, builder.mul(ai, WORD(i))), 0, of.item))
+                factor = of.broadcast(builder, value, lanes)
+                for v in range(vectors):
+                    builder.store(of.plus(builder, builder.load(sums[i][v]), factor, others[v], fused=True), sums[i][v])
+        for i, v in np.ndindex(rows, vectors):
+            builder.store(builder.load(sums[i][v]), places[i][v], align=of.size)
 
     return block
 
 
-def _rows(dtype: str, *, gathers: bool) -> Any:
+def _rows(dtype: str, *, gathers: bool) -> Callable[..., None]:
     """An intrinsic that adds senders' rows, times what each sent, to four registers of a row; or these, times that, to the senders' rows.
 
     Its arguments are addresses: of the row; of the same columns of the first sender's; of the senders' places; of what they sent; then the
@@ -106,37 +98,32 @@ def _rows(dtype: str, *, gathers: bool) -> Any:
     lanes = _REGISTER // of.size
     vector = of.vector(lanes)
 
-    @intrinsic
-    def rows(typing_context: Any, own: Any, others: Any, places: Any, values: Any, count: Any, stride: Any) -> Any:  # pyright: ignore
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            own, others, places, values, count, stride = arguments
-            places = builder.inttoptr(places, ir.IntType(32).as_pointer())
-            values = builder.inttoptr(values, of.item.as_pointer())
-            held = [cgutils.alloca_once(builder, vector) for _ in range(4)]
+    @instruction(types.none, *[types.uint64] * 6)
+    def rows(builder: Node, own: Node, others: Node, places: Node, values: Node, count: Node, stride: Node) -> None:
+        places = builder.inttoptr(places, ir.IntType(32).as_pointer())
+        values = builder.inttoptr(values, of.item.as_pointer())
+        held = [cgutils.alloca_once(builder, vector) for _ in range(4)]
+        for k, register in enumerate(held):
+            builder.store(builder.load(of.at(builder, own, k * _REGISTER, vector), align=of.size), register)
+        with cgutils.for_range_slice(builder, WORD(0), count, WORD(1), WORD) as (e, _):
+            sender = builder.zext(builder.load(builder.gep(places, [e])), WORD)
+            value = of.broadcast(builder, builder.load(builder.gep(values, [e])), lanes)
+            row = builder.add(others, builder.mul(sender, stride))
             for k, register in enumerate(held):
-                builder.store(builder.load(of.at(builder, own, k * _REGISTER, vector), align=of.size), register)
-            with cgutils.for_range_slice(builder, _WORD(0), count, _WORD(1), _WORD) as (e, _):
-                sender = builder.zext(builder.load(builder.gep(places, [e])), _WORD)
-                value = of.broadcast(builder, builder.load(builder.gep(values, [e])), lanes)
-                row = builder.add(others, builder.mul(sender, stride))
-                for k, register in enumerate(held):
-                    place = of.at(builder, row, k * _REGISTER, vector)
-                    mine, theirs = builder.load(register), builder.load(place, align=of.size)
-                    if gathers:
-                        builder.store(of.plus(builder, mine, value, theirs, fused=False), register)
-                    else:
-                        builder.store(of.plus(builder, theirs, value, mine, fused=False), place, align=of.size)
-            if gathers:
-                for k, register in enumerate(held):
-                    builder.store(builder.load(register), of.at(builder, own, k * _REGISTER, vector), align=of.size)
-            return context.get_dummy_value()
-
-        return types.none(*[types.uint64] * 6), generate
+                place = of.at(builder, row, k * _REGISTER, vector)
+                mine, theirs = builder.load(register), builder.load(place, align=of.size)
+                if gathers:
+                    builder.store(of.plus(builder, mine, value, theirs, fused=False), register)
+                else:
+                    builder.store(of.plus(builder, theirs, value, mine, fused=False), place, align=of.size)
+        if gathers:
+            for k, register in enumerate(held):
+                builder.store(builder.load(register), of.at(builder, own, k * _REGISTER, vector), align=of.size)
 
     return rows
 
 
-def functions(dtype: str) -> Sequence[Any]:
+def functions(dtype: str) -> Sequence[Callable[..., None]]:
     """What weights make of outputs, and of gradients of what was received. All arguments are addresses or whole numbers.
 
     ``feed(count, sent, fed, weights, places, features)``, with weights by sender and room for two rows at `places`;

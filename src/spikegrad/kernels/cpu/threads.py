@@ -23,9 +23,9 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import binding, ir
-from numba.core import types
-from numba.extending import intrinsic
+from llvmlite import binding
+
+from spikegrad.kernels.cpu.instructions import Words, added
 
 KERNEL, THREADS, STEPS, COLUMNS, BLOCK, COUNTERS, SCRATCH, SHARE, ARGUMENTS = range(9)
 """Words of a job: the kernel's address; number of threads, of time steps, of columns, and of columns in a block; where the counters are;
@@ -36,56 +36,10 @@ MOST = 256
 """Threads at most."""
 
 U = np.uint64
-WORDS = types.CPointer(types.uint64)
-
-
-def pointer(kind: Any) -> Any:
-    """A function from an address to a pointer to numbers of this type."""
-
-    @intrinsic
-    def to(typing_context: Any, address: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-        return types.CPointer(kind)(types.uint64), generate
-
-    return to
-
-
-words: Any = pointer(types.uint64)
-
-
-@intrinsic
-def _added(typing_context: Any, words: Any, place: Any, value: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
-    """Add to a word as one indivisible operation; what it was before."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        given, at, by = (context.cast(builder, a, t, w) for a, t, w in zip(arguments, signature.args, wanted.args, strict=True))
-        return builder.atomic_rmw("add", builder.gep(given, [at]), by, "acq_rel")
-
-    wanted = types.uint64(WORDS, types.intp, types.uint64)
-    return wanted, generate
-
-
-@intrinsic
-def _called(typing_context: Any, function: Any, first: Any, second: Any) -> Any:  # pyright: ignore[reportUnusedParameter]
-    """Call the function at an address with two words."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(64)
-        function = builder.inttoptr(arguments[0], ir.FunctionType(ir.VoidType(), [word, word]).as_pointer())
-        builder.call(function, list(arguments[1:]))
-        return context.get_dummy_value()
-
-    return types.none(types.uint64, types.uint64, types.uint64), generate
-
-
-added: Any = _added
-called: Any = _called
 
 
 @numba.njit(forceinline=True)
-def claimed(job: Any, mine: Any) -> Any:
+def claimed(job: Words, mine: np.uint64) -> np.uint64:
     """The first column of a block for this thread, of its own share or, when that is done, of another's; if none is left, past the last."""
     for k in range(job[THREADS]):
         place = job[COUNTERS] + (mine + k) % job[THREADS] * LINE
@@ -96,7 +50,7 @@ def claimed(job: Any, mine: Any) -> Any:
 
 
 @numba.njit(forceinline=True)
-def claimed_back(job: Any, mine: Any) -> Any:
+def claimed_back(job: Words, mine: np.uint64) -> np.uint64:
     """As `claimed`, the last block first: that of a forward pass just before may still be in the cache."""
     start = claimed(job, job[THREADS] - U(1) - mine)
     if start == job[COLUMNS]:
@@ -105,7 +59,7 @@ def claimed_back(job: Any, mine: Any) -> Any:
 
 
 @numba.njit(forceinline=True)
-def shared_out(job: Any) -> None:
+def shared_out(job: Words) -> None:
     """Give each thread its share of the blocks."""
     threads, block = job[THREADS], job[BLOCK]
     blocks = (job[COLUMNS] + block - U(1)) // block
