@@ -40,7 +40,7 @@ class Named(Surrogate):
             _check(type(self).__name__, name, value, self._kinds.get(name, "a number"))
             setattr(self, name, value)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         """The curve for parameters ``p.alpha`` and so on: numbers, or arrays of one dtype."""
         raise NotImplementedError
 

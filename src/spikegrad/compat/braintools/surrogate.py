@@ -13,7 +13,8 @@ What differs from braintools on purpose is told in ``docs/migrating.md``.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class Sigmoid(Named):
     def __init__(self, alpha: Array = 4.0):
         super().__init__(alpha=alpha)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.Sigmoid(), {"slope": p.alpha}
 
 
@@ -88,7 +89,7 @@ class PiecewiseQuadratic(Named):
     def __init__(self, alpha: Array = 1.0):
         super().__init__(alpha=alpha)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.Triangle(), {"width": 1 / p.alpha, "height": p.alpha}
 
 
@@ -103,7 +104,7 @@ class PiecewiseExp(Named):
     def __init__(self, alpha: Array = 1.0):
         super().__init__(alpha=alpha)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.Exponential(), {"slope": p.alpha, "height": p.alpha / 2}
 
 
@@ -118,7 +119,7 @@ class SoftSign(Named):
     def __init__(self, alpha: Array = 1.0):
         super().__init__(alpha=alpha)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.FastSigmoid(), {"slope": p.alpha, "height": p.alpha / 2}
 
 
@@ -133,7 +134,7 @@ class Arctan(Named):
     def __init__(self, alpha: Array = 1.0):
         super().__init__(alpha=alpha)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.ATan(), {"slope": p.alpha}
 
 
@@ -150,7 +151,7 @@ class NonzeroSignLog(Named):
     def __init__(self, alpha: Array = 1.0):
         super().__init__(alpha=alpha)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.NonzeroSignLog(), {"slope": p.alpha}
 
 
@@ -165,7 +166,7 @@ class ERF(Named):
     def __init__(self, alpha: Array = 1.0):
         super().__init__(alpha=alpha)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.Gaussian(), {"width": 1 / (p.alpha * 2**0.5)}
 
 
@@ -185,7 +186,7 @@ class PiecewiseLeakyRelu(Named):
     def __init__(self, c: Array = 0.01, w: Array = 1.0, *, alpha: Array | None = None):
         super().__init__(c=c, w=alias(w=w, default=1.0, alpha=alpha))
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.Boxcar(), {"width": p.w, "height": 1 / (2 * p.w), "leak": p.c}
 
 
@@ -199,12 +200,12 @@ class SquarewaveFourierSeries(Named):
 
     _kinds: ClassVar = {"t_period": "positive"}
 
-    def __init__(self, n: Any = 2, t_period: Array = 8.0):
+    def __init__(self, n: float = 2, t_period: Array = 8.0):
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise ValueError(f"`n` of SquarewaveFourierSeries must be a whole number of at least 1, got {n!r}")
         super().__init__(n=n, t_period=t_period)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.Fourier(terms=int(p.n)), {"period": p.t_period}
 
 
@@ -223,7 +224,7 @@ class S2NN(Named):
     def __init__(self, alpha: Array = 4.0, beta: Array = 1.0, epsilon: Array = 1e-8):
         super().__init__(alpha=alpha, beta=beta, epsilon=epsilon)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.S2NN(), {"slope": p.alpha, "height": p.beta}
 
 
@@ -238,7 +239,7 @@ class QPseudoSpike(Named):
     def __init__(self, alpha: Array = 2.0):
         super().__init__(alpha=alpha)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.QPseudoSpike(), {"tail": p.alpha, "slope": 2 / (p.alpha + 1)}
 
 
@@ -256,7 +257,7 @@ class LeakyRelu(Named):
     def __init__(self, alpha: Array = 0.1, beta: Array = 1.0):
         super().__init__(alpha=alpha, beta=beta)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.LeakyStep(), {"leak": p.alpha, "height": p.beta}
 
 
@@ -274,7 +275,7 @@ class LogTailedRelu(Named):
     def __init__(self, alpha: Array = 0.0):
         super().__init__(alpha=alpha)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.LogTailedReLU(), {"leak": p.alpha}
 
 
@@ -291,7 +292,7 @@ class ReluGrad(Named):
     def __init__(self, alpha: Array = 0.3, width: Array = 1.0):
         super().__init__(alpha=alpha, width=width)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.Triangle(), {"width": p.width, "height": p.alpha * p.width}
 
 
@@ -308,7 +309,7 @@ class GaussianGrad(Named):
     def __init__(self, sigma: Array = 0.5, alpha: Array = 0.5):
         super().__init__(alpha=alpha, sigma=sigma)  # in the order in which braintools prints them
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.Gaussian(), {"width": p.sigma, "scale": p.alpha}
 
 
@@ -323,7 +324,7 @@ class InvSquareGrad(Named):
     def __init__(self, alpha: Array = 100.0):
         super().__init__(alpha=alpha)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.FastSigmoid(), {"slope": p.alpha}
 
 
@@ -343,7 +344,7 @@ class MultiGaussianGrad(Named):
     def __init__(self, h: Array = 0.15, s: Array = 6.0, sigma: Array = 0.5, scale: Array = 0.5, *, gamma: Array | None = None):
         super().__init__(h=h, s=s, sigma=sigma, scale=alias(scale=scale, default=0.5, gamma=gamma))
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.MultiGaussian(), {"width": p.sigma, "lobe": p.h, "spread": p.s, "scale": p.scale}
 
 
@@ -358,7 +359,7 @@ class SlayerGrad(Named):
     def __init__(self, alpha: Array = 1.0):
         super().__init__(alpha=alpha)
 
-    def _curve(self, p: Any) -> Curve:
+    def _curve(self, p: SimpleNamespace) -> Curve:
         return spikegrad.Exponential(), {"slope": p.alpha}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -37,7 +37,7 @@ class FusionWarning(UserWarning):
     """A network was fused, but none of its spiking layers is any faster for it."""
 
 
-def fuse(module: nn.Module, example: Any = None, *, step: bool | None = None) -> Fused:
+def fuse(module: nn.Module, example: Tree = None, *, step: bool | None = None) -> Fused:
     """Turn a network written in snnTorch's style into one that computes whole sequences, with the same parameters.
 
     Three kinds of networks are understood:
@@ -114,7 +114,7 @@ class Fused(nn.Module):
         self.training = module.training
         self._step = step
         self._steps: Steps | None = None
-        self._programs: OrderedDict[Any, Program] = OrderedDict()
+        self._programs: OrderedDict[Hashable, Program] = OrderedDict()
         self._how: dict[str, str] = {}
         self._as_written = False
         self._warned = False
@@ -122,7 +122,7 @@ class Fused(nn.Module):
     original: nn.Module
     """The network as it was written."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Tree, **kwargs: Tree) -> Tree:
         """All steps of the network.
 
         Args:
@@ -158,7 +158,7 @@ class Fused(nn.Module):
             message = f"none of the spiking layers of {type(self.original).__name__} runs in the fused kernels: {reasons}"
             warnings.warn(message, FusionWarning, stacklevel=stacklevel)
 
-    def _program(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Program:
+    def _program(self, function: Callable[..., Tree], args: tuple[Tree, ...], kwargs: Mapping[str, Tree]) -> Program:
         key = self._key(args, kwargs)
         if key not in self._programs:
             self._programs[key] = Program(recorded(self.original, function, args, kwargs), self.original)
@@ -180,7 +180,7 @@ class Fused(nn.Module):
         expected = {path: "fused" if why is None else f"step loop, because {why}" for path, why in reasons.items()}
         return expected | self._how
 
-    def verify(self, *args: Any, **kwargs: Any) -> None:
+    def verify(self, *args: Tree, **kwargs: Tree) -> None:
         """Compare with the original on arguments as the original takes them: one step of the input, if it is one step.
 
         Both compute in float64, so that rounding decides no spike, and without dropout. Outputs that come of other random numbers are not
@@ -204,7 +204,7 @@ class Fused(nn.Module):
             for module in dropout:
                 module.training = True
 
-    def _compare(self, args: Any, kwargs: Any) -> None:
+    def _compare(self, args: tuple[Tree, ...], kwargs: Mapping[str, Tree]) -> None:
         def run(as_written: bool, dtype: torch.dtype | None) -> list[Tensor]:
             def copied(tensor: Tensor) -> Tensor:
                 return tensor.detach().to(dtype if tensor.is_floating_point() else None, copy=True)
@@ -230,7 +230,7 @@ class Fused(nn.Module):
             if isinstance(alike, bool) or float((~alike).double().mean()) > stray:
                 raise refused(self.original, f"the fused network's output {place} is not the original's; this is a defect of `fuse`", None)
 
-    def _called(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
+    def _called(self, args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> tuple[Callable[..., Tree], tuple[Tree, ...], dict[str, Tree]]:
         """What is to be recorded, and its arguments."""
         if not self._step:
             return self.original, args, kwargs
@@ -245,7 +245,7 @@ class Fused(nn.Module):
             bound.setdefault(name, sequence.new_zeros(0))
         return self._unrolled, (dict(bound),), {}
 
-    def _unrolled(self, arguments: dict[str, Any]) -> Tree:
+    def _unrolled(self, arguments: dict[str, Tree]) -> Tree:
         """The loop over time that the user of a one-step module would write."""
         steps, outputs = self._steps, list[list[Tensor]]()
         assert steps is not None
@@ -259,7 +259,7 @@ class Fused(nn.Module):
         stacked = iter([torch.stack(column) for column in zip(*outputs, strict=True)])
         return over(result, lambda _: next(stacked))
 
-    def _key(self, args: Any, kwargs: Any) -> Any:
+    def _key(self, args: tuple[Tree, ...], kwargs: Mapping[str, Tree]) -> Hashable:
         """What a recording depends on."""
         shapes = frozen(over((args, kwargs), lambda t: (t.dtype, t.device, *t.shape)))
         return shapes, autocast(), tuple(_attributes(self.original))
@@ -284,15 +284,15 @@ class Fused(nn.Module):
         self.training = mode
         return self
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.original._apply(fn, recurse)
         return self
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+    def state_dict(self, *args: Tree, **kwargs: Tree) -> Tree:
         """The original's."""
         return self.original.state_dict(*args, **kwargs)
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(self, *args: Tree, **kwargs: Tree) -> Tree:
         """Into the original."""
         return self.original.load_state_dict(*args, **kwargs)
 

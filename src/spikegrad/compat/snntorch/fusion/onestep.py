@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
-from spikegrad.compat.snntorch.fusion.operations import FusionError, Out, leaves, refused
+from spikegrad.compat.snntorch.fusion.operations import FusionError, Out, Tree, leaves, refused
 from spikegrad.compat.snntorch.fusion.recording import recorded
 
 
@@ -25,7 +24,7 @@ class Steps:
     feeds: dict[int, int] = field(default_factory=dict[int, int])
 
 
-def find_steps(module: nn.Module, arguments: dict[str, Any]) -> Steps:
+def find_steps(module: nn.Module, arguments: dict[str, Tree]) -> Steps:
     """Find out from one step which arguments are states, and which outputs they become."""
     name, *_ = arguments
     arguments[name] = arguments[name][0]

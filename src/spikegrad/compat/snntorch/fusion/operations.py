@@ -71,7 +71,7 @@ class Node:
         return f" ({os.path.basename(name)}:{line}{f': `{text}`' if text else ''})"
 
 
-def over(tree: Tree, leaf: Callable[[Any], Any]) -> Tree:
+def over(tree: Tree, leaf: Callable[[Tree], Tree]) -> Tree:
     """The same tree with each tensor, or what stands for one, replaced."""
     if isinstance(tree, Tensor | Out | Named | Constant):
         return leaf(tree)
@@ -85,9 +85,9 @@ def over(tree: Tree, leaf: Callable[[Any], Any]) -> Tree:
     return tree
 
 
-def leaves(tree: Tree) -> list[Any]:
+def leaves(tree: Tree) -> list[Tree]:
     """All tensors of a tree, or what stands for them."""
-    found: list[Any] = []
+    found: list[Tree] = []
     over(tree, found.append)
     return found
 

@@ -21,7 +21,7 @@ class Values:
 
     def __init__(self, place: Mapping[Node, tuple[Unit, int]]) -> None:
         self.place = place
-        self.of: dict[Unit, Any] = {}
+        self.of: dict[Unit, Sequence[Any]] = {}
         self.steps: dict[tuple[Unit, int], tuple[Tensor, ...]] = {}
 
     def one(self, ref: Out | Named | Constant) -> Tensor:
@@ -92,7 +92,7 @@ class Program:
                     values.of[unit] = self._run(unit, values)
         return over(self.result, values.one)
 
-    def _run(self, unit: Unit, values: Values) -> Any:
+    def _run(self, unit: Unit, values: Values) -> Sequence[Tensor | None]:
         node = unit.nodes[0]
         if unit in self.outputs:
             return self._sequence(unit, values)
@@ -138,7 +138,7 @@ class Program:
             return tuple(leaves(node.target(*args, **kwargs)))
 
         unit.loop = unit.loop or _one_by_one(node)
-        out: Any = None
+        out: Sequence[Tensor] | None = None
         if unit.loop is None:
             try:
                 out = torch.vmap(step, tuple(None if same else 0 for same in fixed), randomness="different")(*given)

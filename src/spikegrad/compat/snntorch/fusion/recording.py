@@ -62,7 +62,7 @@ class Recorder(TorchFunctionMode):
         self.paused = False
         self.autocast = autocast()
 
-    def record(self, function: Callable[..., Any], args: tuple[Tree, ...], kwargs: Mapping[str, Tree]) -> Recording:
+    def record(self, function: Callable[..., Tree], args: tuple[Tree, ...], kwargs: Mapping[str, Tree]) -> Recording:
         """Call a function and record it. Its tensor arguments become the inputs."""
         inputs: list[Node] = []
 
@@ -110,7 +110,9 @@ class Recorder(TorchFunctionMode):
         """An error that tells the line."""
         return refused(self.root, why, Node(None, where=_where()), instead)
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Tree], types: object, args: tuple[Tree, ...] = (), kwargs: Mapping[str, Tree] | None = None
+    ) -> Tree:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if self.paused or name in METADATA or (name.startswith("is_") and name != "is_nonzero"):
@@ -132,7 +134,7 @@ class Recorder(TorchFunctionMode):
                 return chosen
         return self.call(func, args, kwargs)
 
-    def call(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], function: Callable[..., Any] | None = None) -> Any:
+    def call(self, target: Any, args: tuple[Tree, ...], kwargs: Mapping[str, Tree], function: Callable[..., Tree] | None = None) -> Tree:
         """Run an operation and record it, if it returns tensors."""
         before, versions = _random_state(), [(t, t._version) for t in leaves((args, kwargs))]
         self.paused = True
@@ -165,7 +167,7 @@ class Recorder(TorchFunctionMode):
             self.keep(tensor, Out(node, index))
         return result
 
-    def _select(self, name: str, args: tuple[Any, ...]) -> Any:
+    def _select(self, name: str, args: tuple[Tree, ...]) -> Tree:
         """One step of a sequence, however it is written, so that all of them are seen to be alike; None if it is something else."""
         source, *rest = args
         if name == "__getitem__":
@@ -177,11 +179,11 @@ class Recorder(TorchFunctionMode):
             return None
         return tuple(self._kept(source, dim, place) for place in range(source.shape[dim]))
 
-    def _indexed(self, source: Tensor, index: Any) -> Any:
+    def _indexed(self, source: Tensor, index: Tree) -> Tree:
         index = index if isinstance(index, tuple) else (index,)
         if not all(i is Ellipsis or isinstance(i, slice) or (isinstance(i, int) and not isinstance(i, bool)) for i in index):
             return None
-        before: Any = index[: index.index(Ellipsis)] if Ellipsis in index else index
+        before: tuple[Tree, ...] = index[: index.index(Ellipsis)] if Ellipsis in index else index
         chosen = [(dim, i) for dim, i in enumerate(before) if i != slice(None)]
         after = index[len(before) + 1 :] if Ellipsis in index else ()
         if len(chosen) != 1 or any(i != slice(None) for i in after) or len(before) + len(after) > source.ndim:
@@ -197,7 +199,7 @@ class Recorder(TorchFunctionMode):
         """One step that keeps its dimension."""
         return self.call(torch.unsqueeze, (self.call(torch.select, (source, dim, place), {}), dim), {})
 
-    def _filled(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _filled(self, func: Callable[..., Tensor], name: str, args: tuple[Tree, ...], kwargs: Mapping[str, Tree]) -> Tensor:
         """A constant of the shape of another tensor, on which it does not depend."""
         like = func(*args, **kwargs)
         value = _FILLED[name]
@@ -205,9 +207,9 @@ class Recorder(TorchFunctionMode):
         given = {"dtype": like.dtype, "device": like.device, "requires_grad": like.requires_grad}
         return self.call(torch.full, (tuple(like.shape), value), given)
 
-    def _in_place(self, name: str, plain: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _in_place(self, name: str, plain: str, args: tuple[Tree, ...], kwargs: Mapping[str, Tree]) -> Tensor:
         """An operation in place as the operation that returns a new value, which the old object stands for from then on."""
-        target: Any = args[0] if args else None
+        target: Tree = args[0] if args else None
         function = getattr(Tensor, plain, None)
         if not callable(function):
             raise self.refuse(f"`{name}` writes in place to a tensor that was there before")
@@ -222,7 +224,7 @@ class Recorder(TorchFunctionMode):
             self.attached[id(target)] = target.requires_grad
         return target
 
-    def _check_write(self, target: Any, name: str) -> Out:
+    def _check_write(self, target: Tensor, name: str) -> Out:
         """What is written to, if nothing else sees the write."""
         out = self.known.get(id(target))
         if out is None:
@@ -249,10 +251,10 @@ class Recorder(TorchFunctionMode):
         self.kept.append(copy)
         return copy
 
-    def _write(self, target: Tensor, index: Any, value: Any) -> None:
+    def _write(self, target: Tensor, index: Tree, value: Tree) -> None:
         """One step written into a tensor for all of them; when each has been written once, they are a stack."""
         out = self.known.get(id(target))
-        lead: Any = index[0] if isinstance(index, tuple) and index else index
+        lead: Tree = index[0] if isinstance(index, tuple) and index else index
         rest = index[1:] if isinstance(index, tuple) else ()
         dim = 0
         if isinstance(index, tuple) and len(index) > 1 and index[0] == slice(None) and isinstance(index[1], int):
@@ -282,13 +284,13 @@ class Recorder(TorchFunctionMode):
             self.nodes.append(node)
             self.known[id(target)] = Out(node)
 
-    def _layer(self, module: nn.Module) -> Callable[..., Any]:
+    def _layer(self, module: nn.Module) -> Callable[..., Tree]:
         if isinstance(module, SpikingNeuron):
             return lambda *args, **kwargs: self._neuron(module, *args, **kwargs)
         forward = module.forward
         return lambda *args, **kwargs: self.call(module, args, kwargs, forward)
 
-    def _neuron(self, module: Any, input_: Tensor, *given: Tensor | None, **named: Tensor | None) -> Any:
+    def _neuron(self, module: SpikingNeuron, input_: Tensor, *given: Tensor | None, **named: Tensor | None) -> Tree:
         """A call of a spiking layer, of which only the flow of its states is recorded."""
         names, path = self.neurons[module], self.paths[module]
         states = {name: state for name, state in (*zip(names, given, strict=False), *named.items()) if state is not None}
@@ -344,12 +346,12 @@ _FILLED: dict[str, float | None] = {"zeros_like": 0, "ones_like": 1, "full_like"
 _IN_PLACE = {f"__i{name}__": f"__{name}__" for name in ["add", "sub", "mul", "truediv", "floordiv", "pow", "mod", "and", "or", "xor"]}
 
 
-def recorded(module: nn.Module, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Recording:
+def recorded(module: nn.Module, function: Callable[..., Tree], args: tuple[Tree, ...], kwargs: Mapping[str, Tree]) -> Recording:
     """What a module does when this function, the module or a loop around it, is called."""
     return Recorder(module).record(function, args, kwargs)
 
 
-def autocast() -> tuple[Any, ...]:
+def autocast() -> tuple[tuple[bool, torch.dtype], ...]:
     """What of automatic mixed precision is in force."""
     return tuple((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda"))
 

@@ -7,9 +7,9 @@ was recorded. Nothing here is approximate: an operation over all steps is `torch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -92,7 +92,7 @@ class Schedule:
 
     def _group(self, inputs: list[Unit]) -> list[Unit]:
         """Find what is alike."""
-        found: dict[Any, Unit] = {}
+        found: dict[Hashable, Unit] = {}
         started: set[nn.Module] = set()
         varying: set[Node] = set()
         selecting: set[Node] = set()
@@ -147,7 +147,7 @@ class Schedule:
                 place = ref.node if ref.node.where is not None else node
                 raise refused(self.root, f"{what} {changed} between two steps", place, "a state may only be passed on as it is")
 
-    def _key(self, node: Node, steps: bool) -> Any:
+    def _key(self, node: Node, steps: bool) -> Hashable:
         """What operations that are alike have in common: all but which step of a sequence they select."""
 
         def alike(ref: Out | Named | Constant) -> _Leaf:
@@ -197,7 +197,7 @@ class Schedule:
                 pieces.append(Piece(source, output, at, at + 1))
         return Pick(pieces, None, len(refs))
 
-    def _source(self, ref: Out | Named | Constant) -> tuple[Any, ...]:
+    def _source(self, ref: Out | Named | Constant) -> tuple[Hashable, ...]:
         """The same for two references if they are to the same tensor."""
         return (*self.place[ref.node], ref.output) if isinstance(ref, Out) else (id(ref[0]), *ref[1:])
 
@@ -254,11 +254,11 @@ class Schedule:
 class _Leaf:
     """What stands for a tensor in a key; a tuple would be taken apart."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Tree) -> None:
         self.value = value
 
 
-def frozen(tree: Tree) -> Any:
+def frozen(tree: Tree) -> Hashable:
     """A tree as something that hashes."""
     if isinstance(tree, _Leaf):
         return ("leaf", tree.value)

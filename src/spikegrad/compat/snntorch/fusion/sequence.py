@@ -14,7 +14,7 @@ from spikegrad.compat.snntorch.neuron import SpikingNeuron
 from spikegrad.compat.snntorch.recurrent import Recurrent
 from spikegrad.compat.snntorch.surrogate import SpikeGradient
 from spikegrad.kernels import gate
-from spikegrad.kernels.plan import Call
+from spikegrad.kernels.plan import Call, Connection
 from spikegrad.nn.backend import INSTALLED
 from spikegrad.surrogate import Surrogate
 from spikegrad.trace import Record
@@ -97,7 +97,9 @@ def _obstacle_here(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, 
 
 
 @functools.cache
-def _call(kind: type[SpikingNeuron], surrogate: Record, wanted: tuple[str, ...], connection: Any, structure: tuple[Any, ...]) -> Call:
+def _call(
+    kind: type[SpikingNeuron], surrogate: Record, wanted: tuple[str, ...], connection: Connection, structure: tuple[tuple[str, Any], ...]
+) -> Call:
     return Call(kind.FORMULA(**dict(structure)).record, surrogate, wanted, connection=connection)
 
 
