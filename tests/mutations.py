@@ -27,7 +27,7 @@ NEAR = {
     "training": ["test_training*", "test_cli*", "test_data*", "test_option*"],
     "kernels/jax": ["test_jax*", "test_layer*"],
     "kernels/handler": ["test_jax*"],
-    "kernels": [f"test_{name}*" for name in "kernels layer products halves threads memory text compiler jax".split()],
+    "kernels": [f"test_{name}*" for name in ["kernels", "layer", "products", "halves", "threads", "memory", "text", "compiler", "jax"]],
     "compat/snntorch": ["test_compat_snntorch*", "test_snntorch*"],
     "compat/sinabs": ["test_compat_sinabs*"],
     "compat/braintools": ["test_compat_braintools*"],

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from spikegrad.kernels import interpret
 from spikegrad.kernels.plan import Call
 from spikegrad.neuron import Neuron
 from spikegrad.simulation import FLOAT64, Values, rest, simulated, words
+from spikegrad.vocabulary import Array
 
 STEPS, COLUMNS = 24, 32
 """Time steps and neurons."""
@@ -129,9 +129,9 @@ def _by_differences(case: Case) -> tuple[float, list[str], dict[str, str]]:
     given = [*case.inputs.values()], [*case.start.values()], parameters, [*case.weights.values()]
     derived = interpret.run(case.call, words(neuron, soft=True), *given, frozenset((*parameters, *spike))).gradients
     values: Values = case.inputs | case.start | parameters | spike
-    held, h = list[Any](), 5e-6
+    held, h = list[Array](), 5e-6
 
-    def loss(values: Values, hold: Callable[[Any], Any], moved: int = 4) -> Any:
+    def loss(values: Values, hold: Callable[[Array], Array], moved: int = 4) -> Array:
         run = words(neuron, {k[6:]: values[k] for k in spike}, soft=True) | {"hold": hold}
         inputs, start = {k: values[k] * np.ones((moved, 1)) for k in plan.inputs}, {k: values[k] for k in plan.states}
         made, states = simulated(neuron, inputs, start, {k: values[k] for k in plan.parameters}, run)
@@ -140,7 +140,7 @@ def _by_differences(case: Case) -> tuple[float, list[str], dict[str, str]]:
 
     rows = {k: x[..., None, :] if k in case.inputs or k in case.start else x for k, x in values.items()}
     rounding = 1e-15 / h * abs(loss(rows, lambda x: held.append(x) or x, 1)[0])
-    found: dict[str, tuple[Any, Any, Any]] = {}
+    found: dict[str, tuple[Array, Array, Array]] = {}
     for name, x in values.items():
         direction = random.normal(size=derived[name].shape) * (np.sqrt(np.mean(x**2)) or 1.0)
         moved = rows[name] + h * np.array([-2, -1, 1, 2])[:, None] * direction[..., None, :]
@@ -200,7 +200,7 @@ def _torch(case: Case, fused: bool = False) -> tuple[Values, Values]:
     own = neuron.parameters | {k: x for k, x in numbers.items() if k in neuron.numbers}
     spike: Values = {k[6:]: x for k, x in numbers.items() if k not in own}
 
-    def fire(x: Any, spike_at_threshold: bool, _: None) -> Any:
+    def fire(x: Array, spike_at_threshold: bool, _: None) -> Array:
         return neuron.spike(x, spike_at_threshold=spike_at_threshold, **spike)
 
     given = [*inputs.values()], [*start.values()]
@@ -212,7 +212,7 @@ def _torch(case: Case, fused: bool = False) -> tuple[Values, Values]:
         outputs, last, _ = loop.run(call, fire, *given, call.plan.computed(own, given[0][0]), rested=False)
         made = [*outputs, *last]
     results = dict(zip(weights, made, strict=True))
-    loss: Any = sum((x * weights[k]).sum() for k, x in results.items())
+    loss: Array = sum((x * weights[k]).sum() for k, x in results.items())
     gradients = torch.autograd.grad(loss, [*wanted.values()], materialize_grads=True)
     return {k: x.detach() for k, x in results.items()}, dict(zip(wanted, gradients, strict=True))
 
@@ -224,8 +224,8 @@ def _jax(case: Case, fused: bool = False) -> tuple[Values, Values]:
 
     from spikegrad.jax import run
 
-    def loss(inputs: Values, start: Values, numbers: Values) -> Any:
-        currents: Any = tuple(inputs[k] for k in case.inputs)  # JAX sorts dicts by their keys
+    def loss(inputs: Values, start: Values, numbers: Values) -> Array:
+        currents: Array = tuple(inputs[k] for k in case.inputs)  # JAX sorts dicts by their keys
         given, state = currents if len(currents) > 1 else currents[0], [start[k] for k in case.start]
         made, last = run(case.neuron, given, values=numbers, state=state, backend="numba" if fused else "reference")
         made, last = (x if isinstance(x, tuple) else (x,) for x in (made, last))

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spikegrad.trace import Operand, Program
 
+Array = Any
+"""A NumPy array or scalar, a PyTorch tensor or a JAX array; inside the recorder a `Symbol`. No protocol says so to a type checker: what the
+three declare of their arithmetic differs, and differs from that of numbers."""
+
 _ARITHMETIC = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 
 
-def evaluator(program: Program, literal: Callable[[float], Any] = float) -> Callable[..., list[Any]]:
+def evaluator(program: Program, literal: Callable[[float], Array] = float) -> Callable[..., list[Array]]:
     """A function of arguments by name, and of Python functions by operation, that runs a program, with a value for each literal."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():  # which cannot follow an exec, and needs none to be fast
         return lambda given, words: evaluate(program, words, given, literal)  # pyright: ignore[reportUnknownLambdaType]
-    literals: list[Any] = []
+    literals: list[Array] = []
 
     def operand(o: Operand) -> str:
         if isinstance(o, float):
@@ -37,12 +41,15 @@ def evaluator(program: Program, literal: Callable[[float], Any] = float) -> Call
 
 
 def evaluate(
-    program: Program, functions: Mapping[str, Callable[..., Any]], arguments: Mapping[str, Any], literal: Callable[[float], Any] = float
-) -> list[Any]:
+    program: Program,
+    functions: Mapping[str, Callable[..., Array]],
+    arguments: Mapping[str, Array],
+    literal: Callable[[float], Array] = float,
+) -> list[Array]:
     """Run a program on values, with a Python function for each operation."""
-    made: list[Any] = []
+    made: list[Array] = []
 
-    def value(o: Operand) -> Any:
+    def value(o: Operand) -> Array:
         return arguments[o] if isinstance(o, str) else made[o] if isinstance(o, int) else literal(o)
 
     for operation, *operands in program.instructions:

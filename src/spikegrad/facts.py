@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -117,7 +117,7 @@ def _grid() -> Curve:
     return np.unique(np.concatenate([near, np.geomspace(1e-9, 1e-3, 2000), -np.geomspace(1e-9, 1e-3, 2000)]))
 
 
-def _top(curve: Any, x: Curve, g: Curve) -> tuple[float, float]:
+def _top(curve: Callable[[Curve], Curve], x: Curve, g: Curve) -> tuple[float, float]:
     """The largest value and where it is, the grid point searched around more finely."""
     top = int(np.argmax(g))
     near = np.linspace(x[max(top - 1, 0)], x[min(top + 1, len(x) - 1)], 2001)
@@ -125,7 +125,7 @@ def _top(curve: Any, x: Curve, g: Curve) -> tuple[float, float]:
     return max((float(values.max()), float(near[values.argmax()])), (float(g[top]), float(x[top])))
 
 
-def _support(curve: Any, x: Curve, g: Curve) -> tuple[float, float]:
+def _support(curve: Callable[[Curve], Curve], x: Curve, g: Curve) -> tuple[float, float]:
     """The ends of the interval that holds all that is not zero."""
     active = np.flatnonzero(g)
     if not active.size:
@@ -140,7 +140,7 @@ def _support(curve: Any, x: Curve, g: Curve) -> tuple[float, float]:
     return end(int(active[0]), -1), end(int(active[-1]), 1)
 
 
-def _edge(curve: Any, x: Curve, last: int, direction: int) -> float:
+def _edge(curve: Callable[[Curve], Curve], x: Curve, last: int, direction: int) -> float:
     """Where the curve becomes zero, going from grid point `last` in a direction, by bisection."""
     inner, outer = float(x[last]), float(x[last + direction])
     for _ in range(80):
@@ -149,7 +149,7 @@ def _edge(curve: Any, x: Curve, last: int, direction: int) -> float:
     return round(outer, 12)
 
 
-def _half_width(curve: Any, peak: float, at: float) -> float:
+def _half_width(curve: Callable[[Curve], Curve], peak: float, at: float) -> float:
     """Half of the interval around the peak over which the curve is at least half of it."""
     edges: list[float] = []
     offsets = np.concatenate([[0.0], np.geomspace(1e-9, 1e9, 40001)])
@@ -166,7 +166,7 @@ def _half_width(curve: Any, peak: float, at: float) -> float:
     return sum(edges) / 2
 
 
-def _area(curve: Any) -> float:
+def _area(curve: Callable[[Curve], Curve]) -> float:
     """Integral by the midpoint rule in t, x = sinh(t)^3: fine near 0, reaching far out."""
 
     def up_to(limit: float) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -11,8 +10,9 @@ from spikegrad import trace
 from spikegrad.kernels import interpret
 from spikegrad.kernels.plan import Call
 from spikegrad.neuron import Neuron
+from spikegrad.vocabulary import Array
 
-Values = dict[str, Any]
+Values = dict[str, Array]
 
 FLOAT64 = np.float64(0)
 
@@ -23,7 +23,7 @@ def rest(neuron: Neuron) -> Values:
     return Call(neuron.record, neuron.spike.structure).plan.rested(numbers, FLOAT64)
 
 
-def words(neuron: Neuron, spike: Mapping[str, Any] | None = None, *, soft: bool = False) -> Values:
+def words(neuron: Neuron, spike: Mapping[str, Array] | None = None, *, soft: bool = False) -> Values:
     """How the words of the step run, with numbers of the surrogate; `soft` puts its primitive in place of a spike."""
     return {**interpret.words(neuron.spike, spike, soft=soft), "quantized": lambda x: x}  # pyright: ignore[reportUnknownLambdaType]
 
@@ -53,7 +53,7 @@ def simulated(
     """
     plan = Call(neuron.record, neuron.spike.structure).plan
     fixed = plan.computed(neuron.parameters, FLOAT64) if parameters is None else parameters
-    evaluate, run, made = trace.evaluator(plan.step, np.float64), run or words(neuron), list[list[Any]]()
+    evaluate, run, made = trace.evaluator(plan.step, np.float64), run or words(neuron), list[list[Array]]()
     shape, now = next(iter(inputs.values())).shape[1:], start
     with np.errstate(all="ignore"):
         for given in zip(*(inputs[name] for name in plan.inputs), strict=True):

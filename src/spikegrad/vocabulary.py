@@ -12,12 +12,13 @@ import math
 import operator
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from spikegrad import trace
+from spikegrad.evaluation import Array as Array
 from spikegrad.trace import Symbol
 
 __all__ = [
@@ -27,11 +28,8 @@ __all__ = [
 
 pi, inf = math.pi, math.inf
 
-Array = Any
-"""A NumPy array or scalar, a PyTorch tensor or a JAX array; inside the recorder a `Symbol`."""
 
-
-def library(x: Any) -> str:
+def library(x: object) -> str:
     """``"numpy"``, ``"torch"``, ``"jax"``, ``"symbol"`` or ``"number"``: whose value `x` is, by its class and base classes.
 
     Raises:
@@ -219,16 +217,16 @@ def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     return len(shape) <= len(wanted) and all(a == 1 or a == b for a, b in zip(shape[::-1], wanted[::-1], strict=False))
 
 
-def quiet(x: Array) -> Any:
+def quiet(x: Array) -> AbstractContextManager[object]:
     """A context in which NumPy does not warn of overflow: a formula's limits are part of its definition."""
     return np.errstate(all="ignore") if library(x) == "numpy" else nullcontext()
 
 
-def _invert(condition: Any) -> Any:
+def _invert(condition: Array) -> Array:
     return not condition if isinstance(condition, bool) else ~condition
 
 
-def _abs(x: Any) -> Any:
+def _abs(x: Array) -> Array:
     """`abs`, whose derivative at 0 is 0 in JAX, too."""
     if library(x) != "jax":
         return abs(x)
@@ -236,7 +234,7 @@ def _abs(x: Any) -> Any:
     return jnp.where(x == 0, jnp.zeros_like(x), abs(x))
 
 
-OPERATIONS: dict[str, Callable[..., Any]] = {
+OPERATIONS: dict[str, Callable[..., Array]] = {
     **{name: globals()[name] for name in (*trace.FUNCTIONS, "minimum", "maximum", "where")},
     "add": operator.add,
     "subtract": operator.sub,

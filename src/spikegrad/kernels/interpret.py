@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,29 +16,29 @@ from spikegrad.derive import derivative_by
 from spikegrad.kernels.plan import Call
 from spikegrad.surrogate import Surrogate
 from spikegrad.trace import Program
-from spikegrad.vocabulary import OPERATIONS
+from spikegrad.vocabulary import OPERATIONS, Array
 
-Arrays = Sequence[Any]
-Words = Mapping[str, Callable[..., Any]]
+Arrays = Sequence[Array]
+Words = Mapping[str, Callable[..., Array]]
 
 
 @dataclass
 class Result:
     """Sequences of outputs and recorded values, states after the last step, and gradients by the names of inputs, states, parameters."""
 
-    outputs: list[Any]
-    state: list[Any]
-    recorded: list[Any]
-    gradients: dict[str, Any]
+    outputs: list[Array]
+    state: list[Array]
+    recorded: list[Array]
+    gradients: dict[str, Array]
 
 
-def words(surrogate: Surrogate, parameters: Mapping[str, Any] | None = None, *, soft: bool = False) -> Words:
+def words(surrogate: Surrogate, parameters: Mapping[str, Array] | None = None, *, soft: bool = False) -> Words:
     """How the operations that are the surrogate's run; `soft` puts the primitive in place of the step."""
     bound = surrogate.bind(dict(parameters or {}))
     numbers = surrogate.parameters | dict(parameters or {})
     record = surrogate.structure
 
-    def by(name: str) -> Callable[..., Any]:
+    def by(name: str) -> Callable[..., Array]:
         assert record.primitive is not None
         program = derivative_by(record.primitive, record.arguments, name)
         return lambda x: trace.evaluate(program, OPERATIONS, {"x": x, **numbers})[0]
@@ -59,7 +58,7 @@ def run(
     words: Words,
     inputs: Arrays,
     state: Arrays,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, Array],
     arriving: Arrays,
     learned: frozenset[str] = frozenset(),
 ) -> Result:
@@ -78,11 +77,11 @@ def run(
     passes = plan.passes(learned)
     n, m, like = plan.outputs, len(plan.states), inputs[0]
 
-    def full(values: Arrays) -> list[Any]:
+    def full(values: Arrays) -> list[Array]:
         return [np.broadcast_to(np.asarray(x, like.dtype), like.shape[1:]) for x in values]
 
-    def evaluate(program: Program, *given: Mapping[str, Any]) -> list[Any]:
-        together: dict[str, Any] = dict(parameters)
+    def evaluate(program: Program, *given: Mapping[str, Array]) -> list[Array]:
+        together: dict[str, Array] = dict(parameters)
         for each in given:
             together |= each
         return full(trace.evaluator(program, like.dtype.type)(together, words))

@@ -17,7 +17,7 @@ from spikegrad.kernels.plan import Call, Plan, array
 from spikegrad.trace import Instruction, Operand, Program, Symbol, argument
 from spikegrad.vocabulary import OPERATIONS, Array, cast, detach, library, namespace
 
-Fire = Callable[[Array, bool, Any], Array]
+Fire = Callable[[Array, bool, Array | None], Array]
 """Spikes from potential minus threshold, given whether one at the threshold spikes, and what its noise is drawn from, if any is."""
 
 
@@ -26,13 +26,13 @@ def run(
     fire: Fire,
     inputs: Sequence[Array],
     state: Sequence[Array],
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, Array],
     weights: Array | None = None,
     *,
     quantize: Callable[[Array], Array] | None = None,
     inhibition: bool = False,
     noisy: bool = False,
-    draws: Any = None,
+    draws: Array | None = None,
     rested: bool = True,
 ) -> tuple[list[Array], list[Array], list[Array]]:
     """A layer over all time steps.
@@ -57,7 +57,7 @@ def run(
     program, emitted, due = _carried(plan) if noisy else (plan.step, (), None)
     arrays = {name: array(value, like) for name, value in parameters.items()}
 
-    def evaluator(program: Program, draw: Any) -> Callable[[Mapping[str, Any]], list[Any]]:
+    def evaluator(program: Program, draw: Array | None) -> Callable[[Mapping[str, Array]], list[Array]]:
         count = itertools.count()
 
         def fired(spike_at_threshold: bool, x: Array) -> Array:
@@ -181,7 +181,7 @@ def _scan(
     step: Callable[[tuple[Array, ...], Any], tuple[tuple[Array, ...], Any]],
     carry: tuple[Array, ...],
     inputs: tuple[Array, ...],
-    draws: Any,
+    draws: Array | None,
     sizes: tuple[int, int],
 ) -> tuple[tuple[Array, ...], Any]:
     """Fold `step` over time: `jax.lax.scan`, or the same in a Python loop for PyTorch."""

@@ -12,14 +12,14 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from spikegrad import cut, derive, trace
 from spikegrad.cut import Passes
-from spikegrad.trace import Operand, Program, Record, StepRecord, Symbol, argument
-from spikegrad.vocabulary import OPERATIONS, library, namespace
+from spikegrad.trace import Operand, Program, Record, StepRecord, Symbol, Value, argument
+from spikegrad.vocabulary import OPERATIONS, Array, library, namespace
 
 Connection = Literal["none", "one-to-one", "all-to-all"]
 
@@ -61,7 +61,7 @@ class Call:
     def __hash__(self) -> int:
         return hash(self.key)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return Call, (self.record, self.surrogate, self.recorded, self.quantized, self.connection)
 
 
@@ -96,14 +96,14 @@ class Plan:
             found = self._passes[learned] = cut.passes(self.step, *given, sorted(learned), passing=(FED,))
         return found
 
-    def computed(self, numbers: Mapping[str, Any], like: Any) -> dict[str, Any]:
+    def computed(self, numbers: Mapping[str, Array], like: Array) -> dict[str, Array]:
         """The parameters from the numbers, each a float or an array that broadcasts to a step of `like`, an array of the working dtype.
 
         Parameters of floats alone are floats, rounded as the working dtype rounds.
         """
         return dict(zip(self.parameters, _evaluated(self.constants, numbers, like), strict=True))
 
-    def rested(self, numbers: Mapping[str, Any], like: Any) -> dict[str, Any]:
+    def rested(self, numbers: Mapping[str, Array], like: Array) -> dict[str, Array]:
         """Where each state rests, likewise; `numbers` also have the resting numbers of the states."""
         return dict(zip(self.states, _evaluated(self.resting, numbers, like), strict=True))
 
@@ -115,7 +115,7 @@ class Plan:
         each = [Program(program.instructions, (result,)) for program in programs for result in program.results]
         return {name: frozenset(_needed(program)) for name, program in zip(names, each, strict=True)}
 
-    def pulled_back(self, numbers: Mapping[str, Any], adjoints: Mapping[str, Any], like: Any) -> Iterator[tuple[str, Any]]:
+    def pulled_back(self, numbers: Mapping[str, Array], adjoints: Mapping[str, Array], like: Array) -> Iterator[tuple[str, Array]]:
         """Adjoints of numbers, for where PyTorch does not differentiate, from those of what is computed from them, named as in `sources`.
 
         Parts, which are to be added, each by the name of its number and in the shape of what it came from: to be summed over what was
@@ -144,14 +144,14 @@ def _needed(program: Program) -> set[str]:
     return found
 
 
-def _evaluated(program: Program, numbers: Mapping[str, Any], like: Any) -> list[Any]:
+def _evaluated(program: Program, numbers: Mapping[str, Array], like: Array) -> list[Array]:
     """Results of a program of numbers, floats where they come from floats alone: NumPy computes these, for every library."""
     if all(library(value) != "number" for value in numbers.values()):
         return trace.evaluator(program, lambda x: array(x, like))(numbers, OPERATIONS)
-    values: list[Any] = []
+    values: list[Array] = []
     real = np.dtype(str(like.dtype).removeprefix("torch.")).type
 
-    def value(o: Operand) -> Any:
+    def value(o: Operand) -> Array:
         found = numbers[o] if isinstance(o, str) else values[o] if isinstance(o, int) else o
         return real(found) if isinstance(found, float) else found
 
@@ -164,7 +164,7 @@ def _evaluated(program: Program, numbers: Mapping[str, Any], like: Any) -> list[
     return [float(each) if library(each := value(o)) == "numpy" else each for o in program.results]
 
 
-def array(value: Any, like: Any) -> Any:
+def array(value: Array, like: Array) -> Array:
     """A number as an array without dimensions, of the library, dtype and device of `like`; an array in that dtype."""
     owner = library(like)
     if owner == "torch":
@@ -187,7 +187,7 @@ def _fed_back(record: StepRecord, *, own: bool) -> StepRecord:
     If it is each neuron's own first output of the step before, that is a state more, and its weight a number more; else it is an input
     more, which whoever runs the layer computes.
     """
-    given: dict[str, Any] = {name: argument(name) for name in (*record.inputs, *record.states, *record.numbers)}
+    given: dict[str, Value] = {name: argument(name) for name in (*record.inputs, *record.states, *record.numbers)}
     fed = argument("weight") * argument("recurrent") if own else argument(FED)
     first = record.inputs[0]
     given |= {FED: fed} if FED in record.inputs else {first: given[first] + fed}
@@ -210,7 +210,7 @@ def _with_levels(record: StepRecord) -> StepRecord:
     """The step with its `quantized` values on the nearest level, and the gradient of a clamp: 1 between the ends, 0 outside."""
     low, high, spacing = (argument(name) for name in QUANTIZED)
 
-    def rule(node: Symbol, arguments: tuple[Any, ...]) -> Any:
+    def rule(node: Symbol, arguments: tuple[Value, ...]) -> Value:
         if node.operation != "quantized":
             return derive.again(node, arguments)
         (x,) = arguments
