@@ -127,6 +127,23 @@ def plain(node: Symbol, arguments: tuple[Value, ...]) -> Value:
     return again(node, arguments)
 
 
+def with_reciprocals(formula: Program, arguments: Sequence[str]) -> Program:
+    """The formula with products in place of quotients.
+
+    A surrogate's derivative and that of its primitive often divide by the same value, of which the compiler computes one reciprocal for
+    both: a division costs as much as all the rest of either.
+    """
+
+    def rule(node: Symbol, given: tuple[Any, ...]) -> Symbol:
+        if node.operation != "divide":
+            return again(node, given)
+        above, below = given
+        return above * (Symbol("divide", 1.0, below) if isinstance(below, Symbol) else 1.0 / below)
+
+    results, names = trace.symbols(formula, {name: argument(name) for name in arguments})
+    return trace.flatten(*rewritten(results, rule, names))
+
+
 _TAME = {"add", "subtract", "negative", "minimum", "maximum", "where", "hold", "fire", "fire_above", "quantized"}
 """Operations whose adjoints are finite where what arrives is 0; so is a product or a quotient with a literal."""
 

@@ -215,7 +215,7 @@ def _with_levels(record: StepRecord) -> StepRecord:
             return derive.again(node, arguments)
         (x,) = arguments
         clamped = Symbol("where", x < low, low, Symbol("where", x > high, high, x))
-        level = Symbol("round", (clamped - low) / spacing) * spacing + low
+        level = Symbol("round", (clamped - low) * (1.0 / spacing)) * spacing + low  # one division a call
         return clamped + Symbol("hold", level - clamped)
 
     given = {name: argument(name) for name in (*record.inputs, *record.states, *record.numbers)}

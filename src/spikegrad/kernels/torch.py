@@ -317,8 +317,8 @@ _apply: Any = super(torch.autograd.Function, _Fused).apply  # pyright: ignore[re
 
 
 @functools.lru_cache(maxsize=1024)
-def _floats(call: Call, numbers: tuple[tuple[str, float], ...], surrogate: tuple[float, ...], real: torch.dtype) -> Numbers:
-    """The numbers of a layer that starts from rest and has no tensors."""
+def _floats(call: Call, numbers: tuple[tuple[str, float], ...], surrogate: tuple[float | None, ...], real: torch.dtype) -> Numbers:
+    """The numbers of a layer that starts from rest and whose neuron has no tensors."""
     like, given, plan = torch.empty(0, dtype=real, device="cpu"), dict(numbers), call.plan
     return Numbers(tuple(plan.computed(given, like).values()), surrogate, tuple(plan.rested(given, like).values()))
 
@@ -327,9 +327,11 @@ def values_of(
     call: Call, state: Sequence[Tensor], numbers: Mapping[str, Any], surrogate: Mapping[str, Any], real: torch.dtype
 ) -> tuple[Numbers, list[Tensor]]:
     """What the passes take in place of the numbers, and the tensors among it."""
-    if not any(isinstance(x, Tensor) for part in (numbers, surrogate) for x in part.values()):
-        known = _floats(call, tuple(numbers.items()), tuple(surrogate.values()), real)
-        return known._replace(state=(None,) * len(state)) if state else known, list(state)
+    if not any(isinstance(x, Tensor) for x in numbers.values()):
+        learned = [x for x in surrogate.values() if isinstance(x, Tensor)]
+        spike = tuple(None if isinstance(x, Tensor) else x for x in surrogate.values()) if learned else tuple(surrogate.values())
+        known = _floats(call, tuple(numbers.items()), spike, real)
+        return known._replace(state=(None,) * len(state)) if state else known, [*learned, *state]
     like, plan = torch.empty(0, dtype=real, device="cpu"), call.plan
     weights = [numbers["weights"]] if "weights" in numbers else []
     start = tuple(state) or (*plan.rested(numbers, like).values(), *[0.0] * len(weights))

@@ -41,7 +41,9 @@ class Quantize(nn.Module):
         """The state on its nearest level, same shape and dtype."""
         low, high, spacing = self.numbers
         clamped = state.clamp(low, high)
-        level = torch.round((clamped.detach() - low) / spacing) * spacing + low
+        level = (
+            torch.round((clamped.detach() - low) * (1 / torch.full((), spacing, dtype=state.dtype, device=state.device))) * spacing + low
+        )
         return clamped + (level - clamped.detach())
 
     def extra_repr(self) -> str:

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 
 from spikegrad import printing
 from spikegrad.cut import Passes
-from spikegrad.derive import derivative_by
+from spikegrad.derive import derivative_by, with_reciprocals
 from spikegrad.kernels.plan import FED, Call
 from spikegrad.printing import DIALECTS, Names
 from spikegrad.trace import Program
@@ -307,12 +307,15 @@ class _Printer:
         surrogate = self.variant.call.surrogate
         numbers = [f"spike.{name}" for name in surrogate.arguments[1:]]
         words: dict[str, str] = {}
-        for operation in dict.fromkeys(str(operation) for operation, *_ in program.instructions):
+        operations = dict.fromkeys(str(operation) for operation, *_ in program.instructions)
+        several = any(operation.startswith("primitive_by_") for operation in operations)
+        for operation in operations:
             formula = surrogate.derivative
             if operation.startswith("primitive_by_") and surrogate.primitive is not None:
                 formula = derivative_by(surrogate.primitive, surrogate.arguments, operation.removeprefix("primitive_by_"))
             elif operation != "derivative":
                 continue
+            formula = with_reciprocals(formula, surrogate.arguments) if several else formula
             self.functions.append("@formulas\n" + printing.function(formula, surrogate.arguments, operation, "numba").rstrip())
             words[operation] = f"{operation}({', '.join(f'{{{k}}}' for k in range(1 + len(numbers)))})"
         instructions = tuple((*i, *numbers) if i[0] in words else i for i in program.instructions)
