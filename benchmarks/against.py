@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ LAYERS = {
 }
 QUICK = {"Leaky, small": ("Leaky", kernels.QUICK[0])}
 STEP = "the rest of a training step"
-PROCESSES, ROUNDS = 6, 5
+PROCESSES, ROUNDS = 4, 7
 """Pairs of processes, and rounds of each: where memory happens to lie differs between processes, and is worth several percent."""
-CALLS = {"small": 300, "large": 6}
+CALLS = {"small": 100, "large": 3}
 """Calls of a layer in a round, whose median counts."""
 
 
@@ -69,44 +70,45 @@ def _rest(quick: bool) -> tuple[Any, Any]:
     return sample, lambda: f"{step():.6f}"
 
 
-def work(task: str, quick: bool, threads: int) -> None:
-    """Say what a task computes, then time a round of it for each line that arrives."""
-    with kernels.threads(threads if task == STEP else 1):
-        if task == STEP:
-            sample, says = _rest(quick)
-        else:
-            kind, size = (QUICK if quick else LAYERS)[task]
-            sample, says = _layer(kind, size, 2 if quick else CALLS[task.split()[-1]])
-        print(says(), flush=True)
-        sample()
-        for _ in sys.stdin:
-            print(sample(), flush=True)
+def work(quick: bool, most: int) -> None:
+    """For each line that arrives, the name of a task: the first time say what it computes, then time a round of it."""
+    tasks: dict[str, Any] = {}
+    for line in sys.stdin:
+        task = line.strip()
+        with kernels.threads(most if task == STEP else 1):
+            if task in tasks:
+                print(tasks[task](), flush=True)
+                continue
+            if task == STEP:
+                sample, says = _rest(quick)
+            else:
+                kind, size = (QUICK if quick else LAYERS)[task]
+                sample, says = _layer(kind, size, 2 if quick else CALLS[task.split()[-1]])
+            tasks[task] = sample
+            print(says(), flush=True)
+            sample()
 
 
 class _Worker:
     """A process of one checkout."""
 
-    def __init__(self, checkout: Path, task: str, quick: bool, threads: int) -> None:
+    def __init__(self, checkout: Path, quick: bool, most: int) -> None:
         here = Path(__file__).parents[1]
         path = os.pathsep.join((str(checkout / "src"), str(here)))
-        command = [sys.executable, "-m", "benchmarks.against", task, str(int(quick)), str(threads)]
+        command = [sys.executable, "-m", "benchmarks.against", str(int(quick)), str(most)]
         environment = {**os.environ, "PYTHONPATH": path}
         self._process = subprocess.Popen(command, env=environment, cwd=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.says = self._line()
 
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline().strip()
-        if not line:
-            raise RuntimeError(f"a process of {self._process.args} ended without a word; what it wrote stands above")
-        return line
-
-    def sample(self) -> float:
-        """A round."""
+    def ask(self, task: str) -> str:
+        """What a task computes, the first time; then a round's seconds."""
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{task}\n")
         self._process.stdin.flush()
-        return float(self._line())
+        answer = self._process.stdout.readline().strip()
+        if not answer:
+            raise RuntimeError(f"{self._process.args} ended without a word; what it wrote stands above")
+        return answer
 
     def end(self) -> None:
         """Let the process end."""
@@ -115,39 +117,38 @@ class _Worker:
         self._process.wait()
 
 
-def _compared(task: str, other: Path, effort: Effort, report: Report, threads: int) -> list[Row]:
-    """Both checkouts in pairs of processes that take turns."""
-    times: dict[str, list[float]] = {"this": [], "other": []}
+def _timed(tasks: Sequence[str], other: Path, effort: Effort, most: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each task in both checkouts, in pairs of processes that take turns."""
+    times: dict[str, dict[str, list[float]]] = {task: {"this": [], "other": []} for task in tasks}
     here = Path(__file__).parents[1]
     for k in range(1 if effort.quick else PROCESSES):
         order = (("this", here), ("other", other))[:: 1 if k % 2 else -1]
-        workers = {name: _Worker(checkout, task, effort.quick, threads) for name, checkout in order}
+        workers = {name: _Worker(checkout, effort.quick, most) for name, checkout in order}
         try:
-            if workers["this"].says != workers["other"].says:
-                raise DisagreementError(f"{task}: the checkouts do not compute the same")
-            rounds: dict[str, list[float]] = {"this": [], "other": []}
-            for _ in range(min(effort.rounds, ROUNDS)):
-                for name, worker in workers.items():
-                    rounds[name].append(worker.sample())
-            for name, found in rounds.items():
-                times[name] += found
+            for task in tasks:
+                print(f"timing {task}, pair {k + 1} of {PROCESSES}", file=sys.stderr, flush=True)
+                if workers["this"].ask(task) != workers["other"].ask(task):
+                    raise DisagreementError(f"{task}: the checkouts do not compute the same")
+                for _ in range(min(effort.rounds, ROUNDS)):
+                    for name, worker in workers.items():
+                        times[task][name].append(float(worker.ask(task)))
         finally:
             for worker in workers.values():
                 worker.end()
-    report.checked.append(f"{task}: both checkouts compute the same{'' if task == STEP else ', bit for bit'}")
-    ratios = quartiles([a / b for a, b in zip(times["this"], times["other"], strict=True)])
-    mine, theirs = (quartiles([1e3 * x for x in times[name]]) for name in ("this", "other"))
-    return [Row(f"{task}: the other", *theirs, 1.0, 1.0, 1.0), Row(f"{task}: this checkout", *mine, *ratios)]
+    return times
 
 
 def run(effort: Effort, other: Path) -> Report:
     """The comparison."""
     import torch
 
-    report = Report()
+    report, tasks = Report(), (*(QUICK if effort.quick else LAYERS), STEP)
     found: list[Row] = []
-    for task in (*(QUICK if effort.quick else LAYERS), STEP):
-        found += _compared(task, other, effort, report, torch.get_num_threads())
+    for task, times in _timed(tasks, other, effort, torch.get_num_threads()).items():
+        report.checked.append(f"{task}: both checkouts compute the same{'' if task == STEP else ', bit for bit'}")
+        ratios = quartiles([a / b for a, b in zip(times["this"], times["other"], strict=True)])
+        mine, theirs = (quartiles([1e3 * x for x in times[name]]) for name in ("this", "other"))
+        found += [Row(f"{task}: the other", *theirs, 1.0, 1.0, 1.0), Row(f"{task}: this checkout", *mine, *ratios)]
     text = (
         f"The other is commit {_commit(other)}. Forward and backward through autograd, processor time of one thread; the training step by "
         f"the clock, with {torch.get_num_threads()} threads. {PROCESSES} pairs of processes; ratios of rounds next to each other."
@@ -163,4 +164,4 @@ def _commit(checkout: Path) -> str:
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], bool(int(sys.argv[2])), int(sys.argv[3]))
+    work(bool(int(sys.argv[1])), int(sys.argv[2]))
