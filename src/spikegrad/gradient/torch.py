@@ -3,13 +3,14 @@
 Inside a transform and for the compiler the step is built from differentiable operations alone. It is added to terms whose value is
 exactly 0 and whose derivative is the surrogate's, with ^ for detached::
 
-    H(x) + (g(x; p^) + g^) / 2 * (x - x^) + P(x; p) - P(x; p^)
+    H(x) + (x - x^) * sum_i w_i g(x^ + c_i (x - x^); p^) + P(x; p) - P(x; p^)
 
-The symmetric middle term has the right first and second derivative with respect to x (the third comes out as 3/2 of what it should
-be); the difference of primitives gives the parameters' gradient, and the mixed one.
+The middle term is the integral of g from x^ to x by Gauss's rule, all of whose nodes are the same number. With n of them its first 2 n
+derivatives with respect to x are those of the integral: n is chosen by how many transforms there are, so that each may differentiate, and
+two more derivatives be taken by autograd. The difference of primitives gives the parameters' gradient, and the mixed ones.
 
-Run eagerly, with nothing but x to differentiate, the step is an `autograd.Function` that keeps x alone and multiplies by g(x) in the
-backward pass: a fraction of the operations, and right to every order. Nowhere else, since ``torch.compile(torch.func.grad(f))`` over one
+Run eagerly, the step is an `autograd.Function` that keeps x alone and multiplies by g(x) in the backward pass: a fraction of the
+operations, and right to every order. Nowhere else, since ``torch.compile(torch.func.grad(f))`` over one
 returns zeros without a word.
 """
 
@@ -19,6 +20,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -59,8 +61,11 @@ def spike(
     if soft:
         return torch.where(infinite, spikes, surrogate.bind(parameters).primitive(wide, *noise).to(x.dtype))
     frozen = surrogate.bind({name: value.detach() for name, value in parameters.items()})
-    slope = frozen.derivative(wide, *noise)
-    change = (slope + slope.detach()) / 2 * (wide - wide.detach())
+    if training or traced():
+        fixed, moved = wide.detach(), wide - wide.detach()
+        change = moved * sum(w * frozen.derivative(fixed + c * moved, *noise) for c, w in _nodes(_orders()))
+    else:
+        spikes, change = _Step.apply(x, frozen, spike_at_threshold), 0.0
     if parameters:
         change = change + surrogate.bind(parameters).primitive(wide, *noise) - frozen.primitive(wide, *noise)
     return spikes + torch.where(infinite, 0.0, change).to(x.dtype)
@@ -98,7 +103,14 @@ class _Step(torch.autograd.Function):
 
 def _plain(surrogate: Surrogate, x: Tensor) -> bool:
     """Whether the formula as it was written, a fifth of the cost, is the derivative: every x is finite, and no scale is left."""
-    return surrogate.scale == 1.0 and x.is_cpu and not traced() and math.isfinite(x.sum().item())
+    return (
+        isinstance(surrogate.scale, float)
+        and surrogate.scale == 1.0
+        and type(x) is Tensor
+        and x.is_cpu
+        and not traced()
+        and math.isfinite(x.sum().item())
+    )
 
 
 def traced() -> bool:
@@ -119,3 +131,18 @@ def _differentiates(tensors: Iterable[Tensor]) -> bool:
 def transforming() -> bool:
     """Whether the caller runs inside a torch.func transform or a forward-mode level."""
     return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0  # pyright: ignore
+
+
+@torch.compiler.assume_constant_result
+def _orders() -> int:
+    """How many derivatives can be asked for: one by each transform, and some by autograd beside them; by a compiler, one."""
+    level = torch._C._functorch.maybe_current_level()  # pyright: ignore
+    transforms = (level or 0) + (forward_ad._current_level >= 0)  # pyright: ignore[reportPrivateUsage]
+    return max(2, transforms) if torch.compiler.is_compiling() else max(4, transforms + 2)
+
+
+@torch.compiler.assume_constant_result
+def _nodes(orders: int) -> tuple[tuple[float, float], ...]:
+    """Nodes between 0 and 1, and their weights, of a rule that integrates what has so many derivatives."""
+    places, weights = np.polynomial.legendre.leggauss(max(1, (orders + 1) // 2))
+    return tuple((float(c + 1) / 2, float(w) / 2) for c, w in zip(places, weights, strict=True))

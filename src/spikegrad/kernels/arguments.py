@@ -16,7 +16,7 @@ def inputs(names: Sequence[str], given: Any, owner: str) -> tuple[Array, ...]:
 
     Raises:
         TypeError: one is not of the library, or not of floating point.
-        ValueError: there are more or fewer than the neuron takes, one has no time axis, or their shapes differ.
+        ValueError: there are more or fewer than the neuron takes, one has no time axis or is not dense, or their shapes differ.
     """
     parts: Any = given if isinstance(given, tuple | list) and len(names) > 1 else (given,)  # pyright: ignore[reportUnknownVariableType]
     if len(parts) != len(names):
@@ -24,6 +24,8 @@ def inputs(names: Sequence[str], given: Any, owner: str) -> tuple[Array, ...]:
     for name, x in zip(names, parts, strict=True):
         label = f"`{name if len(names) > 1 else 'currents'}`"
         expect(label, x, owner)
+        if owner == "torch":
+            _require_dense(label, x)
         if x.ndim < 2:
             raise ValueError(
                 f"{label} must be (time, batch, *features) or (time, features), got shape {tuple(x.shape)}; "
@@ -43,6 +45,17 @@ def expect(label: str, x: Any, owner: str) -> None:
         found = ""
     if found != owner:
         raise TypeError(f"{label} must be {OWNERS[owner]}, got {type(x).__module__}.{type(x).__qualname__}")
+
+
+def _require_dense(label: str, x: Any) -> None:
+    """Raise an error unless a tensor can be taken apart in time steps."""
+    torch = namespace("torch")
+    if x.is_nested:
+        raise ValueError(f"{label} must be dense, got a nested tensor; pad it with torch.nested.to_padded_tensor")
+    if x.layout is not torch.strided:
+        raise ValueError(f"{label} must be dense, got the layout {x.layout}; convert it with .to_dense()")
+    if type(x) is not torch.Tensor and isinstance(x, torch.masked.MaskedTensor):
+        raise TypeError(f"{label} must be dense, got a MaskedTensor; fill it with .to_tensor(0)")
 
 
 def working(x: Array) -> Array:
@@ -78,7 +91,7 @@ def filled(values: Mapping[str, Any], like: Array) -> tuple[Array, ...]:
     """Resting states, numbers or arrays, as arrays of the shape of one step."""
     arrays = namespace(library(like))
     if library(like) == "torch":
-        zero = arrays.zeros(like.shape[1:], dtype=like.dtype, device=like.device)
+        zero = like.new_zeros(like.shape[1:])  # of the class of `like`, which may be distributed
     else:
         zero = arrays.zeros_like(like[:1]).sum(0)  # not of a shape: they lie on devices as the data does
     return tuple(zero + cast(value, like) if library(value) != "number" else arrays.full_like(zero, value) for value in values.values())

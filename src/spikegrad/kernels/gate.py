@@ -1,16 +1,22 @@
 """Whether a kernel may take the address of a tensor now.
 
 An address is taken only of dense tensors of PyTorch's own class, with memory of their own on the CPU, and outside of everything that wants
-to see operations instead of numbers: modes, transforms, tracers, exporters.
+to see operations instead of numbers: modes, transforms, tracers, exporters. Before a forward pass it is asked of what a layer is given;
+before a backward pass, which may run somewhere else, of the gradients that arrive and of what was saved.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack  # pyright: ignore[reportPrivateUsage]
 from torch.utils._device import DeviceContext
+
+DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
+"""What kernels compute with, and how they call it."""
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _dispatch_modes = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]
@@ -22,7 +28,7 @@ _tracing = torch._C._get_tracing_state  # pyright: ignore
 def surroundings() -> str | None:
     """What around a call wants to see operations, or None."""
     if _transform() is not None or forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
-        return "it runs inside a torch.func transform or forward-mode differentiation"
+        return _TRANSFORM
     if _dispatch_modes():
         return "it runs inside a dispatch mode, such as that of fake tensors or a tracer"
     if _tracing():
@@ -32,13 +38,64 @@ def surroundings() -> str | None:
     return None
 
 
+_TRANSFORM = "it runs inside a torch.func transform or forward-mode differentiation"
+
+
+def functionalizing() -> bool:
+    """Whether torch.func.functionalize is at work, inside which PyTorch records nothing for a derivative."""
+    stack: Any = _transforms() or ()
+    return any(level.key() == _FUNCTIONALIZE for level in stack)
+
+
+_transforms = torch._C._functorch.get_interpreter_stack  # pyright: ignore
+_FUNCTIONALIZE = torch._C._functorch.TransformType.Functionalize  # pyright: ignore
+
+
+def compiling(*tensors: Tensor) -> str | None:
+    """Why a compiler that traces a layer must see its operations, and not the operator that runs the kernels; or None."""
+    if _transforming():
+        return _TRANSFORM
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+        return "it is exported to ONNX"
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN and not type(tensor).__module__.startswith("torch._subclasses."):  # those of torch.export itself
+            return f"it is given a {type(tensor).__name__}"
+        if not tensor.is_cpu:
+            return f"its input is on {tensor.device}"
+        if tensor.dtype not in DTYPES:
+            return f"it is given numbers of {tensor.dtype}"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def _transforming() -> bool:
+    return _transform() is not None or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
+
+
 def obstacle(*tensors: Tensor) -> str | None:
     """Why a kernel cannot take the addresses of these tensors, or None."""
     for tensor in tensors:
         if type(tensor) not in _PLAIN:
             return f"it is given a {type(tensor).__name__}"
-        if not tensor.is_cpu or tensor.layout is not torch.strided:
-            return f"its input is on {tensor.device}" if tensor.layout is torch.strided else f"its input has the layout {tensor.layout}"
-        if tensor.is_neg() or torch._is_functional_tensor(tensor) or torch._is_zerotensor(tensor):  # pyright: ignore
+        if not tensor.is_cpu or tensor.layout is not torch.strided or tensor.is_nested:
+            return _elsewhere(tensor)
+        if tensor.dtype not in DTYPES:
+            return f"it is given numbers of {tensor.dtype}"
+        if tensor.is_neg() or not _has_memory(tensor):
             return "it is given a tensor without memory of its own"
     return None
+
+
+def _elsewhere(tensor: Tensor) -> str:
+    if tensor.is_nested:
+        return "its input is nested"
+    return f"its input is on {tensor.device}" if tensor.layout is torch.strided else f"its input has the layout {tensor.layout}"
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Whether there are numbers at the tensor's address: it may stand for zeros or for a tensor of a transform, or its memory was freed."""
+    try:
+        # Freed memory has size 0, and the address is what is left, how far into it the tensor began.
+        return bool(tensor.data_ptr() and tensor.untyped_storage().nbytes()) or not tensor.numel()
+    except (RuntimeError, NotImplementedError):
+        return False

@@ -78,7 +78,7 @@ def run(
         current, draw = given
         states = carry[: len(names)]
         if weights is not None:
-            current = (*current, carry[-1] @ weights.T)
+            current = (*current, _fed_back(carry[-1], weights))
         evaluate = known or evaluator(program, draw)
         values = evaluate({**arrays, **dict(zip(plan.inputs, current, strict=True)), **dict(zip(names, states, strict=True))})
         values = [x if x.shape == like.shape[1:] else namespace(library(like)).broadcast_to(x, like.shape[1:]) for x in values]
@@ -93,6 +93,16 @@ def run(
     draws = None if draws is None else draws[1:]
     last, (out, recorded) = _scan(step, (*states, *fed), tuple(inputs), draws, (outputs, len(call.recorded)))
     return list(out), [*last[: len(plan.states)], *last[len(names) :]], list(recorded)
+
+
+def _fed_back(spikes: Array, weights: Array) -> Array:
+    """What all neurons receive of the step before, in the working dtype, whatever autocast says: it is added to a state."""
+    if library(spikes) == "torch":
+        torch, device = namespace("torch"), spikes.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return spikes @ weights.T
+    return spikes @ weights.T
 
 
 def _same(x: Array) -> Array:

@@ -1,6 +1,7 @@
 """The fused kernels as an operator of PyTorch, for where operations are compiled.
 
-Everything static travels as text, everything else as tensors, so that a compiler sees plain arguments.
+Everything static travels as text, everything else as tensors, so that a compiler sees plain arguments. A program in a file may give it
+anything: what is not exactly what a layer would give is refused, before an address of it is taken.
 """
 
 from __future__ import annotations
@@ -11,22 +12,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikegrad.kernels import gate
 from spikegrad.kernels.plan import Call
 from spikegrad.kernels.text import read
 from spikegrad.kernels.torch import layer_of, run, values_of
 
 
 def _given(
-    tensors: Sequence[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str
+    shape: torch.Size, tensors: Sequence[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str
 ) -> tuple[Call, list[Tensor], dict[str, Any], dict[str, Any]]:
-    """The layer, and the state, the numbers and those of the surrogate as `run` takes them."""
-    call, by_name = read(text), dict(zip(names.split(), tensors, strict=True))
-    plan = call.plan
-    numbers: dict[str, Any] = dict(zip((n for n in (*plan.numbers, *call.record.states) if n not in by_name), floats.tolist(), strict=True))
+    """The layer, and the state, the numbers and those of the surrogate as `run` takes them; `shape` is that of its sequences."""
+    call, words = read(text), names.split()
+    plan, fed = call.plan, call.connection == "all-to-all"
+    _require(len(words) == len({*words}) == len(tensors), "it does not name each of its tensors")
+    by_name = dict(zip(words, tensors, strict=True))
+    firsts = [f"first.{name}" for name in (*plan.states, *("recurrent",) * fed)]
+    of_spike = [f"spike.{name}" for name in call.surrogate.arguments[1:]]
+    given = [name for name in words if name in firsts]
+    _require({*words} <= {*plan.numbers, *of_spike, *firsts, *("weights",) * fed}, "one of its tensors is none of a layer")
+    _require(given in ([], firsts), "its states are not those of the layer")
+    _require(all(by_name[name].shape == shape[1:] for name in given), "a state is not of the shape of a step")
+    _require(not fed or ("weights" in by_name and by_name["weights"].shape == (shape[-1],) * 2), "its weights do not fit")
+    rest = [name for name in (*plan.numbers, *call.record.states) if name not in by_name]
+    _require(floats.shape == (len(rest),) and surrogate.shape == (len(of_spike),), "it has not as many numbers as the layer")
+    numbers: dict[str, Any] = dict(zip(rest, floats.tolist(), strict=True))
     spike = dict(zip(call.surrogate.arguments[1:], surrogate.tolist(), strict=True))
-    spike |= {name.removeprefix("spike."): x for name, x in by_name.items() if name.startswith("spike.")}
-    state = [x for name, x in by_name.items() if name.startswith("first.")]
-    return call, state, numbers | {n: x for n, x in by_name.items() if "." not in n or n in plan.numbers}, spike
+    spike |= {name.removeprefix("spike."): by_name[name] for name in words if name in of_spike}
+    state = [by_name[name] for name in given]
+    return call, state, numbers | {n: x for n, x in by_name.items() if n in plan.numbers or n == "weights"}, spike
+
+
+def _require(holds: bool, words: str) -> None:
+    if not holds:
+        raise ValueError(f"this is no call of a layer of spikegrad: {words}; if it comes from a file, export it again")
+
+
+def _require_sequences(sequences: Sequence[Tensor], like: Tensor, others: Sequence[Tensor]) -> None:
+    """Raise an error unless the sequences are of the shape and dtype of one of them, and a kernel may take all addresses."""
+    _require(all(x.shape == like.shape and x.dtype is like.dtype for x in sequences), "its inputs differ in shape or dtype")
+    _require(like.ndim > 1, "its inputs have no time axis")
+    reason = gate.obstacle(*sequences, *others)
+    _require(reason is None, str(reason))
 
 
 # A layer where operations are compiled. It takes the inputs; the numbers and states that are tensors, whose names are the words of `names`,
@@ -35,18 +61,23 @@ def _given(
 @torch.library.custom_op("spikegrad::layer", mutates_args=(), device_types="cpu")
 def _layer(inputs: list[Tensor], tensors: list[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str) -> list[Tensor]:
     with torch.no_grad():
-        call, state, numbers, spike = _given(tensors, floats, surrogate, text, names)
+        _require(len(inputs) == len(read(text).record.inputs), "it has not as many inputs as the layer")
+        _require_sequences(inputs, inputs[0], tensors)
+        call, state, numbers, spike = _given(inputs[0].shape, tensors, floats, surrogate, text, names)
         return list(run(call, inputs, state, numbers, spike))
 
 
 @_layer.register_fake
 def _(*given: Any) -> list[Tensor]:
     (like, *_), _, _, _, text, _ = given
-    call = read(text)
-    real = torch.float64 if like.dtype is torch.float64 else torch.float32
-    outputs = [like.new_empty(like.shape) for _ in range(call.plan.outputs)]
-    last = [like.new_empty(like.shape[1:], dtype=real) for _ in (*call.plan.states, *["recurrent"] * (call.connection == "all-to-all"))]
-    return [*outputs, *last, *(like.new_empty(like.shape, dtype=real) for _ in call.recorded)]
+    return [like.new_empty(shape, dtype=dtype) for shape, dtype in _made(read(text), like.shape, like.dtype)]
+
+
+def _made(call: Call, shape: torch.Size, dtype: torch.dtype) -> list[tuple[torch.Size, torch.dtype]]:
+    """Shapes and dtypes of the results of a layer whose inputs are like this."""
+    real = torch.float64 if dtype is torch.float64 else torch.float32
+    states = len(call.plan.states) + (call.connection == "all-to-all")
+    return [(shape, dtype)] * call.plan.outputs + [(shape[1:], real)] * states + [(shape, real)] * len(call.recorded)
 
 
 @torch.library.custom_op("spikegrad::layer_backward", mutates_args=(), device_types="cpu")
@@ -60,11 +91,17 @@ def _layer_backward(
     gradients: list[Tensor],
     wanted: list[bool],
 ) -> list[Tensor]:
-    like, given = gradients[0], dict(zip(names.split(), tensors, strict=True))
+    _require(bool(gradients) and len(wanted) == len(tensors), "a gradient is missing")
+    like = gradients[0]
     real = torch.float64 if like.dtype is torch.float64 else torch.float32
-    learning = {name for name, want in zip(given, wanted, strict=True) if want}
     with torch.no_grad():
-        call, state, floating, spike = _given(tensors, floats, surrogate, text, names)
+        _require_sequences(inputs, like, (*gradients, *tensors))
+        call, state, floating, spike = _given(like.shape, tensors, floats, surrogate, text, names)
+        given = dict(zip(names.split(), tensors, strict=True))
+        learning = {name for name, want in zip(given, wanted, strict=True) if want}
+        shapes = [(x.shape, x.dtype) for x in gradients]
+        _require(shapes == _made(call, like.shape, like.dtype), "its gradients are not those of the layer's results")
+        _require(len(inputs) in (0, len(call.record.inputs)), "it has not as many inputs as the layer")
         numbers, values = values_of(call, state, floating, spike, real)
         layer = layer_of(call, numbers, like.shape, like.dtype)
         plan = layer.call.plan  # an equal call that was not read from text, so that its parameters have other names

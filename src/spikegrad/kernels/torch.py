@@ -1,7 +1,7 @@
 """The fused kernels in PyTorch, as an autograd function.
 
 It saves the inputs, unless the gradient does not depend on them, and nothing else of the size of the sequence; with all-to-all recurrence
-what its backward pass keeps. A second derivative in reverse mode falls to the plain loop.
+what its backward pass keeps. A second derivative in reverse mode, and a backward pass where a kernel may not run, fall to the plain loop.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # pyright: ignore[reportPrivateUsage]
 
-from spikegrad.kernels import loop
+from spikegrad.kernels import gate, loop
 from spikegrad.kernels.cpu import results
 from spikegrad.kernels.cpu.passes import SAMPLES, Pass, Sizes
 from spikegrad.kernels.cpu.source import Variant
+from spikegrad.kernels.gate import DTYPES
 from spikegrad.kernels.plan import FED, Call
 from spikegrad.recorded import from_record
 
-DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
 Given = tuple[Tensor | None, ...]
 
 
@@ -129,7 +130,7 @@ class Layer:
             given.arriving(x)
         self._add_numbers(given, tensors, backward=True)
         for x in arriving[n : n + m]:
-            given.add(0.0 if x is None else _readable(x).contiguous())
+            given.add(0.0 if x is None else x.contiguous())
         found = {name: results.empty(self.step, self.real) for name in (*self._firsts, *sorted(learned)) if name in asked} if asked else {}
         grads = [results.empty(self.shape, self.dtype) for _ in self.inputs]
         given.memory += (*found.values(), *grads)
@@ -239,16 +240,25 @@ class _Given:
         if x is None:
             self.how.append(_NOTHING)
             return
-        x = _readable(x)
         if not x.is_contiguous() and not any(x.stride()):
             self.add(x, _SINGLE)
         else:
             self.sequence(x)
 
 
-def _readable(x: Tensor) -> Tensor:
-    """A gradient as numbers in memory, which one that is marked as negative or as zero does not have."""
-    return x.clone() if x.is_neg() or not x.data_ptr() else x
+def _dense(x: Tensor | None) -> Tensor | None:
+    """A gradient as numbers in memory, which one of PyTorch's own that is marked as negative or as zero does not have."""
+    if type(x) is not Tensor:
+        return x
+    return x.clone() if x.is_neg() or torch._is_zerotensor(x) else x  # pyright: ignore
+
+
+def _obstacle(layer: Layer, saved: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given) -> str | None:
+    """Why the kernels cannot run a backward pass now, though they ran the forward pass, or None."""
+    reason = gate.surroundings() or gate.obstacle(*saved, *tensors, *(g for g in arriving if g is not None))
+    if reason is None and any(x.shape != layer.shape or x.dtype not in (layer.dtype, layer.real) for x in saved):
+        return "what was saved comes back with another shape or dtype"
+    return reason
 
 
 @functools.lru_cache(maxsize=1024)
@@ -257,14 +267,16 @@ def layer_of(call: Call, numbers: Numbers, shape: torch.Size, dtype: torch.dtype
     return Layer(call, numbers, shape, dtype)
 
 
-def _differentiable(layer: Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given) -> list[Tensor | None]:
-    """The gradients of inputs and tensors by way of the plain loop, themselves differentiable."""
-    plan, call = layer.call.plan, layer.call
+def _by_the_loop(
+    layer: Layer, inputs: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given, reason: str | None
+) -> list[Tensor | None]:
+    """The gradients of inputs and tensors by way of the plain loop, themselves differentiable if that is asked for."""
+    plan, call, again = layer.call.plan, layer.call, torch.is_grad_enabled()
+    if gate.functionalizing():
+        raise RuntimeError("a fused layer cannot be differentiated inside torch.func.functionalize; make it with backend='reference'")
     if layer.fed:
-        raise RuntimeError("a fused layer with all-to-all connections cannot be differentiated twice; make it with backend='reference'")
-    if not inputs:  # not saved, for the gradient does not depend on them
-        zero = torch.zeros((), dtype=layer.dtype, device="cpu", requires_grad=True)
-        inputs = [zero.expand(layer.shape) for _ in layer.inputs]
+        what = "twice" if again else f"here ({reason})"
+        raise RuntimeError(f"a fused layer with all-to-all connections cannot be differentiated {what}; make it with backend='reference'")
     named = layer.named(tensors)
     numbers = {name.removeprefix("spike."): value for name, value in named.items() if name.startswith("spike.")}
     surrogate = from_record(call.surrogate)(**{name: 1.0 if isinstance(x, Tensor) else x for name, x in numbers.items()})
@@ -274,6 +286,9 @@ def _differentiable(layer: Layer, inputs: Sequence[Tensor], tensors: Sequence[Te
         return surrogate(x, spike_at_threshold=spike_at_threshold, **learned)
 
     with torch.enable_grad():
+        if not inputs:  # not saved, for the gradient does not depend on them
+            zero = torch.zeros((), dtype=layer.dtype, device="cpu", requires_grad=True)
+            inputs = [zero.expand(layer.shape) for _ in layer.inputs]
         wide = [x.to(layer.real) for x in inputs]
         step = wide[0].new_zeros(layer.shape[1:])
         state = [(step + named[f"first.{name}"]).to(step) for name in plan.states]
@@ -285,7 +300,7 @@ def _differentiable(layer: Layer, inputs: Sequence[Tensor], tensors: Sequence[Te
         found: Any = iter([None] * len(given))
         if heads:
             outs, gradients = zip(*heads, strict=True)
-            found = iter(torch.autograd.grad(outs, given, gradients, create_graph=True, allow_unused=True))
+            found = iter(torch.autograd.grad(outs, given, gradients, create_graph=again, allow_unused=True))
     return [next(found) if x.requires_grad else None for x in (*inputs, *tensors)]
 
 
@@ -305,12 +320,25 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *arriving: Tensor | None) -> Any:  # pyright: ignore
-        layer, given, count = ctx.layer, ctx.saved_tensors, ctx.count
-        if torch.is_grad_enabled():  # create_graph=True
-            return None, *_differentiable(layer, given[:count], given[count:], arriving)
-        grads, of_tensors = layer.backward(given[:count], given[count:], arriving, ctx.needs_input_grad[1 + len(layer.inputs) :])
-        return None, *grads, *of_tensors
+        return (_uncompiled if torch.compiler.is_compiling() else _backward)(ctx, arriving)
 
+
+def _backward(ctx: Any, arriving: Given) -> Any:
+    layer, given, count = ctx.layer, ctx.saved_tensors, ctx.count
+    saved, tensors, reason = given[:count], given[count:], None
+    if not torch.is_grad_enabled():  # which create_graph=True enables
+        reason = _obstacle(layer, saved, tensors, arriving)
+        if reason is not None:
+            arriving = tuple(map(_dense, arriving))
+            reason = _obstacle(layer, saved, tensors, arriving)
+    if reason is not None or torch.is_grad_enabled():
+        return None, *_by_the_loop(layer, saved, tensors, arriving, reason)
+    grads, of_tensors = layer.backward(saved, tensors, arriving, ctx.needs_input_grad[1 + len(layer.inputs) :])
+    return None, *grads, *of_tensors
+
+
+_uncompiled = _disable_dynamo(_backward)
+"""For compiled autograd, which would trace through a backward pass of a layer that is not compiled."""
 
 _apply: Any = super(torch.autograd.Function, _Fused).apply  # pyright: ignore[reportAttributeAccessIssue]
 """Without what `torch.autograd.Function.apply` does for transforms, inside which the plain loop runs: that costs as much as a kernel."""

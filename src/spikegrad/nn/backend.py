@@ -86,7 +86,7 @@ def obstacle(spike: Spike, inhibition: bool, own_quantize: bool, tensors: Sequen
     if own_quantize:
         return "its state is quantised by a function of its own"
     if torch.compiler.is_compiling():
-        return None if tensors[0].is_cpu else f"its input is on {tensors[0].device}"
+        return gate.compiling(*tensors)
     return gate.surroundings() or gate.obstacle(*tensors)
 
 

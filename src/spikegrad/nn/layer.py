@@ -145,10 +145,17 @@ class Layer(Stateful):
 
     @neuron.setter
     def neuron(self, neuron: Neuron) -> None:
+        if self.__dict__.get("_record") != neuron.record or len(self._state_names) != len(neuron.states) + (self.connection != "none"):
+            self._calls.clear()  # and not for other numbers, which a compiler that has traced the calls would take for other calls
         self._neuron, self._record = neuron, neuron.record
         self._state_names = (*neuron.states, *(("recurrent",) * (self.connection != "none")))
         self._floats: dict[str, Any] = neuron.parameters | {name: getattr(neuron, name) for name in neuron.states}
-        self._calls.clear()
+        known: dict[str, Tensor] = self.__dict__.get("_traced", {})
+        with torch.inference_mode(False):
+            for name, value in self._floats.items():
+                known.setdefault(name, torch.zeros((), dtype=torch.float64, device="cpu")).fill_(value)
+        self._traced = known
+        """The same, for where a layer is compiled: as tensors they travel, so that other numbers compile nothing."""
 
     def _connect(self, recurrent: str, features: int | None) -> None:
         """Recurrent weights, uniform within one over the root of the number of inputs of a neuron."""
@@ -248,7 +255,8 @@ class Layer(Stateful):
         """The layer in the plain loop, from these states or from rest."""
         weights = numbers.get("weights")
         if torch.compiler.is_compiling():  # in which NumPy cannot be traced
-            numbers = {name: array(x, like) for name, x in numbers.items()}
+            fixed = self._fixed(like)
+            numbers = {name: fixed[name] if name in fixed else array(numbers[name], like) for name in numbers}
         fed = {} if weights is None else {"recurrent": 0.0}
         outputs, last, recorded = loop.run(
             call,
@@ -264,13 +272,20 @@ class Layer(Stateful):
         )
         return [cast(x, given[0]) for x in outputs], last, recorded
 
+    def _fixed(self, like: Tensor) -> dict[str, Tensor]:
+        """The numbers that are no tensors as a compiler should see them."""
+        return {name: x.to(like) for name, x in self._traced.items() if name not in self._tensors}
+
     def _compiled(self, wanted: Any, inputs: tuple[Tensor, ...], start: tuple[Tensor, ...], numbers: Any, learned: Any) -> list[Tensor]:
         """The layer as an operator."""
         tensors = {name: x for name, x in numbers.items() if isinstance(x, Tensor)} | {f"spike.{name}": x for name, x in learned.items()}
         tensors |= {f"first.{name}": x for name, x in zip(self._state_names, start, strict=False)}
         call = self._call(wanted, self.spike)
-        floats = [numbers[name] for name in (*call.plan.numbers, *self.neuron.states) if name not in tensors]
-        packed = torch.tensor(floats, dtype=torch.float64, device="cpu")
+        names = [name for name in (*call.plan.numbers, *self._neuron.states) if name not in tensors]
+        like = self.spike.numbers
+        fixed = self._fixed(like)
+        each = [fixed[name] if name in fixed else array(numbers[name], like) for name in names]
+        packed = torch.stack(each) if each else like[:0]
         given = list(inputs), list(tensors.values()), packed, self.spike.numbers, self._text(wanted), " ".join(tensors)
         return torch.ops.spikegrad.layer(*given)
 
@@ -300,7 +315,7 @@ class Layer(Stateful):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, value in self.neuron.parameters.items():
             if name not in self._tensors:
-                destination[f"{prefix}{name}_fixed"] = torch.tensor(value, dtype=torch.float64)
+                destination[f"{prefix}{name}_fixed"] = torch.tensor(value, dtype=torch.float64, device="cpu")
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:  # pyright: ignore
         loaded: dict[str, float] = {}

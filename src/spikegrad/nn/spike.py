@@ -51,7 +51,8 @@ class Spike(nn.Module):
         super().__init__()
         if not isinstance(surrogate, Surrogate):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"expected a surrogate such as ATan(), got {surrogate!r}")
-        self.numbers = torch.tensor([*surrogate.parameters.values()], dtype=torch.float64, device="cpu")
+        with torch.inference_mode(False):
+            self.numbers = torch.tensor([*surrogate.parameters.values()], dtype=torch.float64, device="cpu")
         """Of the surrogate. Where a layer is compiled they travel beside the formula, so that another slope compiles nothing."""
         self.surrogate = surrogate
         self.generator = generator
@@ -71,8 +72,9 @@ class Spike(nn.Module):
     @surrogate.setter
     def surrogate(self, surrogate: Surrogate) -> None:
         self._surrogate, self.structure, self.floats = surrogate, surrogate.structure, surrogate.parameters
-        values = torch.tensor([*self.floats.values()], dtype=torch.float64, device="cpu")
-        self.numbers = self.numbers.copy_(values) if len(values) == len(self.numbers) else values
+        with torch.inference_mode(False):
+            values = torch.tensor([*self.floats.values()], dtype=torch.float64, device="cpu")
+            self.numbers = self.numbers.copy_(values) if len(values) == len(self.numbers) else values
 
     def learned(self) -> dict[str, Any]:
         """The tensors in place of numbers by name, with gradient where they are learned."""
