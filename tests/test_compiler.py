@@ -29,24 +29,26 @@ from spikegrad.kernels.plan import Call  # noqa: E402
 from spikegrad.neurons import CATALOGUE  # noqa: E402
 from spikegrad.trace import Program  # noqa: E402
 
-# Both passes of a layer on NumPy's memory: whoever starts a process for the cache alone need not wait for PyTorch.
-CALL = """
+# Kernels on NumPy's memory: whoever starts a process for the cache alone need not wait for PyTorch.
+ONES = """
     import numpy as np
     from spikegrad.kernels.cpu.passes import Pass, Sizes
     from spikegrad.kernels.cpu.source import Variant
     from spikegrad.kernels.plan import Call
-    from spikegrad.neurons import LeakyIntegrator
 
-    class Memory:
+    class Ones:
         def __init__(self, *shape):
             self.numbers = np.ones(shape, np.float32)
 
         def data_ptr(self):
             return self.numbers.ctypes.data
+"""
+CALL = f"""{ONES}
+    from spikegrad.neurons import LeakyIntegrator
 
     neuron = LeakyIntegrator(0.5)
     call, sizes = Call(neuron.record, neuron.spike.structure), Sizes(3, 4)
-    currents, potentials, last, gradient = Memory(3, 4), Memory(3, 4), Memory(4), Memory(3, 4)
+    currents, potentials, last, gradient = Ones(3, 4), Ones(3, 4), Ones(4), Ones(3, 4)
     forward = ("current", 4), ("0", 4), ("first.v", 0.0), ("last.v", 1), ("beta", 0.5)
     Pass(Variant(call, False, "float32"), sizes, forward).run([currents, potentials, last])
     assert potentials.numbers.tolist() == [[1.0] * 4, [1.5] * 4, [1.75] * 4]
@@ -296,22 +298,24 @@ def test_a_neuron_in_a_file_runs_fused(tmp_path):
 
 def test_formulas_of_one_name_in_one_cache_keep_their_machine_code(tmp_path):
     """Numba's own cache would take the machine code of a function of the same name and place."""
-    script = """
-    import torch
-    from spikegrad import Decay, Neuron, State, Step, nn
+    script = f"""{ONES}
+    from spikegrad import Decay, Neuron, State, Step
 
     class Mine(Neuron):
         beta: Decay = 0.5
         v: State = 0.0
 
         def step(self, current, v):
-            u = self.beta * v {sign} current
+            u = self.beta * v SIGN current
             return Step(u, v=u)
 
-    print(nn.Layer(Mine(), backend="numba").requires_grad_(False)(torch.ones(3, 1))[0].ravel().tolist())
+    call, output = Call(Mine().record, Mine().spike.structure), Ones(3, 1)
+    layout = ("current", 1), ("0", 1), ("first.v", 0.0), ("last.v", None), ("beta", 0.5)
+    Pass(Variant(call, False, "float32"), Sizes(3, 1), layout).run([Ones(3, 1), output])
+    print(output.numbers.ravel().tolist())
     """
     for sign, expected in (("+", "[1.0, 1.5, 1.75]"), ("-", "[-1.0, -1.5, -1.75]")):
-        assert finish(launch(script.format(sign=sign), tmp_path)).strip() == expected
+        assert finish(launch(script.replace("SIGN", sign), tmp_path)).strip() == expected
 
 
 # PyTorch's own thread pool does not survive a fork, so NumPy makes and sums what is large.
