@@ -102,6 +102,23 @@ def test_import_loads_nothing_heavy():
     assert run.stdout.strip() == ""
 
 
+def test_layers_do_not_load_the_compiler():
+    """It takes PyTorch a second; what a compiler is told about a function is what PyTorch's own decorator would tell it."""
+    torch = pytest.importorskip("torch")
+    code = "import sys, torch; from spikegrad import nn; nn.Leaky(0.9)(torch.ones(2, 3)); print('torch._dynamo' in sys.modules)"
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+    def marked(decorator):
+        def function() -> None: ...
+
+        return vars(decorator(function))
+
+    from spikegrad.gradient.torch import constant
+
+    assert marked(constant) == marked(torch.compiler.assume_constant_result)
+
+
 def test_import_is_fast():
     """Under 0.2 s on top of NumPy. Measured in processor time, in alternation, since other tests run beside this one."""
     code = "import time, {}; print(time.process_time())"

@@ -127,7 +127,13 @@ def _differentiates(tensors: Iterable[Tensor]) -> bool:
     return transforming()
 
 
-@torch.compiler.assume_constant_result
+def constant(function: Any) -> Any:
+    """Tell a compiler to call a function once, as `torch.compiler.assume_constant_result`, which first loads the compiler, for a second."""
+    function._dynamo_marked_constant = True
+    return function
+
+
+@constant
 def transforming() -> bool:
     """Whether the caller runs inside a torch.func transform or a forward-mode level."""
     return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0  # pyright: ignore

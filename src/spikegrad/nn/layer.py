@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spikegrad.errors import meant
+from spikegrad.gradient.torch import constant
 from spikegrad.kernels import arguments, loop, text
 from spikegrad.kernels.plan import QUANTIZED, Call, Connection, array
 from spikegrad.neuron import Neuron
@@ -289,11 +290,11 @@ class Layer(Stateful):
         given = list(inputs), list(tensors.values()), packed, self.spike.numbers, self._text(wanted), " ".join(tensors)
         return torch.ops.spikegrad.layer(*given)
 
-    @torch.compiler.assume_constant_result
+    @constant
     def _text(self, wanted: tuple[str, ...]) -> str:
         return text.written(self._call(wanted, self.spike))
 
-    @torch.compiler.assume_constant_result
+    @constant
     def _prepare(self, wanted: tuple[str, ...]) -> bool:
         """Have `_call` find its result when a compiler traces through it."""
         return bool(self._call(wanted, self.spike).key and self._state_type())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from spikegrad.compat.snntorch.formulas import Lagging
 from spikegrad.compat.snntorch.state import WithStates, transforms
 from spikegrad.compat.snntorch.surrogate import SpikeGradient, atan
-from spikegrad.gradient.torch import spike, traced, transforming
+from spikegrad.gradient.torch import constant, spike, traced, transforming
 from spikegrad.trace import Program, evaluator
 from spikegrad.vocabulary import OPERATIONS, fits, widen
 
@@ -225,7 +225,7 @@ def _evaluator(*structure: Any) -> Callable[..., list[Any]]:
     return _EVALUATORS[structure]
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _record(formula: type[Lagging], reset: Any, reset_delay: bool, inhibition: bool) -> bool:
     """Have `_evaluator` find its result, also where a compiler traces it. Fires that only a reset uses are called `due`."""
     record = formula(reset=reset, reset_delay=reset_delay, inhibition=inhibition, spike_at_threshold=False).record

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._functorch import pyfunctorch
 
 from spikegrad.compat.likeness import Alike
-from spikegrad.gradient.torch import traced, transforming
+from spikegrad.gradient.torch import constant, traced, transforming
 from spikegrad.vocabulary import fits
 
 
@@ -149,7 +149,7 @@ class WithStates(Alike, nn.Module):
         self._live()
 
 
-@torch.compiler.assume_constant_result
+@constant
 def transforms() -> tuple[str, ...]:
     """The torch.func transforms that run, from the outermost."""
     return tuple(interpreter.key().name for interpreter in pyfunctorch.retrieve_all_functorch_interpreters())
