@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import itertools
 import pickle
 import random
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tests.conftest import product
 from torch import nn
 from torch.nn import functional
 
@@ -484,6 +484,7 @@ def test_a_sequence_in_two_halves_is_the_sequence():
 
 # Neurons: those the kernels know, and those that run step by step within.
 
+RESETS = ["subtract", "zero", "none"]
 SURROGATES = ["atan", "fast_sigmoid", "sigmoid", "spike_rate_escape", "straight_through_estimator", "SFS", "heaviside"]
 
 
@@ -511,10 +512,9 @@ def compared(kind, how, **options):
     assert fused.report()["lif2"] == "fused"
 
 
-@pytest.mark.parametrize("delay", [True, False], ids=["delayed", "immediate"])
-@pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
-@pytest.mark.parametrize("kind", ["Leaky", "Synaptic"])
-def test_kinds_and_resets(kind, reset, delay):
+@pytest.mark.parametrize(("kind", "reset", "timing"), product(["Leaky", "Synaptic"], RESETS, ["delayed", "immediate"]))
+def test_kinds_and_resets(kind, reset, timing):
+    delay = timing == "delayed"
     learned = {"learn_beta": True, "learn_threshold": True} | ({"learn_alpha": True} if kind == "Synaptic" else {})
     compared(kind, "fused", reset_mechanism=reset, reset_delay=delay, threshold=0.75, **learned)
 
@@ -536,10 +536,8 @@ def test_a_lapicque_that_learns(given):
 
 
 @pytest.mark.parametrize(
-    ("reset", "connection"),
-    [*itertools.product(["subtract", "zero", "none"], ["all-to-all", "one-to-one"]), ("zero", "one number")],
+    ("kind", "reset", "connection"), product(["RLeaky", "RSynaptic"], RESETS, ["all-to-all", "one-to-one", "one number"])
 )
-@pytest.mark.parametrize("kind", ["RLeaky", "RSynaptic"])
 def test_recurrent_kinds(kind, reset, connection):
     each = torch.linspace(-0.5, 0.75, HIDDEN) if connection == "one-to-one" else 0.5
     options = {} if connection == "all-to-all" else {"all_to_all": False, "V": lambda _: each}
