@@ -1,15 +1,21 @@
 """The neurons in JAX: bit for bit those of PyTorch, and under every transform."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from tests.conftest import pairwise
 
 from spikegrad import ATan, FastSigmoid, NoisyThreshold, nn
 from spikegrad import jax as sj
 
 RESETS = ("subtract", "zero", "none")
+KINDS = ("leaky", "synaptic", "recurrent_leaky", "recurrent_synaptic")
+FUSED = pairwise({"kind": KINDS, "reset": RESETS, "delay": (False, True)})
+"""Layers that are compared with their kernels; the others are compared with the scan."""
 
 
 def drive(seed=0):
@@ -37,10 +43,12 @@ def both(kind, **options):
 
 @pytest.mark.parametrize("delay", [False, True])
 @pytest.mark.parametrize("reset", RESETS)
-@pytest.mark.parametrize("kind", ["leaky", "synaptic", "recurrent_leaky", "recurrent_synaptic"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_same_as_torch(kind, reset, delay):
     """Spikes and potentials bit for bit, also compiled (XLA likes to contract a product and a sum); gradients to float32 accuracy."""
-    function, module = both(kind, reset=reset, reset_delay=delay, threshold=0.9, spike=FastSigmoid(3.0), detach_reset=False)
+    layer, module = both(kind, reset=reset, reset_delay=delay, threshold=0.9, spike=FastSigmoid(3.0), detach_reset=False)
+    backend = "auto" if {"kind": kind, "reset": reset, "delay": delay} in FUSED else "reference"
+    function = functools.partial(layer, backend=backend)
     x = drive()
     currents = torch.from_numpy(x).requires_grad_()
     spikes, _, potentials = module(currents, record=True)

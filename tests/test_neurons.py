@@ -57,7 +57,8 @@ def drive(*shape, seed=0, dtype=torch.float32):
 def test_equations(kind, reset, delay, at_threshold, dtype):
     # Inputs on a grid of 1/16 make potentials land on the threshold exactly, where `spike_at_threshold` decides.
     currents = (drive(30, 3, 6, dtype=dtype) * 16).round() / 16
-    backend = "auto" if at_threshold and dtype == torch.float32 else "reference"  # the others are compared in test_kernels.py
+    # The others' kernels are compared with the plain loop in test_kernels.py.
+    backend = "auto" if at_threshold and not delay and dtype == torch.float32 else "reference"
     layer = build(kind, reset=reset, reset_delay=delay, spike_at_threshold=at_threshold, backend=backend)
     spikes, _, potentials = layer(currents, record=True)
     alpha = getattr(layer, "alpha", None)
@@ -128,7 +129,7 @@ def test_unbatched_is_one_sample(kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["Leaky", "RecurrentSynaptic"])
 def test_dtypes(kind, dtype):
     """Spikes have the dtype of the currents; states and potentials are float32 for half types."""
     layer, currents = build(kind).to(dtype), drive(8, 2, 6, dtype=dtype).requires_grad_()
