@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
 import json
 import math
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -751,10 +752,19 @@ class Printed:
         return dict(zip(names[: len(names) - without], values, strict=False))
 
 
-def run_as_printed(neuron: Any, dialect: str) -> tuple[Printed, interpret.Result, list[float]]:
-    """Both passes over a few steps of one neuron: as printed, and as interpreted on arrays."""
+class Driven(NamedTuple):
+    """A few steps of one neuron, by which it spikes: what it is given, and what both passes give as they are interpreted on arrays."""
+
+    inputs: list[np.ndarray]
+    state: list[np.ndarray]
+    bars: list[np.ndarray]
+    expected: interpret.Result
+
+
+@functools.cache
+def driven(neuron: Any) -> Driven:
     call, random = Call(neuron.record, neuron.spike.structure), np.random.default_rng(3)
-    plan, printed, steps = call.plan, Printed(neuron, dialect), 5
+    plan, steps = call.plan, 5
     drawn = [random.normal(0.5, 0.75, (steps, 1)) for _ in plan.inputs]
     rest = plan.rested(neuron.parameters | {name: getattr(neuron, name) for name in neuron.states}, np.zeros(1))
     state = [rest[name] + random.uniform(0, 0.05, 1) for name in plan.states]
@@ -766,6 +776,15 @@ def run_as_printed(neuron: Any, dialect: str) -> tuple[Printed, interpret.Result
         expected = interpret.run(call, words, inputs, state, fixed, bars)
         if expected.outputs[0].any():
             break
+    return Driven(inputs, state, bars, expected)
+
+
+@functools.cache
+def run_as_printed(neuron: Any, dialect: str) -> tuple[Printed, interpret.Result, list[float]]:
+    """Both passes as printed, and as interpreted."""
+    plan, printed = Call(neuron.record, neuron.spike.structure).plan, Printed(neuron, dialect)
+    inputs, state, bars, expected = driven(neuron)
+    steps = len(inputs[0])
     parameters = printed("constants", neuron.parameters) if "constants" in printed else neuron.parameters
     given = parameters | {f"spike_{name}": value for name, value in neuron.spike.parameters.items()}
     now, kept, found = dict(zip(plan.states, map(float, np.ravel(state)), strict=True)), [], []
