@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from spikegrad import NoisyThreshold, nn
+from spikegrad import nn
 from spikegrad.neurons import Adaptive
 from spikegrad.nn import linear
 
@@ -125,7 +125,6 @@ def test_inside_checkpoint(reentrant):
         (lambda: nn.SpikingLinear(3, 2, nn.Leaky(0.9))(torch.zeros(4, 1, 5)), r"\(time, batch, 3\), got shape \(4, 1, 5\)"),
         (lambda: nn.SpikingLinear(3, 2, nn.Leaky(0.9), dropout=1.0), "`dropout` must be"),
         (lambda: nn.SpikingLinear(3, 2, nn.Leaky(0.9), memory="none"), "`memory` must be one of"),
-        (lambda: nn.SpikingLinear(3, 2, nn.Leaky(0.9, spike=NoisyThreshold())), "draws noise"),
     ],
 )
 def test_errors(make, words):

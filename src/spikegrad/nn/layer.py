@@ -15,7 +15,7 @@ from spikegrad.kernels import arguments, loop, text
 from spikegrad.kernels.plan import QUANTIZED, Call, Connection, array
 from spikegrad.neuron import Neuron
 from spikegrad.nn.backend import check, fused, kernels, obstacle, rewritten
-from spikegrad.nn.parameters import checked, held, hold, named
+from spikegrad.nn.parameters import checked, has_values, held, hold, named
 from spikegrad.nn.quantize import Quantize
 from spikegrad.nn.spike import Spike
 from spikegrad.vocabulary import cast
@@ -334,7 +334,7 @@ class Layer(Stateful):
         for name in self.neuron.numbers:
             value = getattr(self, name)
             value = value.detach() if isinstance(value, Tensor) else value
-            unknown = isinstance(value, Tensor) and (value.ndim > 0 or value.is_meta)
+            unknown = isinstance(value, Tensor) and (value.ndim > 0 or not has_values(value))
             shown.append(f"{name}={tuple(value.shape)}" if unknown else f"{name}={float(value):.4g}")
         fields = {f.name: f.default for f in dataclasses.fields(self.neuron) if f.name not in (*self.neuron.numbers, "spike")}
         shown += [f"{name}={getattr(self.neuron, name)!r}" for name, default in fields.items() if getattr(self.neuron, name) != default]

@@ -10,7 +10,7 @@ from torch import Tensor
 from spikegrad import neurons
 from spikegrad.neuron import Neuron, Reset
 from spikegrad.nn.layer import Layer
-from spikegrad.nn.parameters import named
+from spikegrad.nn.parameters import has_values, named
 from spikegrad.nn.spike import Spike
 from spikegrad.surrogate import Surrogate
 
@@ -40,7 +40,7 @@ class _Named(Layer):
         flags = [name.removeprefix("learn_") for name, told in options.items() if name.startswith("learn_") and told]
         options = {name: value for name, value in options.items() if not name.startswith("learn_")}
         tensors = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
-        firsts = {name: x.reshape(-1)[0].item() if x.numel() and not x.is_meta else 0.5 for name, x in tensors.items()}
+        firsts = {name: x.reshape(-1)[0].item() if x.numel() and has_values(x) else 0.5 for name, x in tensors.items()}
         if spike is not None:
             options["spike"] = spike.surrogate if isinstance(spike, Spike) else spike
         super().__init__(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from spikegrad.ranges import Between
 
@@ -14,6 +15,11 @@ from spikegrad.ranges import Between
 def named(names: str | Sequence[str]) -> tuple[str, ...]:
     """Names, of which one may be given by itself."""
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether a tensor has numbers to look at: not on the meta device, nor where tensors are only imagined."""
+    return not (x.is_meta or isinstance(x, FakeTensor))
 
 
 def coordinate(value: Tensor, within: Between) -> Tensor:
@@ -53,7 +59,7 @@ def checked(name: str, value: Any, within: Between, *, learn: bool) -> Tensor:
         what = "requires a gradient" if value.requires_grad else "is a Parameter"
         raise ValueError(f"`{name}` {what}, but a fixed number never learns; learn it with learn=({name!r},), or give {name}.detach()")
     tensor = value.detach().clone()
-    if tensor.is_meta:
+    if not has_values(tensor):
         return tensor
     if not bool(within.holds(tensor).all()):
         raise ValueError(f"`{name}` must be {within.words}, got {value}")
