@@ -45,12 +45,13 @@ def _spike(
     numbers: dict[str, jax.Array],
     noise: tuple[jax.Array, ...],
 ) -> Any:
+    x = jnp.asarray(x)  # JAX may hand in the number that a weakly typed array was made from
     fired = x >= 0 if spike_at_threshold else x > 0
     return jnp.where(x == x, fired.astype(x.dtype), x)
 
 
 def _rule(surrogate: Surrogate, spike_at_threshold: bool, primals: Any, tangents: Any) -> Any:
-    x, numbers, noise = primals
+    x, numbers, noise = jnp.asarray(primals[0]), *primals[1:]
     x_dot, number_dots, _ = tangents
     infinite = jnp.isinf(x)
     wide = widen(jnp.where(infinite, 0, x))

@@ -255,7 +255,11 @@ def _primitive(name: str, shapes: Callable[..., Any], jvp: Any, batch: Any, othe
     made.def_abstract_eval(shapes)
 
     def run(*given: Any, **static: Any) -> Any:
-        return _jitted(made, frozenset(static.items()))(*given)
+        found = _jitted(made, frozenset(static.items()))
+        if not jax.config.jax_disable_jit:  # pyright: ignore
+            return found(*given)
+        with jax.disable_jit(False):  # a kernel is called by a compiled program or not at all
+            return found(*given)
 
     made.def_impl(run)
     ad.primitive_jvps[made] = jvp

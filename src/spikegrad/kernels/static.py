@@ -114,8 +114,10 @@ def plain(*given: Any, static: Static) -> list[Any]:
 def plain_tangent(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
     """How the results change with those inputs whose tangents are present."""
     inputs, dots = given[: len(present)], iter(given[len(present) + static.fed + len(static.kept) :])
-    tangents = [next(dots) if there else jnp.zeros_like(x) for x, there in zip(inputs, present, strict=True)]
-    return jax.jvp(functools.partial(plain, static=static.not_kept), inputs, tuple(tangents))[1]
+    moving = [(x, next(dots) if there else jnp.zeros_like(x)) for x, there in zip(inputs, present, strict=True)]
+    # Under `vmap` one of the two may have become an array of the shape of a step.
+    primals, tangents = zip(*(jnp.broadcast_arrays(*both) for both in moving), strict=True)
+    return jax.jvp(functools.partial(plain, static=static.not_kept), primals, tangents)[1]
 
 
 def plain_backward(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
