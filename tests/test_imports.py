@@ -39,7 +39,7 @@ ONLY: dict[str, set[str]] = {
     "evaluation": set(),
     "errors": set(),
     "ranges": set(),
-    "vocabulary": {"trace"},
+    "vocabulary": {"trace", "evaluation"},
     "printing": {"trace"},
     "derive": {"trace"},
     "cut": {"trace", "derive"},
@@ -50,7 +50,7 @@ ONLY: dict[str, set[str]] = {
     "definition": {"vocabulary", "trace", "ranges", "errors", "derive"},
     "neuron": {"vocabulary", "trace", "ranges", "errors", "derive", "cut", "printing", "surrogate", "formulas", "definition", "citation"},
     "neurons": {"vocabulary", "ranges", "neuron", "neurons"},
-    "kernels": {"vocabulary", "trace", "derive", "cut", "printing", "surrogate", "recorded", "kernels"},  # they know no neuron by name
+    "kernels": {"vocabulary", "trace", "derive", "cut", "printing", "gradient", "surrogate", "recorded", "kernels"},  # they know no neuron by name
 }
 """Modules that may import no more than these."""
 

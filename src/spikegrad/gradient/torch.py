@@ -139,7 +139,7 @@ def transforming() -> bool:
     return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0  # pyright: ignore
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _orders() -> int:
     """How many derivatives can be asked for: one by each transform, and some by autograd beside them; by a compiler, one."""
     level = torch._C._functorch.maybe_current_level()  # pyright: ignore
@@ -147,7 +147,7 @@ def _orders() -> int:
     return max(2, transforms) if torch.compiler.is_compiling() else max(4, transforms + 2)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _nodes(orders: int) -> tuple[tuple[float, float], ...]:
     """Nodes between 0 and 1, and their weights, of a rule that integrates what has so many derivatives."""
     places, weights = np.polynomial.legendre.leggauss(max(1, (orders + 1) // 2))

@@ -15,6 +15,8 @@ from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack  # pyright: ignore[reportPrivateUsage]
 from torch.utils._device import DeviceContext
 
+from spikegrad.gradient.torch import constant
+
 DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
 """What kernels compute with, and how they call it."""
 
@@ -67,7 +69,7 @@ def compiling(*tensors: Tensor) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _transforming() -> bool:
     return _transform() is not None or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
 

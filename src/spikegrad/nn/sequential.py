@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
+from spikegrad.gradient.torch import constant
 from spikegrad.nn.layer import Stateful
 
 Role = Literal["sequence", "folded"]
@@ -80,7 +80,7 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
             x = made if x.ndim == 2 else made.unflatten(0, x.shape[:2])
         return x, tuple(states)
 
-    @torch.compiler.assume_constant_result
+    @constant
     def _roles(self) -> tuple[Role, ...]:
         """What each module is given. Found anew in every call, since modules may be changed; a compiler asks once."""
         return tuple(role(module, f"module {place} of the chain") for place, module in enumerate(self))
