@@ -134,7 +134,7 @@ def with_reciprocals(formula: Program, arguments: Sequence[str]) -> Program:
     both: a division costs as much as all the rest of either.
     """
 
-    def rule(node: Symbol, given: tuple[Value, ...]) -> Symbol:
+    def rule(node: Symbol, given: tuple[Value, ...]) -> Value:
         if node.operation != "divide":
             return again(node, given)
         above, below = given

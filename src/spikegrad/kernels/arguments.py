@@ -90,10 +90,8 @@ def state(names: Sequence[str], given: Any, like: Array) -> tuple[Array, ...]:
 def filled(values: Mapping[str, Any], like: Array) -> tuple[Array, ...]:
     """Resting states, numbers or arrays, as arrays of the shape of one step."""
     arrays = namespace(library(like))
-    if library(like) == "torch":
-        zero = like.new_zeros(like.shape[1:])  # of the class of `like`, which may be distributed
-    else:
-        zero = arrays.zeros_like(like[:1]).sum(0)  # not of a shape: they lie on devices as the data does
+    # In PyTorch of the class of `like`, which may be distributed; in JAX not of a shape: they lie on devices as the data does.
+    zero = like.new_zeros(like.shape[1:]) if library(like) == "torch" else arrays.zeros_like(like[:1]).sum(0)
     return tuple(zero + cast(value, like) if library(value) != "number" else arrays.full_like(zero, value) for value in values.values())
 
 
