@@ -79,7 +79,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
-KERNELS = 800
+KERNELS = 760
 """Different kernels that a run of the default suite may compile, over all its processes: its time goes to compiling."""
 
 _loaded: list[set[str]] = []
