@@ -165,8 +165,7 @@ class Layer(Stateful):
         if features is None or features < 1:
             raise ValueError(f"a recurrent layer needs `features`, the number of its neurons, at least 1, got {features}")
         self.connection, self.neuron = recurrent, self.neuron
-        # By sender, so that a spike adds a row of memory; the shape is PyTorch's.
-        weight = torch.empty(features, features).t() if recurrent == "all-to-all" else torch.empty(features)
+        weight = torch.empty(features, features) if recurrent == "all-to-all" else torch.empty(features)
         self.weight = nn.Parameter(weight)
         nn.init.uniform_(self.weight, -(features**-0.5), features**-0.5)
 

@@ -250,7 +250,7 @@ class Snapshot:
         found = known.get(id(module))
         if found is not None:
             return found
-        copy = known[id(module)] = type(module).__new__(type(module))
+        copy = known[id(module)] = object.__new__(type(module))  # not the class's own, which may want more
         attributes = copy.__dict__
         attributes.update(module.__dict__)
         attributes["_compiled_call_impl"] = None  # likewise
