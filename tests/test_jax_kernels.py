@@ -5,9 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -425,50 +422,3 @@ def test_kernels_run_without_python():
     assert found.is_ready()
     assert waited, "the call was not asynchronous, so this has shown nothing"
     same(found, expected)
-
-
-def finished(script: str, **environment: str) -> str:
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    process = subprocess.run(command, env=os.environ | environment, text=True, capture_output=True, timeout=120, check=False)
-    assert process.returncode == 0, process.stderr
-    return process.stdout
-
-
-def test_a_process_ends_while_calls_are_under_way():
-    script = """
-        import jax, jax.numpy as jnp
-        from spikegrad import jax as sj
-
-        def loss(x, a):
-            return sj.leaky(x + 0 * (a @ a)[0, 0], 0.9, backend="numba")[0].sum()
-
-        gradient = jax.jit(jax.grad(loss))  # with a product in it, or the call would not return before all is done
-        x, a = jnp.ones((100, 16, 4096)), jnp.ones((1000, 1000))
-        jax.block_until_ready(gradient(x, a))
-        results = [gradient(x, a) for _ in range(30)]
-        print(sum(not r.is_ready() for r in results))
-    """
-    assert int(finished(script)) > 0
-
-
-def test_several_devices():
-    """A layer runs on each device's share of the samples, or, where nobody says how, on all of them gathered."""
-    script = """
-        import jax, jax.numpy as jnp, numpy as np
-        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-        from spikegrad import jax as sj
-
-        assert len(jax.devices()) == 2
-        mesh, over = Mesh(np.array(jax.devices()), ("samples",)), P(None, "samples", None)
-        x = jnp.asarray(np.random.default_rng(0).normal(0.3, 1.0, (9, 4, 5)), "float32")
-        f = lambda x: (sj.leaky(x, 0.9, backend="numba")[0] * jnp.arange(5.0)).sum()
-        spikes = lambda x: sj.leaky(x, 0.9, backend="numba")[0]
-        placed = jax.device_put(x, NamedSharding(mesh, over))
-        parted = jax.shard_map(spikes, mesh=mesh, in_specs=over, out_specs=over)
-        mapped = jax.pmap(spikes, in_axes=1, out_axes=1)
-        for run, given in ((jax.jit(spikes), placed), (jax.jit(parted), x), (mapped, x.reshape(9, 2, 2, 5))):
-            np.testing.assert_array_equal(np.asarray(run(given)).reshape(x.shape), spikes(x))
-        np.testing.assert_array_equal(jax.jit(jax.grad(f))(placed), jax.grad(f)(x))
-        np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: (parted(x) * jnp.arange(5.0)).sum()))(x), jax.grad(f)(x))
-    """
-    finished(script, XLA_FLAGS="--xla_force_host_platform_device_count=2")

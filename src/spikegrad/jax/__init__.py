@@ -1,7 +1,8 @@
 """Spiking layers as pure functions for JAX; they run under `jit`, `vmap`, `grad`, `jvp`, `checkpoint` and inside `scan`.
 
 `run` takes any neuron; the others are the neurons most used, by their names. On the CPU a layer runs in kernels that take all time steps at
-once, bit for bit what a `jax.lax.scan` over the recorded step computes.
+once, bit for bit what a `jax.lax.scan` over the recorded step computes. On several devices each computes the samples that lie there, and
+the neurons, where none feeds another; time is never cut, and dimensions that do not divide evenly are not either.
 """
 
 from __future__ import annotations
