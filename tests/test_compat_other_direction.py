@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import io
@@ -26,10 +27,14 @@ from spikegrad import (
     StraightThrough,
     Surrogate,
     Triangle,
+    from_formula,
     nn,
 )
 from spikegrad.compat.norse import with_surrogate
+from spikegrad.compat.sinabs import activation as our_activation
+from spikegrad.compat.sinabs import adapt as adapt_to_sinabs
 from spikegrad.compat.snntorch.surrogate import SpikeGradient
+from spikegrad.compat.spikingjelly import adapt as adapt_to_jelly
 
 snn = pytest.importorskip("snntorch")
 sinabs_layers = pytest.importorskip("sinabs.layers")
@@ -173,10 +178,12 @@ def test_spikingjelly(name):
     modes, arguments = JELLY_ARGUMENTS.get(name, ("sm", {}))
     for mode in modes:
         how = arguments if len(modes) == 1 else {**arguments, "step_mode": mode}
-        ours, theirs = (getattr(jelly_neuron, name)(surrogate_function=f, **how) for f in (ATan(2.0), jelly_surrogate.ATan(2.0)))
+        ours, theirs = (
+            getattr(jelly_neuron, name)(surrogate_function=f, **how) for f in (adapt_to_jelly(ATan(2.0)), jelly_surrogate.ATan(2.0))
+        )
         theirs.load_state_dict(ours.state_dict())
         for copied in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
-            assert copied.surrogate_function == ATan(2.0)
+            assert copied.surrogate_function == adapt_to_jelly(ATan(2.0))
         compare(in_spikingjelly(ours, mode), in_spikingjelly(theirs, mode))
         jelly.functional.reset_net(ours)
         jelly.functional.reset_net(theirs)
@@ -229,7 +236,7 @@ def in_sinabs(layer):
 @pytest.mark.parametrize("layer", SINABS_LAYERS)
 def test_sinabs(layer, family):
     """At a threshold of 1, to which sinabs scales some of its own."""
-    ours, theirs = SINABS[family]
+    ours, theirs = adapt_to_sinabs(SINABS[family][0]), SINABS[family][1]
     mine = SINABS_LAYERS[layer](surrogate_grad_fn=ours)
     copies = copy.deepcopy(mine), pickle.loads(pickle.dumps(mine))
     expected = in_sinabs(SINABS_LAYERS[layer](surrogate_grad_fn=theirs()))
@@ -241,27 +248,66 @@ def test_sinabs(layer, family):
 def test_sinabs_with_any_surrogate():
     """One that sinabs has not: the gradient at the threshold is its derivative there."""
     v = torch.tensor([0.2, 1.0, 2.5], requires_grad=True)
-    spikes = sinabs.SingleSpike.apply(v, torch.tensor(1.5), ATan(3.0))
+    spikes = sinabs.SingleSpike.apply(v, torch.tensor(1.5), adapt_to_sinabs(ATan(3.0)))
     assert torch.equal(torch.autograd.grad(spikes.sum(), v)[0], ATan(3.0).derivative(v.detach() - 1.5))
 
 
-def test_a_surrogate_called_with_a_threshold_is_its_derivative():
+def test_adapted_to_sinabs_a_surrogate_is_its_derivative():
     spike = FastSigmoid(10.0)
+    adapted = adapt_to_sinabs(spike)
     x = np.linspace(-1, 3, 9)
     for v in (x, x.astype(np.float32), torch.tensor(x), torch.tensor(x, dtype=torch.float16)):
-        value = spike(v, 1.5)
+        value = adapted(v, 1.5)
         assert value.dtype == v.dtype
         assert type(value) is type(v)
         tolerance = 2e-3 if v.dtype == torch.float16 else 1e-5
         np.testing.assert_allclose(np.asarray(value, float), spike.derivative(x - 1.5), rtol=tolerance)
-    assert spike(2.0, 1.5) == spike.derivative(0.5)
-    assert spike(torch.tensor(2.0), 1.5, slope=torch.tensor(4.0)) == FastSigmoid(4.0).derivative(0.5)
+    assert adapted(2.0, 1.5) == spike.derivative(0.5)
     # In half precision the threshold is subtracted in float32: potentials near it do not collapse.
     near = torch.tensor([8.0078125], dtype=torch.bfloat16)
-    assert spike(near, 8.001).item() == pytest.approx(spike.derivative(float(near) - 8.001), rel=1e-2)
+    assert adapted(near, 8.001).item() == pytest.approx(spike.derivative(float(near) - 8.001), rel=1e-2)
+    assert repr(adapted) == "Adapted(surrogate=FastSigmoid(slope=10.0, height=1.0))"
+    for adapt in (adapt_to_sinabs, adapt_to_jelly):
+        assert len({adapt(spike), adapt(FastSigmoid(10.0)), adapt(ATan())}) == 2
+        with pytest.raises(TypeError, match=r"`surrogate` must be a spikegrad.Surrogate such as spikegrad.ATan\(\), got 'atan'"):
+            adapt("atan")
+
+
+def test_a_surrogate_as_it_is_still_goes_into_sinabs_for_one_release():
+    """In our own spike functions without a word; in sinabs's with one that says what to write."""
+    spike, v = ATan(3.0), torch.tensor([0.2, 1.0, 2.5], requires_grad=True)
+    expected = spike.derivative(v.detach() - 1.5)
+    for fire in (our_activation.SingleSpike, sinabs.SingleSpike):
+        match = r"write surrogate_grad_fn=spikegrad.compat.sinabs.adapt\(ATan\(...\)\)"
+        with contextlib.nullcontext() if fire is our_activation.SingleSpike else pytest.warns(DeprecationWarning, match=match):
+            gradient = torch.autograd.grad(fire.apply(v, torch.tensor(1.5), spike).sum(), v)[0]
+        assert torch.equal(gradient, expected)
+    with pytest.warns(DeprecationWarning, match="adapt"):
+        assert spike(torch.tensor(2.0), 1.5, slope=torch.tensor(4.0)) == ATan(4.0).derivative(0.5)
     assert spike(torch.tensor([1.0]), None).item() == 1
     with pytest.raises(TypeError):
         spike(torch.ones(1), threshold=1.0)
+
+
+def test_a_surrogate_as_it_is_still_goes_into_spikingjelly_for_one_release():
+    for node, asked in ((jelly_neuron.LIFNode, False), (jelly_neuron.ComplementaryLIFNode, True)):
+        found = []
+        for surrogate_function in (ATan(2.0), adapt_to_jelly(ATan(2.0))):
+            layer = node(surrogate_function=surrogate_function, step_mode="m").eval()
+            warns = asked and isinstance(surrogate_function, Surrogate)
+            with (
+                pytest.warns(DeprecationWarning, match=r"spikegrad.compat.spikingjelly.adapt\(ATan") if warns else contextlib.nullcontext()
+            ):
+                found.append(layer(drive().detach()))
+        assert torch.equal(*found)
+        assert found[0].sum() > 0
+
+
+def test_spikingjellys_soft_step():
+    soft, x = adapt_to_jelly(ATan(2.0), spiking=False), torch.tensor([-0.5, 0.0, 2.0])
+    torch.testing.assert_close(soft(x), jelly_surrogate.ATan(2.0, spiking=False)(x))
+    with pytest.raises(ValueError, match="Formula has no primitive, so no soft step in place of spikes"):
+        adapt_to_jelly(from_formula(lambda x: 1 / (1 + x**2)), spiking=False)
 
 
 # Norse

@@ -20,7 +20,7 @@ LAYERS = (
     {"trace", "evaluation", "errors", "ranges"},
     {"vocabulary", "printing", "derive"},
     {"cut"},
-    {"facts", "gradient", "citation"},
+    {"facts", "gradient", "citation", "state"},
     {"surrogate"},
     {"formulas", "recorded", "functional"},
     {"definition"},
@@ -50,7 +50,17 @@ ONLY: dict[str, set[str]] = {
     "definition": {"vocabulary", "trace", "ranges", "errors", "derive"},
     "neuron": {"vocabulary", "trace", "ranges", "errors", "derive", "cut", "printing", "surrogate", "formulas", "definition", "citation"},
     "neurons": {"vocabulary", "ranges", "neuron", "neurons"},
-    "kernels": {"vocabulary", "trace", "derive", "cut", "printing", "gradient", "surrogate", "recorded", "kernels"},  # they know no neuron by name
+    "kernels": {
+        "vocabulary",
+        "trace",
+        "derive",
+        "cut",
+        "printing",
+        "gradient",
+        "surrogate",
+        "recorded",
+        "kernels",
+    },  # they know no neuron by name
 }
 """Modules that may import no more than these."""
 

@@ -144,7 +144,7 @@ def test_refused_where_it_is_defined_naming_the_culprit(what):
 
 def test_a_class_without_a_step_is_refused():
     with pytest.raises(TypeError, match=r"User does not define `step\(self, current, \.\.\.\)`"):
-        type(Neuron)("User", (Neuron,), {"__annotations__": {"beta": Decay}, "__module__": __name__})
+        type(Neuron)("User", (Neuron,), {"__annotations__": {"beta": Decay}, "__module__": __name__})(0.9)
 
 
 WORDS = [name for name in dir(Neuron) if not name.startswith("_") and name not in ("spike", "reset", "detach_reset", "spike_at_threshold")]

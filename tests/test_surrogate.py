@@ -129,10 +129,11 @@ def test_formula_is_completed():
 
 
 def test_missing_derivative():
-    with pytest.raises(TypeError, match=r"Empty.* does not define `derivative\(self, x\)`"):
+    class Empty(Surrogate):
+        slope: float = 1.0
 
-        class Empty(Surrogate):
-            slope: float = 1.0
+    with pytest.raises(TypeError, match=r"Empty.* does not define `derivative\(self, x\)`"):
+        Empty()
 
 
 def test_no_primitive():

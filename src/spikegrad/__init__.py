@@ -37,4 +37,5 @@ from spikegrad.ranges import Positive as Positive
 from spikegrad.ranges import Unbounded as Unbounded
 from spikegrad.ranges import decay as decay
 from spikegrad.recorded import from_formula as from_formula
+from spikegrad.state import detach as detach
 from spikegrad.surrogate import Surrogate as Surrogate

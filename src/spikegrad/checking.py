@@ -25,14 +25,15 @@ def check(formula: Any) -> Facts | Agreement:
 
     That its formula can be recorded, and so run on every backend, was already tested when its class was defined.
 
-    A surrogate's derivative must be finite for potentials up to 10000 in float32 and float64 and keep the dtype, the differences of the
-    primitive must be those of an antiderivative, and the facts that its docstring states must hold.
+    A surrogate's derivative must be finite for potentials up to 10000 in float32 and float64 and keep the dtype; it must be positive
+    somewhere, and on the whole unless its docstring states another area; the differences of the primitive must be those of an
+    antiderivative, and the facts that its docstring states must hold.
 
-    A neuron is given random inputs at which it spikes at about a quarter of the steps. Every backend that is installed must give, in
-    float32, what the plain loop gives: outputs and states, bit for bit where the step has no function that libraries round differently,
-    and the gradients of inputs, states and numbers. In float64 the derivatives must be those of the soft network, in which each step of a
-    spike is the surrogate's primitive and what `hold` gave is a constant, by finite differences to 1e-5. It takes some seconds, most of
-    them for kernels that were never compiled before.
+    The surrogate of a neuron must be in order, too. The neuron is given random inputs at which it spikes at about a quarter of the
+    steps. Every backend that is installed must give, in float32, what the plain loop gives: outputs and states, bit for bit where the
+    step has no function that libraries round differently, and the gradients of inputs, states and numbers. In float64 the derivatives
+    must be those of the soft network, in which each step of a spike is the surrogate's primitive and what `hold` gave is a constant, by
+    finite differences to 1e-5. It takes some seconds, most of them for kernels that were never compiled before.
 
     Args:
         formula: a surrogate or a neuron, or a class whose fields all have defaults.
@@ -64,14 +65,44 @@ def check(formula: Any) -> Facts | Agreement:
         from spikegrad.agreement import compared
 
         found, wrong = compared(formula)
+        wrong = [*(f"its surrogate {formula.spike!r}: {what}" for what in _of_surrogate(formula.spike)), *wrong]
     elif isinstance(formula, Surrogate):
-        wrong = [*_finite(formula), *_finite(formula, of="primitive")] or [*_antiderivative(formula), *_stated(formula)]
+        wrong = _of_surrogate(formula)
         found = facts.of(formula) if not wrong else None
     else:
         raise TypeError(f"check() takes a surrogate or a neuron, got {type(formula).__name__}")
     if wrong or found is None:
         raise ValueError("\n- ".join([f"{formula!r}:", *wrong]))
     return found
+
+
+def _of_surrogate(surrogate: Surrogate) -> list[str]:
+    """Everything that is wrong with a surrogate."""
+    bad = [*_finite(surrogate), *_finite(surrogate, of="primitive")]
+    return bad or [*_rising(surrogate), *_antiderivative(surrogate), *_stated(surrogate)]
+
+
+def _rising(surrogate: Surrogate) -> list[str]:
+    """A step rises, and so must what stands for it: somewhere at least, and on the whole unless the formula says that its area is other."""
+    peak = facts.computed(surrogate, ("peak",))["peak"]
+    if not peak > 0:
+        return [
+            f"the derivative is nowhere positive, at most {peak + 0.0:.4g}: a network would learn nothing, or the opposite; a step rises, and so "
+            "must its surrogate"
+        ]
+    if "area" in facts.section(type(surrogate), "Facts"):
+        return []
+
+    def size(x: facts.Curve) -> Any:
+        return abs(surrogate.derivative(x))
+
+    area = facts.integral(surrogate.derivative)
+    if area > 1e-6 * min(facts.integral(size), 1e300):
+        return []
+    return [
+        f"the derivative does not rise on the whole: its area is {area:.4g}, that of a step 1; if that is meant, state it in the "
+        "docstring, `area: …` under `Facts:`"
+    ]
 
 
 def _finite(surrogate: Surrogate, of: str = "derivative") -> list[str]:

@@ -66,8 +66,6 @@ def declare(cls: type[Any], base: type[Any], defaults: Mapping[str, Any]) -> Non
 
 def inputs_of(cls: type[Any]) -> tuple[str, ...]:
     """The names of what a step takes before the states."""
-    if not hasattr(cls, "step"):
-        raise TypeError(f"{cls.__name__} does not define `step(self, current, ...)`")
     parameters = list(inspect.signature(cls.step).parameters.values())[1:]
     names = [p.name for p in parameters]
     for name in names:

@@ -102,7 +102,7 @@ def computed(surrogate: Surrogate, names: Iterable[str] = ("peak", "area", "half
             case "peak":
                 found[name] = _top(curve, x, g)[0]
             case "area":
-                found[name] = _area(curve)
+                found[name] = integral(curve)
             case "half_width":
                 found[name] = _half_width(curve, *_top(curve, x, g))
             case _:
@@ -166,7 +166,7 @@ def _half_width(curve: Callable[[Curve], Curve], peak: float, at: float) -> floa
     return sum(edges) / 2
 
 
-def _area(curve: Callable[[Curve], Curve]) -> float:
+def integral(curve: Callable[[Curve], Curve]) -> float:
     """Integral by the midpoint rule in t, x = sinh(t)^3: fine near 0, reaching far out."""
 
     def up_to(limit: float) -> float:

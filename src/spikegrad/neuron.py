@@ -52,6 +52,8 @@ class Neuron:
         detach_reset: keep gradients from flowing through the spike that resets.
         spike_at_threshold: whether a potential equal to the threshold spikes.
 
+    A class without `step`, or with an `abc.abstractmethod`, is for others to derive from, and has no instances.
+
     A class whose default for one of these options is another says so: ``class Mine(Neuron, reset="zero")``. An option that a step never
     reads cannot be changed.
 
@@ -93,6 +95,8 @@ class Neuron:
     inputs: ClassVar[tuple[str, ...]] = ()
     """What arrives at each step."""
     step: ClassVar[Callable[..., Step]]
+    unwritten: ClassVar[tuple[str, ...]] = ("step",)
+    """Methods that the class leaves to its subclasses: it has no instances while there are any."""
 
     _records: ClassVar[dict[Any, tuple[StepRecord, frozenset[str]]]]
     """The record of each structure, and the options that it reads."""
@@ -107,6 +111,9 @@ class Neuron:
         names = [field.name for field in dataclasses.fields(cls)]
         cls.states = tuple(name for name in names if ranges.is_state(kinds[name]))
         cls.numbers = {n: within for n in names if n not in cls.states and (within := ranges.of(kinds[n])) is not None}
+        cls.unwritten = trace.unwritten(cls, Neuron, "step")
+        if cls.unwritten:
+            return
         cls.inputs = definition.inputs_of(cls)
         cls._records = {}
         cls._recorder = definition.recorder(cls)
@@ -117,6 +124,7 @@ class Neuron:
             cls._require_use(name, read)
 
     def __post_init__(self) -> None:
+        trace.require_written(type(self), self.unwritten, "step(self, current, ...)")
         kinds = ranges.hints(type(self))
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, self._checked(field.name, kinds[field.name], getattr(self, field.name)))

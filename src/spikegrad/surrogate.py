@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, dataclass_transform
 
@@ -36,6 +37,8 @@ class Surrogate:
     Float fields are the surrogate's numbers: finite unless annotated `Unbounded`, positive where annotated `Positive`. Fields of other
     types (int, bool, str) are part of its structure. `scale` multiplies the derivative and the primitive of any surrogate, so that
     normalising to unit peak or area is ``replace(surrogate, scale=...)``.
+
+    A class without `derivative`, or with an `abc.abstractmethod`, is for others to derive from, and has no instances.
 
     Both methods are given `x`, potential minus threshold: a floating-point array of any shape. What a subclass writes is completed: half
     precision is computed in float32 and rounded back, NaN gives NaN, plus and minus infinity give a derivative of 0. A stochastic
@@ -63,8 +66,8 @@ class Surrogate:
     """The float fields, and the range of each. `scale` is the last."""
     soft: ClassVar[bool] = False
     """Whether the output in training is the primitive itself, not the step (NoisyThreshold)."""
-    spiking: ClassVar[bool] = True
-    """What SpikingJelly's neurons ask of a surrogate: whether it is in the mode in which it gives spikes. There is no other."""
+    unwritten: ClassVar[tuple[str, ...]] = ("derivative",)
+    """Methods that the class leaves to its subclasses: it has no instances while there are any."""
 
     def __init_subclass__(cls) -> None:
         for name in ("derivative", "primitive"):
@@ -73,12 +76,14 @@ class Surrogate:
         dataclasses.dataclass(frozen=True, repr=False)(cls)
         cls.numbers = _numbers(cls)
         cls.has_primitive = cls.primitive is not Surrogate.primitive
+        cls.unwritten = trace.unwritten(cls, Surrogate, "derivative")
         cls.stochastic = "noise" in inspect.signature(cls.derivative).parameters
         structure = {f.name: f.default for f in dataclasses.fields(cls) if f.name not in cls.numbers}
-        if dataclasses.MISSING not in structure.values():
+        if not cls.unwritten and dataclasses.MISSING not in structure.values():
             _record(cls, tuple(structure.items()))
 
     def __post_init__(self) -> None:
+        trace.require_written(type(self), self.unwritten, "derivative(self, x)")
         for name, within in self.numbers.items():
             value = getattr(self, name)
             try:
@@ -91,7 +96,7 @@ class Surrogate:
 
     def derivative(self, x: Array) -> Array:
         """The bump: what the backward pass uses in place of the derivative of the step. Same shape and dtype as `x`, 1/potential."""
-        raise TypeError(f"{type(self).__name__} does not define `derivative(self, x)`")
+        raise NotImplementedError
 
     def primitive(self, x: Array) -> Array:
         """An antiderivative of `derivative`: the soft step, 1/2 at threshold or, for an escape noise, the probability of a spike."""
@@ -110,12 +115,9 @@ class Surrogate:
     ) -> Array:
         """Spikes: 1 where `x` reaches 0, else 0, with this surrogate's gradient.
 
-        Called as sinabs calls its `surrogate_grad_fn`, with a potential and a threshold, it returns the derivative there instead of
-        spikes: ``surrogate(potential, threshold)`` is ``surrogate.derivative(potential - threshold)``.
-
         Args:
             x: potential minus threshold, any shape; a NumPy array (no gradient), PyTorch tensor or JAX array of floating point.
-            threshold: None for spikes; else `x` is the potential itself, and the other arguments but `parameters` have no meaning.
+            threshold: deprecated: sinabs's convention, by which the derivative is returned where the potential is `x`.
             spike_at_threshold: whether ``x == 0`` spikes.
             training: whether a stochastic surrogate draws its noise; others ignore it.
             random: where that noise comes from: a `torch.Generator` (default: PyTorch's own), a `jax.random.key`, a
@@ -135,6 +137,13 @@ class Surrogate:
             self.require_learnable(name)
             _require_fit(name, getattr(value, "shape", ()), getattr(x, "shape", ()))
         if threshold is not None:
+            name = type(self).__name__
+            warnings.warn(
+                f"a surrogate called with a potential and a threshold, as sinabs does it, will be refused in the next release: write "
+                f"surrogate_grad_fn=spikegrad.compat.sinabs.adapt({name}(...)), or {name}(...).derivative(potential - threshold)",
+                DeprecationWarning,
+                stacklevel=2,
+            )
             wide = widen(x)
             value = self.bind(parameters).derivative(wide - threshold)
             return value if wide is x else cast(value, x)
@@ -146,6 +155,17 @@ class Surrogate:
         else:
             from spikegrad.gradient import numpy as gradient
         return gradient.spike(self, x, parameters, spike_at_threshold, training and self.stochastic, random)
+
+    @property
+    def spiking(self) -> bool:
+        """Deprecated: what SpikingJelly's neurons ask of a surrogate."""
+        warnings.warn(
+            f"`spiking` of a surrogate will be gone in the next release: write "
+            f"surrogate_function=spikegrad.compat.spikingjelly.adapt({type(self).__name__}(...))",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return True
 
     def require_learnable(self, name: str) -> None:
         """Raise an error that says why, unless an array may take the place of the number `name`."""

@@ -159,11 +159,8 @@ def _numbers(neuron: Neuron, values: dict[str, Any], like: jax.Array) -> tuple[d
         if of_spike:
             neuron.spike.require_learnable(name[6:])
         within = (neuron.spike if of_spike else neuron).numbers[name[6:] if of_spike else name]
-        if isinstance(value, jax.core.Tracer):
-            continue
-        if np.asarray(value).dtype.kind not in "fiuV":  # V: bfloat16
-            raise TypeError(f"`{name}` must be a number or an array of numbers, got {value!r}")
-        if not np.all(within.holds(np.asarray(value))):
+        arguments.real(f"`{name}`", value)
+        if not isinstance(value, jax.core.Tracer) and not np.all(within.holds(np.asarray(value))):
             raise ValueError(f"`{name}` must be {within.words}, got {value}")
     arrays = {name: jnp.asarray(value, like.dtype) for name, value in values.items()}
     numbers: dict[str, Any] = neuron.parameters | {name: x for name, x in arrays.items() if not name.startswith("spike.")}

@@ -6,9 +6,21 @@ from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from spikegrad.vocabulary import Array, cast, fits, library, namespace, widen
 
 OWNERS = {"torch": "a PyTorch tensor", "jax": "a JAX array"}
+_CONVERTED = {
+    ("torch", "list"): "stack them with torch.stack(...), or write torch.tensor(...)",
+    ("torch", "tuple"): "stack them with torch.stack(...), or write torch.tensor(...)",
+    ("torch", "ndarray"): "convert it with torch.from_numpy(...)",
+    ("torch", "PackedSequence"): "pad it, x, lengths = torch.nn.utils.rnn.pad_packed_sequence(x), and give layer(x, lengths=lengths)",
+    ("jax", "list"): "convert it with jax.numpy.asarray(...)",
+    ("jax", "tuple"): "convert it with jax.numpy.asarray(...)",
+    ("jax", "ndarray"): "convert it with jax.numpy.asarray(...)",
+}
+"""What to do about a value of another class, by the library that is wanted."""
 
 
 def inputs(names: Sequence[str], given: Any, owner: str) -> tuple[Array, ...]:
@@ -33,7 +45,7 @@ def inputs(names: Sequence[str], given: Any, owner: str) -> tuple[Array, ...]:
             )
         if x.shape != parts[0].shape:
             raise ValueError(f"{label} has shape {tuple(x.shape)}, but `{names[0]}` has {tuple(parts[0].shape)}; all inputs have one shape")
-        widen(x if x.dtype.itemsize >= 4 else x[:0])  # refuses what is not of floating point
+        floating(label, x)
     return tuple(parts)
 
 
@@ -44,7 +56,24 @@ def expect(label: str, x: Any, owner: str) -> None:
     except TypeError:
         found = ""
     if found != owner:
-        raise TypeError(f"{label} must be {OWNERS[owner]}, got {type(x).__module__}.{type(x).__qualname__}")
+        what_to_do = _CONVERTED.get((owner, type(x).__name__))
+        given = f"{type(x).__module__}.{type(x).__qualname__}" + (f"; {what_to_do}" if what_to_do else "")
+        raise TypeError(f"{label} must be {OWNERS[owner]}, got {given}")
+    if owner == "torch" and x.is_nested:
+        raise TypeError(f"{label} is a nested tensor; pad it with torch.nested.to_padded_tensor(x, 0.0), and give layer(x, lengths=...)")
+
+
+def floating(label: str, x: Array) -> None:
+    """Raise a TypeError unless an array is of floating point, with 16 bits or more."""
+    dtype = x.dtype
+    if library(x) == "torch":
+        known, kind, convert = dtype.is_floating_point, "tensor", "x.float()"
+    else:
+        known, kind, convert = dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")), "array", "x.astype('float32')"
+    if not known:
+        raise TypeError(f"{label}: expected a floating-point {kind}, got {dtype}; convert it with {convert}")
+    if dtype.itemsize < 2:
+        raise TypeError(f"{label} has the dtype {dtype}, in which nothing can be computed; convert it with {convert}")
 
 
 def _require_dense(label: str, x: Any) -> None:
@@ -74,17 +103,29 @@ def state(names: Sequence[str], given: Any, like: Array) -> tuple[Array, ...]:
     """
     shape = tuple(like.shape[1:])
     parts = tuple(given) if isinstance(given, tuple | list) else (given,)
-    wanted = names[0] if len(names) == 1 else f"({', '.join(names)})"
+    wanted, owner = names[0] if len(names) == 1 else f"({', '.join(names)})", library(like)
+    if isinstance(given, Mapping):
+        raise TypeError(f"`state` must be {wanted}, as it was returned, got a dict; give its values in this order")
     if len(parts) != len(names):
         raise ValueError(f"`state` must be {wanted}, got {len(parts)} array{'s' * (len(parts) != 1)}")
     for name, part in zip(names, parts, strict=True):
-        expect(f"`state` {name}", part, library(like))
+        expect(f"`state` {name}", part, owner)
+        floating(f"`state` {name}", part)
         if tuple(part.shape) != shape:
             raise ValueError(
                 f"`state` {name} has shape {tuple(part.shape)}, but currents of shape {tuple(like.shape)} need {shape}; "
                 "leave `state` out to start from rest"
             )
+        if owner == "torch":
+            _together(f"`state` {name}", part, like)
     return tuple(cast(widen(part), like) for part in parts)
+
+
+def real(label: str, value: Any) -> None:
+    """Raise a TypeError unless what is given to JAX in place of a number is real: a number, an array, or a list of numbers."""
+    dtype = str(value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype)
+    if not dtype.startswith(("float", "bfloat", "int", "uint")):
+        raise TypeError(f"{label} must be a real number or a JAX array of them, got {type(value).__name__} of {dtype}")
 
 
 def filled(values: Mapping[str, Any], like: Array) -> tuple[Array, ...]:
@@ -104,11 +145,25 @@ def numbers(values: Mapping[str, Any], like: Array) -> None:
                 f"`{name}` of shape {tuple(shape)} does not fit one step of currents of shape {tuple(like.shape)}; it must be one number "
                 f"or broadcast to {tuple(like.shape[1:])}"
             )
+        if shape and library(value) == "torch":
+            _together(f"`{name}`", value, like)
+
+
+def _together(label: str, x: Array, like: Array) -> None:
+    """Raise a ValueError unless a tensor lies where the input does, and is dense."""
+    if x.device != like.device:
+        raise ValueError(f"{label} is on {x.device}, but currents are on {like.device}; move one with .to({str(like.device)!r})")
+    if x.layout is not namespace("torch").strided:
+        raise TypeError(f"{label} has the layout {x.layout}; make it dense with .to_dense()")
 
 
 def weights(given: Array, like: Array) -> None:
-    """Raise a ValueError unless recurrent weights connect as many neurons as there are features."""
-    features = like.shape[-1]
+    """Raise an error unless recurrent weights are real numbers that connect as many neurons as there are features."""
+    features, owner = like.shape[-1], library(like)
+    if owner != "jax" or not hasattr(given, "dtype") or library(given) != "numpy":
+        expect("recurrent weights", given, owner)
+    if "complex" in str(given.dtype):
+        raise TypeError(f"recurrent weights must be real, got {given.dtype}")
     if tuple(given.shape) not in ((features,), (features, features)):
         raise ValueError(
             f"recurrent weights of shape {tuple(given.shape)} do not fit currents of shape {tuple(like.shape)}, which have {features} "

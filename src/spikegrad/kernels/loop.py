@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -91,7 +92,8 @@ def run(
         first = evaluator(due, None if draws is None else draws[0])({**arrays, **dict(zip(plan.states, states, strict=True))})
         states += [x * 0 for x in first] if rested else first
     draws = None if draws is None else draws[1:]
-    last, (out, recorded) = _scan(step, (*states, *fed), tuple(inputs), draws, (outputs, len(call.recorded)))
+    numbers = [x if weights is None else x + weights.sum() for x in arrays.values() if x.ndim < like.ndim] if not len(like) else []
+    last, (out, recorded) = _scan(step, (*states, *fed), tuple(inputs), draws, (outputs, len(call.recorded)), numbers)
     return list(out), [*last[: len(plan.states)], *last[len(names) :]], list(recorded)
 
 
@@ -111,7 +113,9 @@ def _same(x: Array) -> Array:
 
 def _winner(excess: Array) -> Array:
     """True at the largest value of each sample, over all its features; of equals at the first."""
-    flat = excess.reshape(excess.shape[0], -1) if excess.ndim > 1 else excess
+    flat = excess.reshape(excess.shape[0], math.prod(excess.shape[1:])) if excess.ndim > 1 else excess
+    if not flat.shape[-1]:  # of no features none wins
+        return excess == excess
     places = namespace(library(excess)).arange(flat.shape[-1])
     places = places.to(excess.device) if library(excess) == "torch" else places
     return (places == flat.argmax(-1)[..., None]).reshape(excess.shape)
@@ -193,6 +197,7 @@ def _scan(
     inputs: tuple[Array, ...],
     draws: Array | None,
     sizes: tuple[int, int],
+    numbers: Sequence[Array],
 ) -> tuple[tuple[Array, ...], Any]:
     """Fold `step` over time: `jax.lax.scan`, or the same in a Python loop for PyTorch."""
     if library(inputs[0]) == "jax":
@@ -207,5 +212,7 @@ def _scan(
         carry, made = step(carry, (current, None))
         steps.append(made)
     if not steps:
-        return carry, tuple([torch.empty_like(inputs[0])] * size for size in sizes)
+        # Without elements, and part of the graph, as the results of steps are.
+        nothing = functools.reduce(lambda made, x: made + x, numbers, sum(inputs))
+        return carry, tuple([nothing] * size for size in sizes)
     return carry, tuple([torch.stack(parts) for parts in zip(*each, strict=True)] for each in zip(*steps, strict=True))

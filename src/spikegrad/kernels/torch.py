@@ -246,10 +246,12 @@ class _Given:
             self.sequence(x)
 
 
-def _dense(x: Tensor | None) -> Tensor | None:
-    """A gradient as numbers in memory, which one of PyTorch's own that is marked as negative or as zero does not have."""
+def _readable(x: Tensor | None) -> Tensor | None:
+    """A gradient as numbers in memory, which one of PyTorch's own that is sparse, or marked as negative or as zero, does not have."""
     if type(x) is not Tensor:
         return x
+    if x.layout is not torch.strided:
+        x = x.to_dense()
     return x.clone() if x.is_neg() or torch._is_zerotensor(x) else x  # pyright: ignore
 
 
@@ -329,7 +331,7 @@ def _backward(ctx: Any, arriving: Given) -> Any:
     if not torch.is_grad_enabled():  # which create_graph=True enables
         reason = _obstacle(layer, saved, tensors, arriving)
         if reason is not None:
-            arriving = tuple(map(_dense, arriving))
+            arriving = tuple(map(_readable, arriving))
             reason = _obstacle(layer, saved, tensors, arriving)
     if reason is not None or torch.is_grad_enabled():
         return None, *_by_the_loop(layer, saved, tensors, arriving, reason)

@@ -30,7 +30,7 @@ class Quantize(nn.Module):
             raise ValueError(f"`bits` must be at least 1, got {bits}")
         if not low < high:
             raise ValueError(f"`low` must be below `high`, got {low} and {high}")
-        self.bits, self.low, self.high = bits, low, high
+        self.bits, self.low, self.high = bits, float(low), float(high)
 
     @property
     def numbers(self) -> tuple[float, float, float]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from spikegrad.gradient.torch import constant
+from spikegrad.kernels import arguments
 from spikegrad.nn.layer import Stateful
 
 Role = Literal["sequence", "folded"]
@@ -54,12 +55,16 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
             The output of the last module, ``(time, batch, ...)``, and the state.
 
         Raises:
-            TypeError: a module keeps a state, or has one inside, but does not take a sequence and a state.
+            TypeError: a module keeps a state, or has one inside, but does not take a sequence and a state; the input is no tensor, or
+                the state no tuple.
             ValueError: the state does not have one entry for each module; a module changes the number of samples.
         """
         x = input
+        arguments.expect("`input`", x, "torch")
         if x.ndim < 2:
             raise ValueError(f"`input` must be (time, batch, *features) or (time, features), got shape {tuple(x.shape)}")
+        if not isinstance(state, tuple | list | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"`state` must be a tuple with one entry for each of the {len(self)} modules, got {type(state).__name__}")
         states = [None] * len(self) if state is None else list(state)
         if len(states) != len(self):
             raise ValueError(f"`state` must have one entry for each of the {len(self)} modules, got {len(states)}")

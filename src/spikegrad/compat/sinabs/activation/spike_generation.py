@@ -25,6 +25,7 @@ import spikegrad
 from spikegrad.compat.functions import Subclassable, floating
 from spikegrad.compat.likeness import Alike
 from spikegrad.compat.sinabs.activation.surrogate_gradient_fn import Threshold, checked
+from spikegrad.compat.sinabs.adapted import adapt
 from spikegrad.gradient.torch import transforming
 from spikegrad.vocabulary import inf, widen
 
@@ -169,6 +170,8 @@ def _forward(ctx: Any, v_mem: Tensor, theta: Any, gradient: GradientFn, spikes: 
 
 def _fire(v_mem: Tensor, theta: Any, gradient: GradientFn, spikes: Callable[..., Tensor], most: int | None = None) -> Tensor:
     """Spikes with the gradient; what they depend on is the difference of potential and threshold, or the ratio."""
+    if isinstance(gradient, spikegrad.Surrogate):
+        gradient = adapt(gradient)
     if transforming() or torch.compiler.is_compiling():
         with_ratio = spikes is _multiple
         constant = theta.detach() if isinstance(theta, Tensor) else theta
