@@ -87,8 +87,8 @@ def _rising(surrogate: Surrogate) -> list[str]:
     peak = facts.computed(surrogate, ("peak",))["peak"]
     if not peak > 0:
         return [
-            f"the derivative is nowhere positive, at most {peak + 0.0:.4g}: a network would learn nothing, or the opposite; a step rises, and so "
-            "must its surrogate"
+            f"the derivative is nowhere positive, at most {peak + 0.0:.4g}: a network would learn nothing, or the opposite; a step rises, "
+            "and so must its surrogate"
         ]
     if "area" in facts.section(type(surrogate), "Facts"):
         return []
