@@ -55,12 +55,13 @@ def sending(random: np.random.Generator, dtype: str, rate: float, *shape: int) -
 def test_functions_are_products(features, samples, dtype):
     """Exactly, at every rate; what they are not given they do not touch."""
     random = np.random.default_rng(features)
-    feed, send, learn = (function(name, dtype) for name in ("feed", "send", "learn"))
+    examine, feed, send, learn = (function(name, dtype) for name in ("examine", "feed", "send", "learn"))
     weights, count = dyadic(random, dtype, features, features), samples * features
     for rate in RATES:
         places = np.full(2 * (features + 16) + 8, 7, dtype)
         sent, gradient = sending(random, dtype, rate, samples, features), dyadic(random, dtype, samples, features)
         fed, back = (np.full(count + 8, np.nan, dtype) for _ in range(2))
+        examine(weights, places, features)
         feed(count, sent, fed, weights, places, features)
         send(count, gradient, back, weights, features)
         total = dyadic(random, dtype, features, features)
@@ -80,6 +81,7 @@ def test_functions_round_as_sums_do(features, samples, dtype):
     weights, gradient = (random.normal(size=(n, features)).astype(dtype) for n in (features, samples))
     feed, learn = function("feed", dtype), function("learn", dtype)
     places, eps = np.empty(2 * (features + 16), dtype), np.finfo(dtype).eps
+    function("examine", dtype)(weights, places, features)
     for rate in RATES:
         sent = sending(random, dtype, rate, samples, features) * random.normal(size=(samples, features)).astype(dtype)
         fed, learned = np.empty_like(sent), np.zeros_like(weights)
@@ -98,9 +100,15 @@ def test_what_is_not_finite_is_received_by_all_of_its_sample(value, dtype):
         weights, sent = np.abs(dyadic(random, dtype, 65, 65)) + 1, sending(random, dtype, rate, 5, 65)
         sent[3, 40] = value
         fed, places = np.empty_like(sent), np.empty(2 * (65 + 16), dtype)
+        function("examine", dtype)(weights, places, 65)
         function("feed", dtype)(sent.size, sent, fed, weights, places, 65)
         assert not np.isfinite(fed[3]).any()
         np.testing.assert_array_equal(np.delete(fed, 3, 0), np.delete(sent, 3, 0) @ weights)
+        sent[:, 7], weights[7, 9] = 0, value  # of a neuron that sent nothing
+        function("examine", dtype)(weights, places, 65)
+        function("feed", dtype)(sent.size, sent, fed, weights, places, 65)
+        assert np.isnan(fed[:, 9]).all()
+        np.testing.assert_array_equal(np.isnan(np.delete(fed, 9, 1)[[0, 1, 2, 4]]), np.zeros((4, 64), bool))
 
 
 # Layers.

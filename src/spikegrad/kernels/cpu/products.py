@@ -126,11 +126,15 @@ def _rows(dtype: str, *, gathers: bool) -> Callable[..., None]:
 def functions(dtype: str) -> Sequence[Callable[..., None]]:
     """What weights make of outputs, and of gradients of what was received. All arguments are addresses or whole numbers.
 
-    ``feed(count, sent, fed, weights, places, features)``, with weights by sender and room for two rows at `places`;
+    ``feed(count, sent, fed, weights, places, features)``, with weights by sender and room for two rows at `places`, where before
+    ``examine(weights, places, features)`` has noted whether all weights are finite;
     ``send(count, gradient, back, weights, features)``, with weights by receiver; and
     ``learn(count, sent, gradient, weights, places, features)``, which adds to the gradient of the weights, by sender.
     """
     reals, ints = pointer(getattr(types, dtype)), pointer(types.uint32)
+    infinite = np.uint32(0x7F800000) if dtype == "float32" else np.uint64(0x7FF0 << 48)
+    none = infinite - infinite
+    bits = pointer(types.uint32 if dtype == "float32" else types.uint64)
     size, lanes, real = np.dtype(dtype).itemsize, _REGISTER // np.dtype(dtype).itemsize, np.dtype(dtype).type
     shapes = (lanes, 2), (min(4, lanes), max(1, 4 // lanes)), (1, 1)
     many_wide, many_narrow, many_single = (_block(dtype, _ROWS, *shape) for shape in shapes)
@@ -175,9 +179,22 @@ def functions(dtype: str) -> Sequence[Callable[..., None]]:
             found += U(given[k] != real(0.0))
         return found
 
+    @numba.njit(error_model="numpy")
+    def finite(address, count):  # type: ignore[no-untyped-def]
+        """Whether all numbers are finite: their largest exponent, among whole numbers, which the vectoriser can take apart."""
+        given, largest = bits(address), none
+        for k in range(count):
+            size = given[k] & infinite
+            largest = size if size > largest else largest
+        return largest < infinite
+
+    def examine(weights, places, features):  # type: ignore[no-untyped-def]
+        ints(places + (features + U(8)) * item)[0] = np.uint32(finite(weights, features * features))  # between the two rows
+
     def feed(count, sent, fed, weights, places, features):  # type: ignore[no-untyped-def]
         stride = features * item
-        if float(counted(sent, count)) >= RARE * float(count):
+        # What is not finite times the 0 of a silent neuron is NaN, so that no row may be left out.
+        if float(counted(sent, count)) >= RARE * float(count) or ints(places + (features + U(8)) * item)[0] == np.uint32(0):
             product(count // features, features, features, sent, stride, item, weights, stride, fed, stride, U(0))
             return
         values, whole, received = places + (features + U(16)) * item, features // tile * tile, reals(fed)
@@ -198,7 +215,8 @@ def functions(dtype: str) -> Sequence[Callable[..., None]]:
 
     def learn(count, sent, gradient, weights, places, features):  # type: ignore[no-untyped-def]
         stride = features * item
-        if features < U(FEWEST_TO_LEARN) or float(counted(sent, count)) >= RARE_TO_LEARN * float(count):
+        few = features >= U(FEWEST_TO_LEARN) and float(counted(sent, count)) < RARE_TO_LEARN * float(count)
+        if not few or not finite(gradient, count):
             product(features, features, count // features, sent, item, stride, gradient, stride, weights, stride, U(1))
             return
         values, whole = places + (features + U(16)) * item, features // tile * tile
@@ -211,10 +229,10 @@ def functions(dtype: str) -> Sequence[Callable[..., None]]:
                 for j in range(whole, features):
                     row[j] += value * reals(gradient + sample)[j]
 
-    return feed, send, learn
+    return examine, feed, send, learn
 
 
-_COUNTS = {"feed": 6, "send": 5, "learn": 6}
+_COUNTS = {"examine": 3, "feed": 6, "send": 5, "learn": 6}
 _SOURCE = """
 from spikegrad.kernels.cpu.compiler import entry
 from spikegrad.kernels.cpu.products import functions

@@ -238,6 +238,7 @@ class _Printer:
         sent, weights = {"recurrent": "sent"}, self._argument("weights")[0]
         return [
             *self._begin(states | sent, "first"),
+            f"examine({weights}, {self._address('places')}, features)",
             "for t in range(steps):",
             f"    feed(count, {self._address('sent')}, {self._address('fed')}, {weights}, {self._address('places')}, features)",
             f"    {step}",
