@@ -44,6 +44,7 @@ def run(
     quantize: Callable[[jax.Array], jax.Array] | None = None,
     training: bool = False,
     key: jax.Array | None = None,
+    lengths: Any = None,
     backend: Backend = "auto",
 ) -> tuple[Any, ...]:
     """A layer of any neuron over a sequence.
@@ -61,6 +62,9 @@ def run(
         quantize: a function of the state, applied where the step says `quantized`.
         training: whether a stochastic surrogate draws noise.
         key: a `jax.random.key` for that noise.
+        lengths: of each sample, ``(batch,)``, whole numbers, where a batch is filled up to the longest; they may be traced. Each sample
+            runs as it would by itself: the state is that at its own end, outputs and recorded values are 0 from there on, what fills up has
+            no effect and a gradient of 0. By the scan.
         backend: ``"reference"`` is the scan; ``"numba"`` the fused kernels, which run on the CPU and do first derivatives in reverse mode,
             or an error that says what they cannot do; ``"auto"`` the kernels where they can, else the scan. Forward mode and second
             derivatives go through the scan, also around a layer that runs in the kernels.
@@ -109,6 +113,8 @@ def run(
     rest = plan.rested(numbers | {name: getattr(neuron, name) for name in neuron.states}, like)
     start: Any = tuple(rest.values()) if state is None else arguments.state(names, state, like)
     reason = _obstacle(surrogate, inhibition, quantize)
+    if lengths is not None:
+        lengths, reason = _lengths(lengths, like), reason or "its samples have lengths of their own"
     if backend == "numba" and reason is not None:
         raise ValueError(f"backend='numba' cannot run this layer: {reason}; use backend='auto' or 'reference'")
     if backend != "reference" and reason is None:
@@ -139,6 +145,7 @@ def run(
             noisy=surrogate.stochastic and training,
             draws=draws,
             rested=state is None,
+            lengths=lengths,
         )
     outputs, last, recorded = found
     outputs = tuple(cast(x, given[0]) for x in outputs)
@@ -170,6 +177,18 @@ def _numbers(neuron: Neuron, values: dict[str, Any], like: jax.Array) -> tuple[d
     return numbers, {name[6:]: x for name, x in arrays.items() if name.startswith("spike.")}
 
 
+def _lengths(lengths: Any, like: jax.Array) -> jax.Array:
+    """The lengths of samples, checked as far as they are known."""
+    if not isinstance(lengths, jax.core.Tracer):
+        return jnp.asarray(arguments.ends(lengths, like), int)
+    if like.ndim < 3 or lengths.shape != like.shape[1:2] or not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(
+            f"`lengths` must be whole numbers, one for each sample of currents (time, batch, *features), got {lengths.dtype} of shape "
+            f"{lengths.shape} for currents of shape {like.shape}"
+        )
+    return lengths
+
+
 def _obstacle(surrogate: Surrogate, inhibition: bool, quantize: Any) -> str | None:
     """Why the kernels cannot run a layer with these, or None."""
     if not _INSTALLED:
@@ -199,6 +218,7 @@ class Keywords(TypedDict, total=False):
         spike_parameters: arrays in place of the surrogate's numbers, by name, which receive gradients.
         training: see `run`.
         key: see `run`.
+        lengths: see `run`.
         record: also return the potentials before reset.
         backend: see `run`.
     """
@@ -213,6 +233,7 @@ class Keywords(TypedDict, total=False):
     spike_parameters: Mapping[str, jax.Array]
     training: bool
     key: jax.Array | None
+    lengths: Any
     record: bool
     backend: Backend
 

@@ -128,6 +128,26 @@ def real(label: str, value: Any) -> None:
         raise TypeError(f"{label} must be a real number or a JAX array of them, got {type(value).__name__} of {dtype}")
 
 
+def ends(lengths: Any, like: Array) -> list[int]:
+    """The lengths of the samples of a batch, as numbers.
+
+    Raises:
+        TypeError: they are no whole numbers.
+        ValueError: there is no batch, or not one length for each sample, or one is longer than the input.
+    """
+    steps, shape = like.shape[0], tuple(like.shape)
+    if len(shape) < 3:
+        raise ValueError(f"`lengths` are of the samples of a batch, currents are (time, batch, *features), got shape {shape}")
+    found = lengths.tolist() if hasattr(lengths, "tolist") else list(lengths) if isinstance(lengths, tuple | list) else lengths
+    if not isinstance(found, list) or not all(isinstance(each, int) and not isinstance(each, bool) for each in found):
+        raise TypeError(f"`lengths` must be whole numbers, one for each sample, got {lengths!r}")
+    if len(found) != shape[1]:
+        raise ValueError(f"`lengths` must be one for each of the {shape[1]} samples of currents of shape {shape}, got {len(found)}")
+    if wrong := [each for each in found if not 0 <= each <= steps]:
+        raise ValueError(f"`lengths` must be between 0 and the {steps} steps of currents of shape {shape}, got {wrong[0]}")
+    return found
+
+
 def filled(values: Mapping[str, Any], like: Array) -> tuple[Array, ...]:
     """Resting states, numbers or arrays, as arrays of the shape of one step."""
     arrays = namespace(library(like))

@@ -35,6 +35,7 @@ def run(
     noisy: bool = False,
     draws: Array | None = None,
     rested: bool = True,
+    lengths: Array | None = None,
 ) -> tuple[list[Array], list[Array], list[Array]]:
     """A layer over all time steps.
 
@@ -50,6 +51,7 @@ def run(
         noisy: whether `fire` draws noise, so that a spike that is due a step later must not be drawn again.
         draws: in JAX the keys that noise is drawn from, one for the start and one for each step.
         rested: whether the state is rest, after which no reset is due.
+        lengths: in JAX the number of steps of each sample, after which its state stays and all else is 0.
 
     Returns:
         Sequences of the outputs, the states after the last step, and sequences of the recorded values.
@@ -87,13 +89,28 @@ def run(
         fed = values[:1] if weights is not None else []
         return (*after, *fed), (values[:outputs], values[outputs + len(names) :])
 
+    def until(carry: tuple[Array, ...], given: Any) -> tuple[tuple[Array, ...], Any]:
+        """The step of samples that go on."""
+        (*current, going), draw = given
+        after, made = step(carry, (current, draw))
+        where = namespace("jax").where
+        return tuple(where(going, new, old) for new, old in zip(after, carry, strict=True)), [
+            [where(going, x, 0) for x in each] for each in made
+        ]
+
     states, fed = list(state[: len(plan.states)]), list(state[len(plan.states) :])
     if due is not None:
         first = evaluator(due, None if draws is None else draws[0])({**arrays, **dict(zip(plan.states, states, strict=True))})
         states += [x * 0 for x in first] if rested else first
     draws = None if draws is None else draws[1:]
     numbers = [x if weights is None else x + weights.sum() for x in arrays.values() if x.ndim < like.ndim] if not len(like) else []
-    last, (out, recorded) = _scan(step, (*states, *fed), tuple(inputs), draws, (outputs, len(call.recorded)), numbers)
+    if lengths is not None:
+        arrays_of = namespace("jax")
+        going = (arrays_of.arange(len(like))[:, None] < lengths).reshape(*like.shape[:2], *[1] * (like.ndim - 2))
+        inputs = [*(arrays_of.where(going, x, 0) for x in inputs), going]  # what fills a batch up may be NaN
+    last, (out, recorded) = _scan(
+        step if lengths is None else until, (*states, *fed), tuple(inputs), draws, (outputs, len(call.recorded)), numbers
+    )
     return list(out), [*last[: len(plan.states)], *last[len(names) :]], list(recorded)
 
 

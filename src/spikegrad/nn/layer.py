@@ -15,6 +15,7 @@ from spikegrad.kernels import arguments, loop, text
 from spikegrad.kernels.plan import QUANTIZED, Call, Connection, array
 from spikegrad.neuron import Neuron
 from spikegrad.nn.backend import check, fused, kernels, obstacle, rewritten
+from spikegrad.nn.lengths import run as to_ends
 from spikegrad.nn.parameters import checked, has_values, held, hold, named
 from spikegrad.nn.quantize import Quantize
 from spikegrad.nn.spike import Spike
@@ -185,7 +186,9 @@ class Layer(Stateful):
             return held(self, name, neuron.numbers[name]) if name in self._tensors else getattr(neuron, name)
         return super().__getattr__(name)
 
-    def forward(self, currents: Any, state: Any = None, *, record: bool | str | Sequence[str] = False) -> tuple[Any, ...]:
+    def forward(
+        self, currents: Any, state: Any = None, *, record: bool | str | Sequence[str] = False, lengths: Any = None
+    ) -> tuple[Any, ...]:
         """Run the layer over a sequence.
 
         Args:
@@ -193,6 +196,9 @@ class Layer(Stateful):
             state: the states to start from, as they were returned, each of the shape of one step; rest if None.
             record: also return other values of the step: True for the potentials ``u``, or their names for a dict. ``excess`` is the
                 potential over the threshold.
+            lengths: of each sample, ``(batch,)``, whole numbers, where a batch is filled up to the longest. Each sample runs as it would
+                by itself: the state is that at its own end, outputs and recorded values are 0 from there on, what fills up has no
+                effect and a gradient of 0. A length of 0 leaves the state as it was.
 
         Returns:
             ``(spikes, state)`` or ``(spikes, state, recorded)``. Outputs have the shape and dtype of the currents, a tuple of them if the
@@ -209,7 +215,10 @@ class Layer(Stateful):
             known = ", ".join(self._record.recorded) or "nothing"
             raise ValueError(f"record={unknown[0]!r}: the step of {type(neuron).__name__} names {known}")
         given = arguments.inputs(neuron.inputs, currents, "torch")
-        outputs, last, recorded = self._run(wanted, given, state)
+        if lengths is None:
+            outputs, last, recorded = self._run(wanted, given, state)
+        else:
+            outputs, last, recorded = self._run_to_ends(wanted, given, state, lengths)
         after = self.state_of(last)
         made = outputs[0] if len(outputs) == 1 else tuple(outputs)
         if record is False:
@@ -250,6 +259,23 @@ class Layer(Stateful):
             found = kernels().run(call, given, start, numbers, spike.floats | learned if learned else spike.floats)
         n, m = call.plan.outputs, call.plan.outputs + len(self._state_names)
         return found[:n], found[n:m], found[m:]
+
+    def _run_to_ends(self, wanted: tuple[str, ...], given: tuple[Tensor, ...], state: Any, lengths: Any) -> Any:
+        """The same, of samples that end at different steps."""
+        like = arguments.working(given[0])
+        start = None if state is None else arguments.state(self._state_names, state, like)
+        if shared := [name for name in self._tensors if (x := getattr(self, name)).ndim == given[0].ndim - 1 and x.shape[0] != 1]:
+            raise ValueError(f"`{shared[0]}` differs between the samples of a batch, which does not go with `lengths`")
+        count = 0
+
+        def run(inputs: tuple[Tensor, ...], state: tuple[Tensor, ...] | None) -> tuple[list[Tensor], list[Tensor]]:
+            nonlocal count
+            outputs, last, recorded = self._run(wanted, inputs, state)
+            count = len(outputs)
+            return [*outputs, *recorded], [*last]
+
+        sequences, last = to_ends(run, given, start, lengths)
+        return sequences[:count], last, sequences[count:]
 
     def _plain(self, call: Call, given: tuple[Tensor, ...], like: Tensor, state: Any, numbers: dict[str, Any], quantize: Any) -> Any:
         """The layer in the plain loop, from these states or from rest."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spikegrad.gradient.torch import constant
 from spikegrad.kernels import arguments
-from spikegrad.nn.layer import Stateful
+from spikegrad.nn.layer import Layer, Stateful
 
 Role = Literal["sequence", "folded"]
 
@@ -44,12 +44,14 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
         torch.Size([5, 2, 10])
     """
 
-    def forward(self, input: Tensor, state: Any = None) -> tuple[Any, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, input: Tensor, state: Any = None, *, lengths: Any = None) -> tuple[Any, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the chain.
 
         Args:
             input: ``(time, batch, *features)``, or ``(time, features)`` without a batch.
             state: one entry for each module, as returned before (None for modules without state); None starts from rest.
+            lengths: of each sample, see `Layer.forward`; other modules are given the zeros that fill the batch up, too, so that a
+                `BatchNorm2d` counts them.
 
         Returns:
             The output of the last module, ``(time, batch, ...)``, and the state.
@@ -70,7 +72,9 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
             raise ValueError(f"`state` must have one entry for each of the {len(self)} modules, got {len(states)}")
         for place, (module, role) in enumerate(zip(self, self._roles(), strict=True)):
             if role == "sequence":
-                x, states[place] = module(x, states[place])
+                if lengths is not None and not isinstance(module, Layer | Sequential):
+                    raise TypeError(f"module {place} of the chain, {_kind(module)}, does not take `lengths`")
+                x, states[place] = module(x, states[place]) if lengths is None else module(x, states[place], lengths=lengths)
                 continue
             if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"module {place} of the chain, {_kind(module)}, takes one tensor, got {_kind(x)} from what is before it")
