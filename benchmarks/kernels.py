@@ -343,6 +343,10 @@ def run(effort: Effort) -> Report:
     for size in (small, large):
         report.sections.append(options(size, effort, report))
         report.sections.append(gradients(size, effort, report))
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > machine.cores() + 1 and not effort.quick:  # half types, products and training run in all threads, by the clock
+        report.skipped.append(f"what runs in several threads: others keep the machine busy, {load:.0f} threads on {machine.cores()} cores")
+        return report
     report.sections.append(halves(large, effort, report))
     report.sections.append(after_product(QUICK_FLAT if effort.quick else FLAT, effort, report))
     report.sections.append(training(effort, report))
