@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -273,9 +274,9 @@ def deterministic() -> Any:
 
 def freed(layer: Any) -> Tensors:
     """Memory that was given back, as FSDP does with its parameters; from its beginning, and from further on."""
-    whole = torch.zeros(2, *SHAPE)
-    whole.untyped_storage().resize_(0)
-    for x in whole:
+    parts = torch.zeros(2, *SHAPE).unbind()
+    parts[0].untyped_storage().resize_(0)
+    for x in parts:
         with torch.no_grad(), pytest.raises(RuntimeError, match="out of bounds for storage of size 0"):
             layer(x)
     with torch.no_grad():
@@ -371,7 +372,7 @@ def require_right(what: str, kind: str, run: Callable[..., Tensors]) -> str:
         found = run(made(kind, "auto"))
     except (RuntimeError, TypeError, ValueError) as error:
         words = NOT_TWICE if kind in FED and f"{error}".startswith("a fused layer with all-to-all") else REFUSED.get(what, "not refused")
-        assert __import__("re").search(words, str(error)), f"{what}, {kind}: {type(error).__name__}: {error}"
+        assert re.search(words, str(error)), f"{what}, {kind}: {type(error).__name__}: {error}"
         return "refused"
     for a, b in zip(found, wanted, strict=False):
         a = a.detach()
@@ -387,3 +388,92 @@ def test_every_layer_in_every_mode(what):
         if what == "what is saved in another dtype" and kind != "Leaky":
             continue
         require_right(what, kind, SAFE[what])
+
+
+WALK = """
+import warnings
+import torch
+from tests import test_modes as modes
+
+warnings.simplefilter("ignore", DeprecationWarning)
+torch.set_num_threads(1)
+for what, run in modes.CRASHED.items():
+    for kind in modes.LAYERS:
+        print(what, "|", kind, flush=True)  # the last line says where it ended
+        modes.require_right(what, kind, run)
+print("all of them")
+"""
+
+
+def test_every_layer_in_modes_that_crashed():
+    found = subprocess.run(
+        [sys.executable, "-c", WALK], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert found.stdout.endswith("all of them\n"), (found.returncode, found.stdout[-200:], found.stderr[-2000:])
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_what_has_no_numbers_has_shapes(kind):
+    """On the meta device and with fake tensors, forward and backward; also of the backward pass alone."""
+    wanted = both(made(kind, "reference"), X, W)
+    found = both(made(kind, "auto").to("meta"), X.to("meta"), W.to("meta"))
+    assert [(x.shape, x.dtype, x.is_meta) for x in found] == [(x.shape, x.dtype, True) for x in wanted]
+    layer = made(kind, "auto")
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PyTorch's own, about tensors that it looks at
+        found = both(layer, mode.from_tensor(X), mode.from_tensor(W))
+    assert [(x.shape, x.dtype) for x in found] == [(x.shape, x.dtype) for x in wanted]
+    with FakeTensorMode() as mode:
+        layer = nn.Leaky(0.9, backend="auto") if kind == "learned" else made(kind, "auto")  # whose tensor has no first number there
+        assert layer(torch.rand(SHAPE))[0].shape == SHAPE
+    x = X.clone().requires_grad_()
+    layer = made(kind, "auto")
+    out = layer(x)[0]
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        if kind in FED:
+            with pytest.raises(RuntimeError, match=NOT_TWICE):
+                torch.autograd.grad(out, x, mode.from_tensor(W))
+        else:
+            assert torch.autograd.grad(out, x, mode.from_tensor(W))[0].shape == SHAPE
+
+
+WORDS: dict[str, tuple[Callable[[], Any], str]] = {
+    "nested": (lambda: torch.nested.nested_tensor([X[:, 0], X[:, 1]]), "must be dense, got a nested tensor"),
+    "jagged": (lambda: torch.nested.nested_tensor([X[:, 0], X[:, 1]], layout=torch.jagged), "must be dense, got a nested tensor"),
+    "sparse": (lambda: X.to_sparse(), r"must be dense, got the layout torch\.sparse_coo; convert it with \.to_dense"),
+    "compressed": (lambda: X[:, 0].to_sparse_csr(), r"must be dense, got the layout torch\.sparse_csr"),
+    "of MKL-DNN": (lambda: X.to_mkldnn(), r"must be dense, got the layout torch\._mkldnn"),
+    "masked": (lambda: masked(X), r"must be dense, got a MaskedTensor; fill it with \.to_tensor"),
+    "quantized": (lambda: torch.quantize_per_tensor(X, 0.1, 0, torch.qint8), "expected a floating-point tensor, got torch.qint8"),
+    "complex": (lambda: torch.complex(X, X), "expected a floating-point tensor, got torch.complex64"),
+}
+
+
+@pytest.mark.parametrize("what", WORDS)
+def test_refused_in_words(what):
+    make, words = WORDS[what]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        x = make()
+    for kind in LAYERS:
+        for backend in ("auto", "reference"):
+            with pytest.raises((TypeError, ValueError), match=words):
+                made(kind, backend)(x)
+
+
+def test_eight_bits_run_in_the_plain_loop():
+    x = X.to(torch.float8_e4m3fn)
+    assert torch.equal(made("Leaky", "auto")(x)[0].float(), made("Leaky", "reference")(x)[0].float())
+    with pytest.raises(ValueError, match=r"it is given numbers of torch\.float8_e4m3fn"):
+        made("Leaky", "numba")(x)
+
+
+def test_nothing_to_compute():
+    for kind in LAYERS:
+        for shape in ((4, 0, 3), (0, 2, 3)):
+            layer, x = made(kind, "auto"), torch.zeros(shape, requires_grad=True)
+            out = layer(x)[0]
+            assert out.shape == shape
+            if out.requires_grad:
+                assert torch.autograd.grad(out.sum(), x, allow_unused=True)[0] is not None or not shape[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import builtins
 import contextlib
 import copy
@@ -320,6 +321,42 @@ def test_a_message_is_short():
         with pytest.raises(ValueError, match="this is no layer") as caught:
             read(edited(lambda data, path=path: put(data, *path, value="x" * 50_000)))
         assert len(str(caught.value)) < 500, path
+
+
+RUNS = "__import__('spikegrad').__dict__.update(ran=True)"
+HOSTILE = (RUNS, f"x={RUNS}", f"v]\\n{RUNS}#", "if", "", "\N{MATHEMATICAL ITALIC SMALL X}", 10**30, -1, None, {"x": 1}, [RUNS])
+
+
+def test_each_word_replaced_is_refused_and_runs_nothing():
+    """Every word, key and number of a record, by code and by what is no word; through the operator, as a file would give it."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("spikegrad.kernels.operator")
+    import spikegrad
+
+    inputs, count = [torch.ones(3, 2)], 0
+    numbers, slope = torch.ones(5, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    for *path, key in places(BASE):
+        owner = BASE
+        for each in path:
+            owner = owner[each]
+        if isinstance(owner[key], (dict, list)) and not isinstance(owner, dict):
+            continue  # whose words are replaced one by one
+        damaged = [edited(lambda data, value=value, path=(*path, key): put(data, *path, value=value)) for value in HOSTILE]
+        if isinstance(owner, dict):
+            damaged.append(json.dumps(BASE).replace(f'"{key}":', f"{json.dumps(RUNS)}:"))
+        for text in damaged:
+            if text == json.dumps(BASE) or (text.count("null") > json.dumps(BASE).count("null") and key == "primitive"):
+                continue
+            with pytest.raises(ValueError, match=r"this is no layer of spikegrad: .*; if it comes from an older file, export it again"):
+                torch.ops.spikegrad.layer(inputs, [], numbers, slope, text, "")
+            count += 1
+    assert count >= 500
+    assert not hasattr(spikegrad, "ran")
+    for names in (RUNS, "beta beta", "first.v", "spike.slope", "weights", "x", "quantize.low"):
+        with pytest.raises(ValueError, match=r"this is no call of a layer of spikegrad: .*; if it comes from a file, export it again"):
+            torch.ops.spikegrad.layer(inputs, [], numbers, slope, json.dumps(BASE), names)
+    with nothing_runs(), pytest.raises(ValueError, match="export it again"):  # what older versions wrote
+        read(base64.b64encode(pickle.dumps(ATan())).decode())
 
 
 # Edits that nobody thought of.

@@ -291,6 +291,7 @@ def _by_the_loop(
         if not inputs:  # not saved, for the gradient does not depend on them
             zero = torch.zeros((), dtype=layer.dtype, device="cpu", requires_grad=True)
             inputs = [zero.expand(layer.shape) for _ in layer.inputs]
+        inputs = [x.to(layer.dtype) for x in inputs]  # which hooks may have saved in another
         wide = [x.to(layer.real) for x in inputs]
         step = wide[0].new_zeros(layer.shape[1:])
         state = [(step + named[f"first.{name}"]).to(step) for name in plan.states]

@@ -2,25 +2,23 @@
 
 Numba's disk cache knows a function by its file and ignores its globals, so that two formulas compiled from one file would load each other's
 machine code; hence one file for each. It lies in ``$SPIKEGRAD_CACHE``, else in the user's cache directory. Whoever can write there can run
-code here: a directory that others can write to is not used. Then, and where nothing can be written, the files go to a temporary directory
-of this process, and every process compiles for itself.
+code here: a directory that others can write to is not used. Then, and where nothing can be written, there are no files, and every process
+compiles for itself.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import os
-import shutil
 import stat
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numba
@@ -94,7 +92,8 @@ def entry(count: int, result: Any = types.void) -> Callable[[Callable[..., Any]]
 
     def compiled(function: Callable[..., Any]) -> Any:
         made: Any = CFunc(function, ((types.uint64,) * count, result), {}, {"error_model": "numpy", "no_rewrites": True})
-        made.enable_caching()
+        if not function.__code__.co_filename.startswith("<"):  # it has a file, and so may its machine code
+            made.enable_caching()
         cache = made._cache
         # Numba first learns all the types it knows, a quarter of a second, though only compiling needs them; running needs its allocator.
         if hasattr(cache, "_load_overload"):
@@ -212,15 +211,26 @@ def loaded(name: str, text: str) -> Any:
     module_name = f"spikegrad_generated_{name}_{_digest(text)}"
     with LOCK:
         if module_name not in _modules:
-            path = _written(_directory(), f"{module_name}.py", text)
-            spec = importlib.util.spec_from_file_location(module_name, path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module  # Numba's cache finds functions by the name of their module
-            spec.loader.exec_module(module)
-            _modules[module_name] = module
+            try:
+                found = _executed(module_name, text, _directory())
+            except OSError:  # the disk is full, or the directory was removed
+                found = _executed(module_name, text, None)
+            _modules[module_name] = found
         return _modules[module_name]
+
+
+def _executed(name: str, text: str, directory: Path | None) -> ModuleType:
+    """The module, from its file in a directory or from memory."""
+    module = ModuleType(name)
+    sys.modules[name] = module  # Numba's cache finds functions by the name of their module
+    path = f"<{name}>" if directory is None else str(_written(directory, f"{name}.py", text))
+    module.__file__ = path
+    try:
+        exec(compile(text, path, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def _written(directory: Path, name: str, text: str) -> Path:
@@ -235,32 +245,37 @@ def _written(directory: Path, name: str, text: str) -> Path:
     return path
 
 
-def _private(directory: Path) -> bool:
-    """Whether nobody else can write to a directory."""
+def _open_to_others(directory: Path) -> bool:
+    """Whether somebody else owns a directory, can write to it, or can exchange it in one of those above it."""
+    if not hasattr(os, "getuid"):
+        return False
     found = directory.stat()
-    return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return True
+    above = [parent.stat() for parent in directory.parents]
+    return any(s.st_uid not in (0, os.getuid()) or (s.st_mode & stat.S_IWOTH and not s.st_mode & stat.S_ISVTX) for s in above)
 
 
 @functools.cache
-def _directory() -> Path:
+def _directory() -> Path | None:
+    """Where compiled kernels lie, or None if there is no place that nobody else can write to."""
     given = os.environ.get("SPIKEGRAD_CACHE")
     base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikegrad"
-    directory = base / f"numba-{numba.__version__}"
     try:
         base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory = base.resolve() / f"numba-{numba.__version__}"
         directory.mkdir(exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=directory):
             pass
-        if _private(base) and _private(directory):
+        if not _open_to_others(directory.parent) and not _open_to_others(directory):
+            directory.chmod(0o700)
             return directory
-        warnings.warn(
-            f"{directory} is not used for compiled kernels, since others can write to it or own it, and could run code here; every process "
-            "compiles for itself. Set SPIKEGRAD_CACHE to a directory of your own.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    except OSError:
-        pass
-    directory = Path(tempfile.mkdtemp(prefix="spikegrad-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return directory
+    except (OSError, RuntimeError):  # there may be no home
+        return None
+    warnings.warn(
+        f"{directory} is not used for compiled kernels, since others can write to it or own it, and could run code here; every process "
+        "compiles for itself. Set SPIKEGRAD_CACHE to a directory of your own.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spikegrad.kernels.lock import across_forks
+
 _LINE = 64
 """Bytes of a cache line: a vector that lies on two of them costs two accesses."""
 _HUGE = 2**21
@@ -98,7 +100,7 @@ class Block:
 _free: OrderedDict[int, list[Block]] = OrderedDict()
 """By size; sizes used lately come last."""
 _kept = 0
-_lock = threading.Lock()
+_lock = across_forks(threading.Lock())
 
 
 def take(size: int) -> Block:

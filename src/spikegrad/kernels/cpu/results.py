@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from spikegrad.kernels.cpu import memory
+from spikegrad.kernels.lock import across_forks
 
 _SMALLEST = 2**20
 """Bytes from which memory is kept."""
@@ -49,7 +50,7 @@ class _Kept:
 
 _kept: OrderedDict[tuple[tuple[int, ...], torch.dtype], list[_Kept]] = OrderedDict()
 """By shape and dtype; those used lately come last."""
-_lock = threading.Lock()
+_lock = across_forks(threading.Lock())
 
 
 @functools.lru_cache(maxsize=1024)
