@@ -133,7 +133,8 @@ def test_a_compiled_transform_is_the_plain_one(transform):
     x = given(4, 2, 3)
     for make in (nn.Leaky, nn.LeakyIntegrator):
         torch.compiler.reset()
-        f = TRANSFORMS[transform](lambda x, layer=make(0.9): layer(x)[0] * x)
+        layer = make(0.9)
+        f = TRANSFORMS[transform](lambda x, layer=layer: layer(x)[0] * x)
         found = torch.compile(f, fullgraph=True, backend="aot_eager")(x)
         torch.testing.assert_close(found, f(x))
         assert found.abs().max() > 0

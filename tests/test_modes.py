@@ -1,4 +1,4 @@
-"""Tensors of every kind, in every mode, given to every layer: what the plain loop computes, or a refusal in words; never garbage or a crash.
+"""Tensors of every kind, in every mode, given to every layer: what the plain loop computes, or a refusal in words; no garbage, no crash.
 
 A fused layer is compared with the plain loop outside of the mode. What could end the process (an address that is none) runs in a process of
 its own; all kinds and layers share it.
@@ -372,7 +372,8 @@ def require_right(what: str, kind: str, run: Callable[..., Tensors]) -> str:
         found = run(made(kind, "auto"))
     except (RuntimeError, TypeError, ValueError) as error:
         words = NOT_TWICE if kind in FED and f"{error}".startswith("a fused layer with all-to-all") else REFUSED.get(what, "not refused")
-        assert re.search(words, str(error)), f"{what}, {kind}: {type(error).__name__}: {error}"
+        if not re.search(words, str(error)):
+            raise AssertionError(f"{what}, {kind}: {type(error).__name__}: {error}") from error
         return "refused"
     for a, b in zip(found, wanted, strict=False):
         a = a.detach()

@@ -363,3 +363,27 @@ def test_an_infinite_potential_has_no_gradient_whatever_comes_in(create_graph):
     assert gradient[:2].tolist() == [0, 0]
     assert gradient[2] == 2 * ATan().derivative(torch.tensor(0.5))
     assert gradient[3].isnan()
+
+
+@pytest.mark.parametrize("name", ["ATan", "Gaussian"])
+@pytest.mark.parametrize("how", ["grad", "jacfwd", "make_fx", "learned"])
+def test_third_derivative_in_transforms(how, name, points):
+    """It came out as 3/2 of this; where the slope learns, outside of transforms as well."""
+    surrogate, x = CATALOGUE[name](), torch.tensor(points)
+    number = next(iter(surrogate.numbers))
+    curve = x.clone().requires_grad_()
+    wanted = eager_derivatives(surrogate.derivative(curve), curve, 2)[-1]
+    if how in ("grad", "jacfwd"):
+        transform, third = getattr(torch.func, how), surrogate
+        for _ in range(3):
+            third = transform(third)
+        found = torch.func.vmap(third)(x)
+    else:
+        learned = {number: torch.tensor(getattr(surrogate, number), dtype=x.dtype, requires_grad=True)} if how == "learned" else {}
+
+        def third(x):
+            return eager_derivatives(surrogate(x, **learned), x, 3)[-1]
+
+        leaf = x.clone().requires_grad_()
+        found = third(leaf) if how == "learned" else make_fx(third)(leaf)(leaf)
+    torch.testing.assert_close(found.detach(), wanted, rtol=1e-10, atol=1e-10)
