@@ -128,9 +128,7 @@ def _changed(node: ast.Import | ast.ImportFrom, theirs: str, ours: str) -> Itera
         elif alias.asname:
             yield f"import {module} as {alias.asname}"
         elif parent:
-            raise ValueError(
-                f"`import {alias.name}` binds {parent.partition('.')[0]}, which is not replaced; write `import {alias.name} as ...`"
-            )
+            raise ValueError(f"`import {alias.name}` binds all of {parent.partition('.')[0]}, of which only {theirs} is replaced")
         else:
             yield f"import {module}"
             yield f"from {our_parent} import {our_name} as {theirs}"

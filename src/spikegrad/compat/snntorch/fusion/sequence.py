@@ -84,7 +84,7 @@ def _obstacle_here(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, 
         return f"its input has shape {tuple(currents.shape)}"
     if not currents.dtype.is_floating_point:
         return f"its input is {currents.dtype}"
-    fixed = (buffer for name, buffer in neuron.named_buffers(recurse=False) if name not in neuron.STATES)
+    fixed = [b for name, b in neuron._buffers.items() if b is not None and name not in neuron.STATES]  # pyright: ignore[reportPrivateUsage]
     parameters = [p for p in (*neuron.parameters(recurse=False), *fixed) if p.is_floating_point()]
     if any(not fits(p.shape, currents.shape[1:]) for p in parameters):
         return "a parameter has more dimensions than a step"
