@@ -44,6 +44,14 @@ def test_the_split_is_a_partition_and_does_not_change():
     assert data.load("digits").fingerprint.startswith("9ef70e32f4be")
 
 
+def test_validation_samples_of_ones_own(write):
+    parts = {"x_train": X[:20], "y_train": Y[:20], "x_test": X[20:28], "y_test": Y[20:28], "x_val": X[28:], "y_val": Y[28:]}
+    own = data.load(write(**parts))
+    for part, key in ((own.train, "train"), (own.test, "test"), (own.validation, "val")):
+        assert np.array_equal(part[0], parts[f"x_{key}"])
+        assert np.array_equal(part[1], parts[f"y_{key}"])
+
+
 def test_own_files(write):
     own = data.load(write(x=X, y=Y))
     assert (own.name, own.features, own.steps, own.classes) == ("own", 5, None, 4)
@@ -72,6 +80,13 @@ WRONG = {
     "has no `x` and `y`; it has z": {"z": X},
     "has no `y_test`; it has x_train, y_train, x_test": {"x_train": X, "y_train": Y, "x_test": X},
     "`x_train` has samples of shape .5,., `x_test` of shape .4,.": {"x_train": X, "y_train": Y, "x_test": X[:, :4], "y_test": Y},
+    "has no `y_val`; it has x_train": {"x_train": X, "y_train": Y, "x_test": X, "y_test": Y, "x_val": X},
+    "has no `x_test` and `y_test`; it has": {"x_train": X, "y_train": Y, "x_val": X, "y_val": Y},
+    "`x_train` has samples of shape .5,., `x_val` of shape .4,.": {
+        **{"x_train": X, "y_train": Y, "x_test": X, "y_test": Y, "x_val": X[:, :4], "y_val": Y}
+    },
+    "has `labels`, which is not read beside `x`, `y`; leave it out": {"x": X, "y": Y, "labels": Y},
+    "has `x_val`, which is not read beside `x`, `y`; leave it out": {"x": X, "y": Y, "x_val": X, "y_val": Y},
     "label 9 of `y_test` does not occur": {"x_train": X, "y_train": Y, "x_test": X[:1], "y_test": np.array([9])},
 }
 
@@ -96,7 +111,7 @@ def test_wrong_files_are_named(tmp_path, write):
         broken: "not a readable .npz file",
         array: "is a single array",
         cut: "not a readable .npz file",
-        pickled: "not a readable .npz file",
+        pickled: "pickled.npz: `x` holds Python objects, as of samples of different lengths; bring all to one shape",
         tmp_path / "absent.npz": "no such file",
         tmp_path: "is not a file",
         "digit": "unknown data 'digit'; did you mean digits?",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ NAMES = ("digits",)
 """Data that are asked for by name."""
 TEST, VALIDATION = 0.2, 0.1
 SPLITS = ("x_train", "y_train", "x_test", "y_test")
+VALIDATED = ("x_val", "y_val")
 
 
 def check_name(data: str) -> None:
@@ -41,8 +41,8 @@ def load(data: str) -> Dataset:
 
     ``"digits"`` are the 1797 handwritten digits of scikit-learn, 8 by 8 pixels, scaled to 0..1 (nothing is downloaded). A path leads to an
     ``.npz`` file with `x`, (sample, feature) or (sample, time, channel), and `y`, whole numbers from 0; or with `x_train`, `y_train`,
-    `x_test`, `y_test`. Of the samples 20 % become the test set, 10 % (of the training samples, where a test set is given)
-    validation, by the rule of `split`.
+    `x_test`, `y_test` and, if you like, `x_val`, `y_val`. Of the samples 20 % become the test set, 10 % (of the training samples, where a
+    test set is given) validation, by the rule of `split`. A file with anything else in it is refused: nothing is left out unsaid.
 
     Args:
         data: ``"digits"`` or the path of an ``.npz`` file.
@@ -51,7 +51,7 @@ def load(data: str) -> Dataset:
         The data. Samples become float32.
 
     Raises:
-        InputError: the name is unknown, the file is broken, an array is missing or has the wrong shape or type, a value is not
+        InputError: the name is unknown, the file is broken, an array is missing, unknown or has the wrong shape or type, a value is not
             finite, a label is negative or not whole, or there are too few samples.
 
     Example:
@@ -68,20 +68,28 @@ def load(data: str) -> Dataset:
         return _divided("digits", _checked("digits", bunch.data / 16, bunch.target, ("x", "y")))
     arrays = _read(data)
     name = Path(data).stem
-    if "x" in arrays and "y" in arrays:
-        return _divided(name, _checked(data, arrays["x"], arrays["y"], ("x", "y")))
-    if missing := [key for key in SPLITS if key not in arrays]:
+    ready = [*SPLITS, *VALIDATED] if not {"x", "y"} <= arrays.keys() and any(key in arrays for key in (*SPLITS, *VALIDATED)) else []
+    needed = [key for key in ready or ("x", "y") if key not in VALIDATED or any(other in arrays for other in VALIDATED)]
+    if missing := [key for key in needed if key not in arrays]:
         found = f"it has {', '.join(arrays)}" if arrays else "it is empty"
-        needed = "`x` and `y`" if len(missing) == len(SPLITS) else ", ".join(f"`{key}`" for key in missing)
-        raise InputError(f"{data} has no {needed}; {found}")
+        raise InputError(f"{data} has no {' and '.join(f'`{key}`' for key in missing)}; {found}")
+    if unread := [key for key in arrays if key not in needed]:
+        raise InputError(f"{data} has `{unread[0]}`, which is not read beside {', '.join(f'`{key}`' for key in needed)}; leave it out")
+    if not ready:
+        return _divided(name, _checked(data, arrays["x"], arrays["y"], ("x", "y")))
     known = _checked(data, arrays["x_train"], arrays["y_train"], ("x_train", "y_train"))
-    test = _checked(data, arrays["x_test"], arrays["y_test"], ("x_test", "y_test"))
-    if known[0].shape[1:] != test[0].shape[1:]:
-        raise InputError(f"{data}: `x_train` has samples of shape {known[0].shape[1:]}, `x_test` of shape {test[0].shape[1:]}")
-    if extra := sorted(set(test[1].tolist()) - set(known[1].tolist())):
-        raise InputError(f"{data}: label {extra[0]} of `y_test` does not occur in `y_train`")
+    others: list[Part] = []
+    for x, y in zip(needed[2::2], needed[3::2], strict=True):
+        part = _checked(data, arrays[x], arrays[y], (x, y))
+        if known[0].shape[1:] != part[0].shape[1:]:
+            raise InputError(f"{data}: `x_train` has samples of shape {known[0].shape[1:]}, `{x}` of shape {part[0].shape[1:]}")
+        if extra := sorted(set(part[1].tolist()) - set(known[1].tolist())):
+            raise InputError(f"{data}: label {extra[0]} of `{y}` does not occur in `y_train`")
+        others.append(part)
+    if len(others) == 2:
+        return Dataset(name, known, others[1], others[0])
     validation, train = split(known[1], (VALIDATION,))
-    return Dataset(name, _part(known, train), _part(known, validation), test)
+    return Dataset(name, _part(known, train), _part(known, validation), others[0])
 
 
 def _divided(name: str, whole: Part) -> Dataset:
@@ -100,14 +108,28 @@ def _read(path: str) -> Mapping[str, NDArray[Any]]:
             if not isinstance(content, np.lib.npyio.NpzFile):
                 raise InputError(f"{path} is a single array; write an .npz file with numpy.savez(path, x=samples, y=labels)")
             with content:
-                return {key: content[key] for key in content.files}
+                return {key: _array(path, content, key) for key in content.files}
     except InputError:
         raise
     except PermissionError:
         raise InputError(f"{path} cannot be read: permission denied") from None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        why = "it is empty" if Path(path).stat().st_size == 0 else str(error).splitlines()[0]
+    except Exception as error:  # a broken archive makes its reader fail in any way
+        why = "it is empty" if Path(path).stat().st_size == 0 else f"{error}".partition("\n")[0] or type(error).__name__
         raise InputError(f"{path} is not a readable .npz file: {why}") from None
+
+
+def _array(path: str, content: Any, key: str) -> NDArray[Any]:
+    try:
+        found = content[key]
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        raise InputError(
+            f"{path}: `{key}` holds Python objects, as of samples of different lengths; bring all to one shape, say with zeros"
+        ) from None
+    if not isinstance(found, np.ndarray):
+        raise InputError(f"{path}: `{key}` is not an array; write the file with numpy.savez(path, x=samples, y=labels)")
+    return found
 
 
 def _checked(source: str, x: NDArray[Any], y: NDArray[Any], names: tuple[str, str]) -> Part:
@@ -135,7 +157,7 @@ def _checked(source: str, x: NDArray[Any], y: NDArray[Any], names: tuple[str, st
     if y.min() < 0:
         raise InputError(f"{labels} must not be negative, got {int(y.min())} in sample {int(y.argmin())}; number the classes from 0")
     classes = len(np.unique(y))
-    if names[0] == "x_test":  # its labels are compared with those of the training samples
+    if names[0] in ("x_test", "x_val"):  # whose labels are compared with those of the training samples
         return narrow, y.astype(np.int64)
     if classes < 2:
         raise InputError(f"{labels} has a single class; a classifier needs at least two")
