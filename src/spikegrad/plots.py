@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -53,9 +54,18 @@ def save(figure: Figure, path: str | Path) -> None:
     """Write a figure in the format that the path's ending names; it appears whole or not at all."""
     path = Path(path)
     new = path.with_name(f".{path.name}.new")
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(new, format=path.suffix[1:], dpi=160)
-    new.replace(path)
+    try:
+        write(figure, new, path.suffix[1:])
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def write(figure: Figure, path: Path, format: str) -> None:
+    """Write a figure as ``png``, ``svg`` or ``pdf``, whatever the path's ending."""
+    with matplotlib.rc_context(STYLE), np.errstate(over="ignore"):  # see `curves`
+        figure.savefig(path, format=format, dpi=160)
 
 
 def curves(surrogates: Sequence[Surrogate]) -> Figure:
@@ -73,21 +83,23 @@ def curves(surrogates: Sequence[Surrogate]) -> Figure:
     widths = [s.half_width for s in surrogates if math.isfinite(s.half_width)]
     reach = min(max([5 * w for w in widths] + [1.0]), 4.0)
     x = np.unique(np.concatenate([np.linspace(-reach, reach, 4001), np.linspace(-reach / 50, reach / 50, 2001)]))
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), np.errstate(over="ignore"):  # of an axis whose end is near that of the numbers
         columns = 3 if max(len(_label(s)) for s in surrogates) < 36 else 2
         rows = math.ceil(len(surrogates) / columns)
         figure = _figure(9.6, 3.9 + 0.25 * rows)
         linear, logarithmic = figure.subplots(1, 2, width_ratios=(3, 2))
-        lowest, highest = math.inf, 0.0
+        lowest, highest, negative = math.inf, 0.0, False
         for number, surrogate in enumerate(surrogates):
             y = np.broadcast_to(np.asarray(surrogate.derivative(x), dtype=np.float64), x.shape)
             look = {"color": COLOURS[number % len(COLOURS)], "linestyle": ("-", "--", ":")[number // len(COLOURS) % 3]}
             linear.plot(x, y, label=_label(surrogate), **look)
-            logarithmic.plot(x, np.where(y > 0, y, 1e-30), **look)  # zero is far below the axis
-            lowest, highest = min([lowest, *y[y > 0]]), max(highest, float(y.max()))
+            for size, width in ((y, None), (-y, 0.8)):
+                if (size > 0).any():
+                    logarithmic.plot(x, np.where(size > 0, size, 1e-30), **look, linewidth=width)  # zero is far below the axis
+            lowest, highest, negative = min([lowest, *abs(y[y != 0])]), max(highest, float(abs(y).max())), negative or bool((y < 0).any())
         linear.set_title("Derivative")
         linear.axhline(0, color=MUTED, linewidth=0.8)
-        logarithmic.set_title("Its tails")
+        logarithmic.set_title("Its tails, negative ones thin" if negative else "Its tails")
         logarithmic.set_yscale("log")
         logarithmic.set_ylim(max(lowest / 2, 1e-5), 2 * highest)
         for axes in (linear, logarithmic):
@@ -233,21 +245,26 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def confusion(counts: NDArray[np.int64]) -> Figure:
-    """A confusion matrix, rows the right classes, columns the answers; the diagonal stands back so that mistakes stand out."""
+    """A confusion matrix, rows the right classes, columns the answers.
+
+    The diagonal stands back so that mistakes stand out. Their colour is their share of the row, on the same scale in every picture; it
+    rises with the root of the share, so that a few mistakes are seen, and one among many samples is faint.
+    """
     classes = len(counts)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     diagonal = np.eye(classes, dtype=bool)
-    right, wrong = np.ma.masked_array(share, ~diagonal), np.ma.masked_array(share, diagonal | (counts == 0))
+    right, wrong = np.ma.masked_array(diagonal, ~diagonal), np.ma.masked_array(share, diagonal | (counts == 0))
     side = min(max(4.2, 0.42 * classes + 1.4), 14)
     with matplotlib.rc_context(STYLE):
-        figure = _figure(side, side)
+        figure = _figure(side + 0.9, side)
         axes = figure.subplots()
-        axes.imshow(right, cmap="Blues", vmin=0, vmax=1.8)
-        axes.imshow(wrong, cmap="Oranges", vmin=-0.02, vmax=max(float(wrong.filled(0).max()), 0.05) * 1.5)
+        axes.imshow(right, cmap="Blues", vmin=0, vmax=5)
+        mistakes = axes.imshow(wrong, cmap="Oranges", norm=PowerNorm(0.5, 0, 1))
         axes.grid(False)
         if classes <= 30:
             for i, j in np.argwhere(counts):
-                axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=9, color=INK)
+                colour = "white" if i != j and share[i, j] > 0.4 else INK
+                axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=9, color=colour)
             axes.set_xticks(range(classes))
             axes.set_yticks(range(classes))
         axes.tick_params(length=0)
@@ -255,6 +272,10 @@ def confusion(counts: NDArray[np.int64]) -> Figure:
         axes.set_xlabel("answered")
         axes.set_ylabel("right class")
         axes.set_title(f"{counts.trace()} of {counts.sum()} right, {100 * counts.trace() / counts.sum():.2f} %")
+        bar = figure.colorbar(mistakes, ax=axes, shrink=0.6, aspect=25, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1], format="{x:.0%}")
+        bar.set_label("mistakes, share of their row", color=INK)
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+        bar.ax.tick_params(length=0, labelsize=8)
     return figure
 
 
@@ -268,7 +289,7 @@ def raster(look: Look) -> Figure:
         spiking = set(np.unique(look.input)) <= {0.0, 1.0}
         _spikes(panels[0], look.input, MUTED, f"Input: {look.input.shape[1]} {'spike trains' if spiking else 'currents'}", spiking)
         for number, (axes, spikes) in enumerate(zip(panels[1:-1], look.spikes, strict=True)):
-            title = f"Layer {number + 1}: {spikes.shape[1]} neurons, {100 * spikes.mean():.1f} % of steps with a spike"
+            title = f"Layer {number + 1}: {spikes.shape[1]} neurons, {100 * (spikes != 0).mean():.1f} % of steps with a spike"
             _spikes(axes, spikes, COLOURS[number % len(COLOURS)], title, True)
         readout, time = panels[-1], np.arange(1, steps + 1)
         for label, trace in enumerate(look.trace.T):
@@ -278,7 +299,7 @@ def raster(look: Look) -> Figure:
         if look.answer != look.label:
             readout.plot(time, look.trace[:, look.answer], color=COLOURS[1], linewidth=2.2, label=f"class {look.answer}, answered")
         readout.set_title(f"Readout: answers {look.answer}")
-        readout.legend(loc="upper left")
+        readout.legend(loc="best")
         readout.set_xlabel("time step")
         readout.set_xlim(0.5, steps + 0.5)
         readout.xaxis.get_major_locator().set_params(integer=True)
