@@ -277,7 +277,7 @@ def test_mistakes_are_one_line(refused, finished, tmp_path, monkeypatch):
         "plot ATan --out absent/curves.png": "there is no folder absent",
         "plot ATan --out curves.gif": "--out must end in .png, .svg, .pdf",
         "plot ATan StraightThrough --match-half-width": "StraightThrough has neither a slope nor a width",
-        "plot ATan(slope": "a parameter must be a name and a value",
+        "plot ATan(slope": "'ATan(slope' must be a name with values in parentheses, each given once, as in ATan(5)",
     }.items():
         assert message in refused(*arguments.split()), arguments
     assert sorted(os.listdir()) == ["broken.npz", "keys.json", "there.png"]

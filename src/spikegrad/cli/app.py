@@ -100,10 +100,11 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 def _train(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a network; with no options, on handwritten digits", description=TRAIN)
     group = parser.add_argument_group("run")
-    group.add_argument("--out", metavar="FOLDER", help="the new folder; runs/<data>-<number> by default; it must not exist")
-    group.add_argument("--resume", metavar="RUN", help="continue the run in this folder; with --epochs also beyond its end")
-    group.add_argument("--config", metavar="FILE", help="settings from a JSON file, such as a run's config.json; options beside it win")
-    groups: dict[str, Any] = {}
+    group.add_argument("--out", metavar="FOLDER", **_ONCE, help="the new folder; runs/<data>-<number> by default; it must not exist")
+    group.add_argument("--resume", metavar="RUN", **_ONCE, help="continue the run in this folder; with --epochs also beyond its end")
+    said = "settings from a JSON file, such as a run's config.json; options beside it win"
+    group.add_argument("--config", metavar="FILE", **_ONCE, help=said)
+    groups: dict[str, Any] = {"run": group}
     for entry in dataclasses.fields(Config):
         title = entry.metadata["group"].lower()
         if title not in groups:
@@ -127,16 +128,44 @@ def _add_setting(group: Any, entry: dataclasses.Field[Any]) -> None:
         shown = f" ({','.join(map(str, default))})"  # pyright: ignore[reportUnknownArgumentType]
     help = (limits["help"][:1].lower() if limits["help"][1:2].islower() else limits["help"][:1]) + limits["help"][1:].rstrip(".")
     if kind == "bool":
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=f"{help} ({'on' if default else 'off'})")
+        group.add_argument(flag, action=_OnceOrNot, default=None, help=f"{help} ({'on' if default else 'off'})")
         return
     numbers = {"int": int, "float": float}
     metavar = METAVARS.get(entry.name, {"int": "N", "float": "X"}.get(kind, "KIND"))
-    if choices := limits.get("choices"):
-        help += f"{'' if help.endswith('of its') else ':'} {', '.join(choices[:-1])} or {choices[-1]}"
-    options: dict[str, Any] = (
-        {"action": "append"} if entry.name == "parameters" else {"type": _number(numbers[kind]) if kind in numbers else str}
-    )
+    choices = limits.get("choices", ())
+    if not all(choice in help for choice in choices):
+        help += f": {', '.join(choices[:-1])} or {choices[-1]}"
+    options: dict[str, Any] = {"action": "append"} if entry.name == "parameters" else dict(_ONCE)
+    options |= {"type": _number(numbers[kind])} if kind in numbers else {}
     group.add_argument(flag, dest=entry.name, metavar=metavar, help=f"{help}{shown}".replace("%", "%%"), **options)
+
+
+class _Once(argparse.Action):
+    """An option that is given once, or each time alike: which of two values was meant nobody knows."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        if (before := getattr(namespace, self.dest)) not in (None, values):
+            raise InputError(f"{option_string} is given twice, as {before} and as {values}; leave out one")
+        setattr(namespace, self.dest, values)
+
+
+class _OnceOrNot(argparse.BooleanOptionalAction):
+    """Likewise an option that can be switched on and off."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest)
+        super().__call__(parser, namespace, values, option_string)
+        if before not in (None, getattr(namespace, self.dest)):
+            raise InputError(f"{' and '.join(self.option_strings)} contradict each other; leave out one")
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+_ONCE: dict[str, Any] = {"action": _Once, "type": _text}
 
 
 def _number(kind: type) -> Callable[[str], Any]:
@@ -152,8 +181,8 @@ def _number(kind: type) -> Callable[[str], Any]:
 def _evaluate(commands: Any) -> None:
     said = "accuracy, firing rates and confusions of a run's best weights on its test samples"
     parser = commands.add_parser("evaluate", help=said, description=said.capitalize() + ".")
-    parser.add_argument("run", metavar="RUN", help="folder of a run")
-    parser.add_argument("--data", metavar="NAME|FILE", help="other data, of which every sample is used")
+    parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run")
+    parser.add_argument("--data", metavar="NAME|FILE", **_ONCE, help="other data, of which every sample is used")
 
     def call(**options: Any) -> int:
         from spikegrad.cli.training import evaluate
@@ -178,11 +207,12 @@ def _list(commands: Any) -> None:
 def _show(commands: Any) -> None:
     said = "one surrogate or neuron: formula, facts, sources, names elsewhere"
     parser = commands.add_parser("show", help=said, description=said.capitalize() + ".")
-    parser.add_argument("name", metavar="NAME", help="a surrogate or a neuron, as ATan, 'Adaptive(beta=0.8)' or file.py:Class")
-    parser.add_argument("--source", metavar="LANGUAGE", help="print instead what runs, as source: numba, triton or javascript")
-    parser.add_argument(
-        "--of", metavar="PART", help="of which part: forward or backward of a neuron, derivative or primitive of a surrogate"
-    )
+    named = "a surrogate or a neuron, as ATan, 'Adaptive(0.8, jump=0.2)' or file.py:Class"
+    parser.add_argument("name", metavar="NAME", type=_text, help=named)
+    language = "print instead what runs, as source: numba, triton or javascript"
+    parser.add_argument("--source", metavar="LANGUAGE", **_ONCE, help=language)
+    part = "of which part: forward or backward of a neuron, derivative or primitive of a surrogate"
+    parser.add_argument("--of", metavar="PART", **_ONCE, help=part)
 
     def call(**options: Any) -> int:
         from spikegrad.cli.catalogue import show
@@ -195,8 +225,9 @@ def _show(commands: Any) -> None:
 def _plot(commands: Any) -> None:
     said = "draw the curves of surrogates for comparison, or the response of a neuron to current"
     parser = commands.add_parser("plot", help=said, description=said.capitalize() + ".")
-    parser.add_argument("names", metavar="NAME", nargs="+", help="surrogates or one neuron, as ATan, 'Adaptive(beta=0.8)' or file.py:Class")
-    parser.add_argument("--out", metavar="FILE", help="the picture: .png, .svg or .pdf (curves.png, or response.png)")
+    named = "surrogates or one neuron, as ATan, 'Adaptive(0.8, jump=0.2)' or file.py:Class"
+    parser.add_argument("names", metavar="NAME", nargs="+", type=_text, help=named)
+    parser.add_argument("--out", metavar="FILE", **_ONCE, help="the picture: .png, .svg or .pdf (curves.png, or response.png)")
     parser.add_argument(
         "--match-half-width", action="store_true", help="bring all to the half width and peak of the first: compare shapes, not scales"
     )

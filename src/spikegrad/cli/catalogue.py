@@ -16,7 +16,7 @@ from spikegrad import facts, formulas, neurons
 from spikegrad.errors import InputError, meant
 from spikegrad.neuron import Neuron
 from spikegrad.surrogate import Surrogate
-from spikegrad.training.named import built, neuron_class, settable
+from spikegrad.training.named import built, named, neuron_class, parsed, settable
 
 FORMATS = (".png", ".svg", ".pdf")
 SECTIONS = r"(Args|States|Options|Facts|Elsewhere|References|Example|Examples):"
@@ -190,19 +190,18 @@ def plot(names: list[str], out: str | None, match_half_width: bool) -> int:
 
 
 def _parsed(text: str) -> Surrogate | Neuron:
-    """``ATan``, ``Adaptive(beta=0.8)`` or ``file.py:Mine(tau=5)`` as a surrogate or a neuron."""
-    from spikegrad.cli.training import assignment
-
-    name, _, rest = text.partition("(")
-    values = dict(assignment(part, "a parameter") for part in rest.rstrip(") ").split(",") if part.strip())
-    name = name.strip()
+    """``ATan``, ``Adaptive(0.8, spike=ATan(5))`` or ``file.py:Mine(tau=5)`` as a surrogate or a neuron."""
+    name, given, by_name = parsed(text)
     known = formulas.CATALOGUE | neurons.CATALOGUE
     if name not in known and ".py" not in name:
         raise InputError(f"unknown surrogate or neuron {name!r}{meant(name, known)}")
     kind: type[Surrogate | Neuron] = formulas.CATALOGUE.get(name) or neuron_class(name)
+    values = named(kind, given, by_name)
+    if issubclass(kind, Neuron) and isinstance(spike := values.get("spike"), str):
+        values["spike"] = _parsed(spike)
     for each in values:
-        if each not in settable(kind):
-            raise InputError(f"{name} has no parameter {each!r}{meant(each, settable(kind))}")
+        if each not in settable(kind) and not (each == "spike" and isinstance(values[each], Surrogate)):
+            raise InputError(f"{kind.__name__} has no parameter {each!r}{meant(each, settable(kind))}")
     return built(kind, values)
 
 

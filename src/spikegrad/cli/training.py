@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from spikegrad.errors import InputError
 from spikegrad.training.config import Config
-from spikegrad.training.named import neuron_class, settable
+from spikegrad.training.named import named, neuron_class, parsed, settable, value
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,19 +19,15 @@ if TYPE_CHECKING:
 def train(**options: Any) -> int:
     """Turn options into a configuration, train, and tell what came out."""
     resumed, out, config_file = options.pop("resume"), options.pop("out"), options.pop("config")
-    given = {name: _parsed(name, value) for name, value in options.items() if value not in (None, [], ())}
+    given = {name: _parsed(name, each) for name, each in options.items() if each not in (None, [], ())}
     if resumed is not None and (out is not None or config_file is not None):
         raise InputError(f"--resume continues {resumed} where it is, as it was configured; leave out --out and --config")
     if resumed is not None:
         return _resume(resumed, given)
     config = Config.read(config_file) if config_file is not None else Config()
-    # What is set of a neuron or of a surrogate is left behind with it.
-    left = {"neuron"} if "neuron" in given and neuron_class(given["neuron"]) is not type(config.cell) else set[str]()
-    left |= {"surrogate"} if given.get("surrogate") not in (None, type(config.spike).__name__) else set()
-    kept = {name: value for name, value in config.parameters.items() if config.owner(name) not in left}
-    unused = {"alpha", "threshold", "reset"} - {*settable(neuron_class(given["neuron"]))} if "neuron" in left else ()
-    given = {**dict.fromkeys(unused), **given, "parameters": kept | given.get("parameters", {})}
-    config = config.changed(**given)
+    config = config.changed(**_over(config, given))
+    if not config.rate_weight and (idle := [name for name in ("rate_lower", "rate_upper") if name in given]):
+        raise InputError(f"--{idle[0].replace('_', '-')} bounds nothing without a weight; give --rate-weight, as in --rate-weight 1")
     from spikegrad.data.source import check_name
     from spikegrad.training.folder import Run, first_process
 
@@ -45,6 +38,26 @@ def train(**options: Any) -> int:
     from spikegrad.training.run import train as start
 
     return _tell(start(config, out, console=console), console)
+
+
+def _over(config: Config, given: dict[str, Any]) -> dict[str, Any]:
+    """What the command line says, without what the configuration says of the same in another way: a number may be a setting or a parameter.
+
+    What was set of a neuron or of a surrogate is left behind with it.
+    """
+    name, by_position, by_name = parsed(given.get("neuron", ""))
+    spike, *of_spike = parsed(given.get("surrogate", ""))
+    kind = neuron_class(name) if name else type(config.cell)
+    left = {"neuron"} if kind is not type(config.cell) or by_position or by_name else set[str]()
+    left |= {"surrogate"} if spike not in ("", type(config.spike).__name__) or any(of_spike) else set()
+    told = {*given, *given.get("parameters", ()), *named(kind, by_position, by_name)}
+    for each in [*told]:  # a number that only the surrogate has goes by two names
+        plain = each.removeprefix("spike.")
+        told |= {plain, f"spike.{plain}"} if plain not in settable(kind) else set()
+    kept = {each: x for each, x in config.parameters.items() if each not in told and config.owner(each) not in left}
+    unused = {"alpha", "threshold", "reset"} - {*settable(kind)} if kind is not type(config.cell) else set[str]()
+    unused |= told & {"alpha", "beta", "threshold", "reset"}
+    return {**dict.fromkeys(unused), **given, "parameters": kept | given.get("parameters", {})}
 
 
 def _resume(path: str, given: dict[str, Any]) -> int:
@@ -96,7 +109,8 @@ def _tell(outcome: Outcome, console: Console) -> int:
     _tell_measurement(console, outcome.test)
     console.print(f"training       {outcome.seconds:.1f} s, {outcome.epochs} epochs")
     console.print(f"run            [bold]{path}[/]", soft_wrap=True)
-    console.print("               learning_curves.png  confusion.png  raster.png")
+    drawn = sorted(each.name for each in path.iterdir() if each.suffix in (".png", ".svg", ".pdf"))
+    console.print(f"               {'  '.join(drawn)}", soft_wrap=True)
     return 0
 
 
@@ -105,6 +119,9 @@ def _tell_measurement(console: Console, measured: Measurement, what: str = "test
     for number, (rate, silent) in enumerate(zip(measured.rates, measured.silent, strict=True), 1):
         quiet = f", {100 * silent:.0f} % of neurons never fire" if silent else ""
         console.print(f"firing rate    {100 * rate:.1f} % of steps in layer {number}{quiet}")
+    if measured.ties:
+        advice = "more --steps, a lower --threshold or --loss mean tell them apart"
+        console.print(f"ties           {measured.ties} answers, where two classes had the highest score; {advice}", soft_wrap=True)
 
 
 def _tell_confusion(console: Console, measured: Measurement) -> None:
@@ -131,26 +148,26 @@ def _tell_confusion(console: Console, measured: Measurement) -> None:
     console.print(table)
 
 
-def _parsed(name: str, value: Any) -> Any:
+def _parsed(name: str, text: Any) -> Any:
     """An option's text as the value of its setting."""
     if name == "parameters":
-        return dict(assignment(each, "--set") for each in value)
+        found: dict[str, Any] = {}
+        for each in text:
+            number, sign, written = each.partition("=")
+            number = number.strip()
+            if not (sign and number and written.strip()):
+                raise InputError(f"--set must be a name and a value, as in slope=10, got {each!r}")
+            if found.setdefault(number, read := value(written)) is not read and repr(found[number]) != repr(read):
+                raise InputError(f"--set gives {number} twice, as {found[number]} and as {read}; leave out one")
+        return found
     if name == "hidden":
         try:
-            return tuple(int(size) for size in value.split(","))
+            return tuple(int(size) for size in text.split(","))
         except ValueError:
-            raise InputError(f"--hidden must be whole numbers with commas, as in 256,128, got {value!r}") from None
+            raise InputError(f"--hidden must be whole numbers with commas, as in 256,128, got {text!r}") from None
     if name == "learn":
-        return tuple(part.strip() for part in value.split(","))
-    return value
-
-
-def assignment(text: str, what: str) -> tuple[str, Any]:
-    """``slope=10`` as a name and a value; `what` names it in the message for everything else."""
-    name, sign, value = text.partition("=")
-    if not (sign and name and value):
-        raise InputError(f"{what} must be a name and a value, as in slope=10, got {text!r}")
-    for read in (json.loads, ast.literal_eval):
-        with contextlib.suppress(ValueError, SyntaxError):
-            return name.strip(), read(value.strip())
-    return name.strip(), value.strip()
+        parts = tuple(part.strip() for part in text.split(","))
+        if "" in parts:
+            raise InputError(f"--learn must be names with commas, got {text!r}")
+        return parts
+    return text

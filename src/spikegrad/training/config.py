@@ -13,7 +13,7 @@ from typing import Any
 from spikegrad.errors import InputError, meant
 from spikegrad.neuron import Neuron
 from spikegrad.surrogate import Surrogate
-from spikegrad.training.named import USUAL, built, neuron_class, settable, surrogate_class
+from spikegrad.training.named import USUAL, built, named, neuron_class, parsed, settable, surrogate_class
 
 BOUNDS = {"least": ("at least", ge), "above": ("greater than", gt), "most": ("at most", le), "below": ("below", lt)}
 
@@ -30,10 +30,11 @@ class Config:
     Each field is an option of ``spikegrad train``, which prints what they mean. What is None is left to the data (`steps`: 10, or their
     own number where they have a time axis) or to the neuron (`alpha`, `beta`, `threshold`, `reset`, `surrogate`: its defaults, and decays
     of 0.8 and 0.9 where it has none). `parameters` are numbers of the neuron and of the surrogate, those as ``spike.leak`` where both
-    have one of the name.
+    have one of the name; ``neuron="Adaptive(0.8)"`` and ``surrogate="ATan(slope=5)"`` put theirs there.
 
     Raises:
-        InputError: a value is of the wrong type or out of range, or a name is unknown; the message names the option.
+        InputError: a value is of the wrong type or out of range, a name is unknown, or a number is given twice; the message names the
+            option.
 
     Example:
         >>> from spikegrad.training import Config
@@ -44,7 +45,9 @@ class Config:
         spikegrad.errors.InputError: `loss` must be one of mean, max, count, got 'maximum'; did you mean max?
     """
 
-    data: str = _setting("digits", "`digits`, or an .npz file with x and y, or with x_train, y_train, x_test, y_test.", group="Data")
+    data: str = _setting(
+        "digits", "`digits`, or an .npz file with x and y, or with x_train, y_train, x_test, y_test and perhaps x_val, y_val.", group="Data"
+    )
     encoding: str = _setting("current", "How values become input in time.", choices=("current", "latency", "rate"), group="Data")
     steps: int | None = _setting(None, "Time steps (10, or as many as the data have).", least=1, group="Data")
 
@@ -59,7 +62,7 @@ class Config:
     reset: str | None = _setting(
         None, "What a spike does to the potential (the neuron's).", choices=("subtract", "zero", "none"), group="Neuron"
     )
-    norm: bool = _setting(True, "Batch normalisation of the currents of hidden layers.", group="Network")
+    norm: bool = _setting(True, "Batch normalisation of the currents of hidden layers; needs batches of 2 or more.", group="Network")
     dropout: float = _setting(0.3, "Share of a hidden layer's spikes dropped in training.", least=0, below=1, group="Network")
 
     surrogate: str | None = _setting(None, "Surrogate gradient, of which `spikegrad list` shows all (ATan).", group="Neuron")
@@ -76,7 +79,8 @@ class Config:
 
     loss: str = _setting(
         "mean",
-        "Cross entropy of the readout over time, of its",
+        "A class's score, in cross entropy: the mean of the readout's potential over time, to try first; its max, for classes that one "
+        "moment tells apart; or the count of its spikes, over many steps, for hardware without potentials",
         choices=("mean", "max", "count"),
         group="Training",
     )
@@ -86,7 +90,7 @@ class Config:
     rate_upper: float = _setting(0.3, "Mean spikes per step of a layer should not be above.", least=0, most=1, group="Training")
     optimizer: str = _setting("adamw", "Optimiser.", choices=("adam", "adamw", "sgd", "rmsprop"), group="Training")
     lr: float = _setting(4e-3, "Learning rate at its highest.", above=0, group="Training")
-    weight_decay: float = _setting(1e-2, "Weight decay.", least=0, group="Training")
+    weight_decay: float = _setting(1e-2, "Decay of weights, not of biases nor of numbers that are learned.", least=0, group="Training")
     schedule: str = _setting("cosine", "Course of the learning rate.", choices=("constant", "cosine", "one-cycle"), group="Training")
     clip: float = _setting(0.0, "Largest norm of a gradient step; 0 for no limit.", least=0, group="Training")
     epochs: int = _setting(30, "Passes over the training data.", least=1, group="Training")
@@ -108,6 +112,7 @@ class Config:
         choices=("32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"),
         group="Machine",
     )
+    pictures: str = _setting("png", "Format of the run's pictures.", choices=("png", "svg", "pdf"), group="Run")
     strategy: str = _setting("auto", "How several devices share the work: any strategy of Lightning, such as ddp or fsdp.", group="Machine")
 
     def __post_init__(self) -> None:
@@ -118,9 +123,12 @@ class Config:
                 _check_limits(entry.name, each, entry.metadata)
         if self.rate_lower > self.rate_upper:
             raise InputError(f"`rate_lower` must not be above `rate_upper`, got {self.rate_lower} and {self.rate_upper}")
+        self._take_values()
         path, _, kind = self.neuron.rpartition(":")
         if path:
             object.__setattr__(self, "neuron", f"{Path(path).absolute()}:{kind}")
+        if twice := [name for name in self.learn if self.learn.count(name) > 1]:
+            raise InputError(f"`learn` names {twice[0]} twice; leave out one")
         cell, name = self.cell, self.neuron.rpartition(":")[2]
         if len(cell.inputs) > 1 or cell.record.outputs > 1:
             raise InputError(f"{name} takes {' and '.join(cell.inputs)}, but neurons of a layer here have one input and one output")
@@ -134,6 +142,24 @@ class Config:
                     raise InputError(f"{each} is learned inside of its range and cannot start at its edge, {value}")
         except (TypeError, ValueError) as error:
             raise InputError(f"`learn`: {error}") from None
+
+    def _take_values(self) -> None:
+        """Leave the names alone where fields say ``ATan(slope=5)``, and put the values among the parameters."""
+        found: list[tuple[str, type[Surrogate | Neuron], dict[str, Any]]] = []
+        for setting, find in (("neuron", neuron_class), ("surrogate", surrogate_class)):
+            name, given, values = parsed(getattr(self, setting) or "")
+            object.__setattr__(self, setting, name or getattr(self, setting))
+            if given or values:
+                found.append((setting, find(name), named(find(name), given, values)))
+        for setting, kind, values in found:
+            for name, value in values.items():
+                if name not in settable(kind):
+                    raise InputError(f"{kind.__name__} has no parameter {name!r}{meant(name, settable(kind))}")
+                key = name if setting == "neuron" else f"spike.{name}"
+                for other in (key, name):
+                    if other in self.parameters and self.owner(other) == setting and self.parameters[other] != value:
+                        raise InputError(f"`{name}` is given twice, as {value} and as {self.parameters[other]}; leave out one")
+                self.parameters[key] = value
 
     def owner(self, name: str) -> str:
         """Whose the number `name` is: ``"neuron"`` or, if that has none of the name or it begins with ``spike.``, ``"surrogate"``.
@@ -163,7 +189,11 @@ class Config:
     @property
     def spike(self) -> Surrogate:
         """The surrogate with its numbers."""
-        values = {name.removeprefix("spike."): x for name, x in self.parameters.items() if self.owner(name) == "surrogate"}
+        values = dict[str, Any]()
+        for name, x in self.parameters.items():
+            plain = name.removeprefix("spike.")
+            if self.owner(name) == "surrogate" and (first := values.setdefault(plain, x)) is not x and first != x:
+                raise InputError(f"`{plain}` is given twice, as {first} and as {x}; leave out one")
         try:
             return dataclasses.replace(self._surrogate, **values)
         except (TypeError, ValueError) as error:
@@ -174,11 +204,12 @@ class Config:
         """The neuron of the hidden layers, with its numbers and its surrogate."""
         kind = neuron_class(self.neuron)
         flags = {name: value for name in ("alpha", "beta", "threshold", "reset") if (value := getattr(self, name)) is not None}
-        # The readout has a beta whatever the neuron; and configurations of old have an alpha beside neurons that have none.
-        beside = {*(("beta",) if self.loss != "count" else ()), *(("alpha",) if self.neuron == "leaky" else ())}
+        beside = {"beta"} if self.loss != "count" else set[str]()  # the readout has one, whatever the neuron
         if unknown := flags.keys() - settable(kind) - beside:
             raise InputError(f"{kind.__name__} has no {min(unknown)}; it has {', '.join(settable(kind))}")
         own = {name: x for name, x in self.parameters.items() if self.owner(name) == "neuron"}
+        if twice := [name for name in flags.keys() & own.keys() if flags[name] != own[name]]:
+            raise InputError(f"`{twice[0]}` is given twice, as {flags[twice[0]]} and as {own[twice[0]]} in `parameters`; leave out one")
         return built(kind, {name: x for name, x in flags.items() if name in settable(kind)} | own | {"spike": self.spike})
 
     @property
@@ -206,17 +237,34 @@ class Config:
             InputError: there is no such file, it is not JSON, or a setting is unknown or wrong.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_each_once)
         except OSError as error:
             raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
-        except ValueError as error:
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is not JSON: {error}") from None
         if not isinstance(values, dict):
             raise InputError(f"{path} must hold one JSON object of settings, got {type(values).__name__}")
+        if values.get("neuron") == "leaky" and all(values.get(name) is not None for name in _ALWAYS_WRITTEN):
+            del values["alpha"]
         try:
             return cls().changed(**values)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+
+
+_ALWAYS_WRITTEN = ("alpha", "beta", "threshold", "reset", "surrogate")
+"""Settings that every configuration had before neurons were formulas: also an alpha beside neurons that have none."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The names and values of a JSON object, in which JSON itself lets the last of several win."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise InputError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice; leave out one")
+    return values
 
 
 def _typed(name: str, kind: str, value: Any) -> Any:
