@@ -408,8 +408,10 @@ def test_the_network_is_what_the_configuration_says():
 WRONG = {
     "`beta` must be at least 0 and at most 1, got 1.5": {"beta": 1.5},
     "`epochs` must be a whole number, got 2.5": {"epochs": 2.5},
-    "`epochs` must be at least 1, got 0": {"epochs": 0},
-    "`hidden` must be at least 1, got 0": {"hidden": (0,)},
+    "`epochs` must be at least 1 and at most 1000000000, got 0": {"epochs": 0},
+    "`batch` must be at least 1 and at most 1000000000, got 1000": {"batch": 10**30},
+    "`threads` must be at least 1 and at most 4096, got 99999": {"threads": 99999},
+    "`hidden` must be at least 1 and at most 1000000000, got 0": {"hidden": (0,)},
     "`hidden` must be a list, got 5": {"hidden": 5},
     "`norm` must be true or false, got 1": {"norm": 1},
     "`lr` must be a finite number, got nan": {"lr": float("nan")},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import lightning
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from safetensors.torch import save_file
 
 from spikegrad.training.folder import Row, Run
+from spikegrad.training.module import SpikingModule
 
 
 class Keeper(lightning.Callback):
@@ -21,10 +22,12 @@ class Keeper(lightning.Callback):
     Attributes:
         best: ``epoch``, ``validation_accuracy`` and ``validation_loss`` of the best epoch.
         seconds: time spent training, over all sittings.
+        started: whether training has begun, all that a checkpoint had having been taken up.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.started = False
         self.best: Row = {}
         self.seconds = 0.0
         self._since = 0.0
@@ -39,6 +42,7 @@ class Keeper(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock."""
+        self.started = True
         self._since = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -47,6 +51,7 @@ class Keeper(lightning.Callback):
         self.seconds, self._since = self.seconds + now - self._since, now
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row: Row = {"epoch": trainer.current_epoch + 1, **values, "seconds": self.seconds}
+        cast(SpikingModule, pl_module).require_learning(row["validation_loss"], f"after epoch {row['epoch']:.0f}")
         better = not self.best or _merit(row) > _merit(self.best)
         if better:
             self.best = {name: row[name] for name in ("epoch", "validation_accuracy", "validation_loss")}
@@ -67,9 +72,10 @@ def _merit(row: Row) -> tuple[float, float]:
 
 
 class Bar(lightning.Callback):
-    """One calm line: epoch, bar, validation accuracy, loss, firing rates, time left."""
+    """One calm line: epoch, bar, validation accuracy, loss, firing rates, time left. Where there is no terminal, a line for every epoch."""
 
     def __init__(self, console: Console) -> None:
+        self.console = console
         self.progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=24),
@@ -99,8 +105,14 @@ class Bar(lightning.Callback):
         rates = " ".join(f"{100 * value:.0f}" for name, value in seen.items() if name.startswith("rate_"))
         said = f"loss {seen['train_loss']:.3f}  validation {100 * seen['validation_accuracy']:.1f} %  firing {rates} %"
         self.progress.update(self.task, said=said)
+        if not self.console.is_terminal:
+            self.console.print(f"epoch {self._epoch(trainer)}  {said}", soft_wrap=True)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Take the bar away at the end."""
+        self.progress.stop()
+
+    def on_exception(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException) -> None:
         """Take the bar away, whatever happened."""
         self.progress.stop()
 

@@ -49,9 +49,9 @@ class Config:
         "digits", "`digits`, or an .npz file with x and y, or with x_train, y_train, x_test, y_test and perhaps x_val, y_val.", group="Data"
     )
     encoding: str = _setting("current", "How values become input in time.", choices=("current", "latency", "rate"), group="Data")
-    steps: int | None = _setting(None, "Time steps (10, or as many as the data have).", least=1, group="Data")
+    steps: int | None = _setting(None, "Time steps (10, or as many as the data have).", least=1, most=10**9, group="Data")
 
-    hidden: tuple[int, ...] = _setting((256,), "Neurons of each hidden layer, as in 256,128.", least=1, group="Network")
+    hidden: tuple[int, ...] = _setting((256,), "Neurons of each hidden layer, as in 256,128.", least=1, most=10**9, group="Network")
     neuron: str = _setting("leaky", "Kind of neuron, of which `spikegrad list` shows all, or your own as file.py:Class.", group="Neuron")
     recurrent: str = _setting("none", "Connections within a layer.", choices=("none", "all-to-all", "one-to-one"), group="Network")
     beta: float | None = _setting(
@@ -93,8 +93,8 @@ class Config:
     weight_decay: float = _setting(1e-2, "Decay of weights, not of biases nor of numbers that are learned.", least=0, group="Training")
     schedule: str = _setting("cosine", "Course of the learning rate.", choices=("constant", "cosine", "one-cycle"), group="Training")
     clip: float = _setting(0.0, "Largest norm of a gradient step; 0 for no limit.", least=0, group="Training")
-    epochs: int = _setting(30, "Passes over the training data.", least=1, group="Training")
-    batch: int = _setting(32, "Samples in a step of the optimiser.", least=1, group="Training")
+    epochs: int = _setting(30, "Passes over the training data.", least=1, most=10**9, group="Training")
+    batch: int = _setting(32, "Samples in a step of the optimiser.", least=1, most=10**9, group="Training")
     seed: int = _setting(0, "Seed of weights, order and noise.", least=0, most=2**32 - 1, group="Training")
 
     accelerator: str = _setting(
@@ -104,8 +104,8 @@ class Config:
         group="Machine",
     )
     devices: str = _setting("1", "Number of devices, or their list as in 0,1, or auto.", group="Machine")
-    threads: int | None = _setting(None, "Threads of the processor (as many as PyTorch takes).", least=1, group="Machine")
-    num_nodes: int = _setting(1, "Number of machines.", least=1, group="Machine")
+    threads: int | None = _setting(None, "Threads of the processor (as many as PyTorch takes).", least=1, most=4096, group="Machine")
+    num_nodes: int = _setting(1, "Number of machines.", least=1, most=10**6, group="Machine")
     precision: str = _setting(
         "32-true",
         "Precision of the computation.",

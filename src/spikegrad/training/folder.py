@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,15 @@ from spikegrad.errors import InputError
 from spikegrad.training.config import Config
 
 Row = dict[str, float]
+MEASURED = {"epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "seconds"}
+"""What ``metrics.csv`` has of every epoch, beside the firing rates of each layer."""
+PICTURES = ("learning_curves", "confusion", "raster")
+
+
+def _reason(error: Exception) -> str:
+    """Why something could not be read or written, as the end of a sentence."""
+    told = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}".strip() or type(error).__name__
+    return told.splitlines()[0].lower() if isinstance(error, OSError) else told.splitlines()[0]
 
 
 def first_process() -> bool:
@@ -28,10 +39,12 @@ class Run:
 
     ``config.json`` the configuration, ``run.json`` what the data and the software were, ``metrics.csv`` one row an epoch,
     ``checkpoints/last.ckpt`` where to resume, ``best.safetensors`` the weights that were best on the validation samples, ``results.json``
-    what came out, and pictures.
+    what came out, and pictures, `PICTURES`.
     """
 
     path: Path
+    made: tuple[Path, ...] = field(default=(), repr=False, compare=False)
+    """Folders above it that were made for it, the innermost first."""
 
     @property
     def checkpoint(self) -> Path:
@@ -68,20 +81,34 @@ class Run:
         number = 1
         while True:
             target = Path(path) if path is not None else Path("runs") / f"{name}-{number}"
+            made = tuple(folder for folder in target.parents if not folder.exists())
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.mkdir()
-                (target / "checkpoints").mkdir()
                 break
             except FileExistsError:
                 if path is not None:
                     cls.check(target)
                 number += 1
             except OSError as error:
-                raise InputError(f"cannot write {target}: {(error.strerror or str(error)).lower()}") from None
-        run = cls(target)
-        run.write("config.json", config.json())
+                raise InputError(f"cannot write {target}: {_reason(error)}") from None
+        run = cls(target, made)
+        try:
+            (target / "checkpoints").mkdir()
+            run.write("config.json", config.json())
+        except BaseException as error:
+            run.discard()
+            if isinstance(error, OSError):
+                raise InputError(f"cannot write {target}: {_reason(error)}") from None
+            raise
         return run
+
+    def discard(self) -> None:
+        """Take a folder away that nothing has come of, and those above it that were made for it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        for folder in self.made:
+            with suppress(OSError):  # another run is in it
+                folder.rmdir()
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -106,12 +133,24 @@ class Run:
         return target.with_name(f".{target.name}.new")
 
     def replace(self, target: Path, write: Callable[[Path], object]) -> None:
-        """Let `write` fill a new file next to the target, and put it in the target's place once it is on the disk."""
+        """Let `write` fill a new file next to the target, and put it in the target's place once it is on the disk.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         new = self.beside(target)
-        write(new)
-        with new.open("rb+") as file:
-            os.fsync(file.fileno())
-        new.replace(target)
+        try:
+            new.touch()
+            mode = new.stat().st_mode  # as the user's umask has it; some writers make their files private
+            write(new)
+            new.chmod(mode)
+            with new.open("rb+") as file:
+                os.fsync(file.fileno())
+            new.replace(target)
+        except Exception as error:  # each writer has its own for a disk that is full
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+            raise InputError(f"cannot write {target}: {_reason(error)}") from error
 
     def read_json(self, name: str) -> dict[str, Any]:
         """One of the run's JSON files.
@@ -120,17 +159,30 @@ class Run:
             InputError: it is missing or broken.
         """
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.path / name} cannot be read: {error}") from None
+            found = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{self.path / name} cannot be read: {_reason(error)}") from None
+        if not isinstance(found, dict):
+            raise InputError(f"{self.path / name} must hold one JSON object, got {type(found).__name__}")
+        return found
 
     def metrics(self) -> list[Row]:
-        """The rows of ``metrics.csv``; none if no epoch has ended."""
+        """The rows of ``metrics.csv``; none if no epoch has ended.
+
+        Raises:
+            InputError: it is broken.
+        """
+        path = self.path / "metrics.csv"
         try:
-            with (self.path / "metrics.csv").open(newline="", encoding="utf-8") as file:
-                return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file, strict=True)]
         except FileNotFoundError:
             return []
+        except (OSError, ValueError, TypeError, csv.Error) as error:
+            raise InputError(f"{path} cannot be read: {_reason(error)}") from None
+        if any(not row.keys() >= MEASURED for row in rows):
+            raise InputError(f"{path} must have the columns {', '.join(sorted(MEASURED))}")
+        return rows
 
     def write_metrics(self, rows: list[Row]) -> None:
         """Replace ``metrics.csv``."""

@@ -23,11 +23,13 @@ class Measurement:
         confusion: counts, (right class, answered class).
         rates: share of steps with a spike, of either sign, of each hidden layer.
         silent: share of each hidden layer's neurons that never spiked.
+        ties: samples of which two classes had the highest score, so that the answer, the first of them, means little.
     """
 
     confusion: NDArray[np.int64]
     rates: list[float]
     silent: list[float]
+    ties: int
 
     @property
     def samples(self) -> int:
@@ -77,14 +79,17 @@ def measure(network: Network, part: Part, seed: int) -> Measurement:
     weight = next(network.parameters())
     confusion = torch.zeros(network.classes, network.classes, dtype=torch.int64)
     sums: list[torch.Tensor] = []
+    ties = 0
     for number, (x, y) in enumerate(loader(part, Batches(len(part[1]), BATCH))):
         torch.manual_seed(derived(seed, "evaluation", number))
         activity = network(x.to(weight.device, weight.dtype))
         confusion.index_put_((y, activity.scores.argmax(1).cpu()), torch.ones_like(y), accumulate=True)
+        ties += int(((activity.scores == activity.scores.amax(1, keepdim=True)).sum(1) > 1).sum())
         rates = [(s != 0).double().mean(0).sum(0).cpu() for s in activity.spikes]
         sums = [a + b for a, b in zip(sums, rates, strict=True)] if sums else rates
     total = len(part[1])
-    return Measurement(confusion.numpy(), [float(s.mean() / total) for s in sums], [float((s == 0).double().mean()) for s in sums])
+    silent = [float((s == 0).double().mean()) for s in sums]
+    return Measurement(confusion.numpy(), [float(s.mean() / total) for s in sums], silent, ties)
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from spikegrad.data import Dataset
+from spikegrad.errors import InputError
+from spikegrad.nn import Layer
 from spikegrad.training.batches import Batches, derived, loader
 from spikegrad.training.config import Config
 from spikegrad.training.loss import loss
@@ -18,6 +20,10 @@ from spikegrad.training.network import Network
 
 Batch = tuple[Tensor, Tensor]
 EVALUATION_BATCH = 256
+
+
+class DivergedError(InputError):
+    """The loss has left all bounds."""
 
 
 class SpikingModule(lightning.LightningModule):
@@ -48,12 +54,21 @@ class SpikingModule(lightning.LightningModule):
         return loader(self.data.validation, Batches(len(self.data.validation[1]), EVALUATION_BATCH))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimiser alone; the learning rate is set in every step."""
-        c, weights = self.config, self.parameters()
+        """The optimiser alone; the learning rate is set in every step.
+
+        Only weights decay. Zero means nothing to a bias, a normalisation or the coordinate of a decay, a threshold or a slope.
+        """
+        c = self.config
+        decaying, others = list[torch.nn.Parameter](), list[torch.nn.Parameter]()
+        for module in self.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                weight = name == "weight" and isinstance(module, torch.nn.Linear | Layer)
+                (decaying if weight else others).append(parameter)
+        groups = [{"params": decaying, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
         if c.optimizer == "sgd":
-            return torch.optim.SGD(weights, c.lr, momentum=0.9, weight_decay=c.weight_decay)
+            return torch.optim.SGD(groups, c.lr, momentum=0.9)
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}[c.optimizer]
-        return kind(weights, c.lr, weight_decay=c.weight_decay)
+        return kind(groups, c.lr)
 
     def on_train_start(self) -> None:
         """The whole length of the run is known now."""
@@ -71,8 +86,29 @@ class SpikingModule(lightning.LightningModule):
         x, y = batch
         activity = self.network(x)
         value = loss(activity, y, self.config)
+        # All processes see the same number, so that none waits for one that has stopped.
+        mean = self.trainer.strategy.reduce(value.detach().clone(), reduce_op="mean")
+        self.require_learning(float(mean), f"in step {batch_idx + 1} of epoch {self.current_epoch + 1}")
         self._log("train", value, activity.scores, y)
         return value
+
+    def require_learning(self, loss: float, when: str) -> None:
+        """Refuse to go on with a loss that is no number or a million times that of guessing.
+
+        Raises:
+            DivergedError: and says what to try.
+        """
+        c, guessing = self.config, math.log(self.network.classes)
+        if abs(loss) <= 1e6 * (guessing + c.rate_weight):
+            return
+        advice = [f"a lower --lr than {c.lr:g}", "--clip 1"]
+        if c.weight_decay > 1:
+            advice.insert(0, f"a lower --weight-decay than {c.weight_decay:g}")
+        if (reach := max(map(abs, self.data.range))) > 100:
+            advice.insert(0, f"data on a smaller scale, which reach {reach:.3g}")
+        raise DivergedError(
+            f"training diverged {when}: the loss is {loss:.3g}, guessing has {guessing:.3g}; start anew with {', or '.join(advice)}"
+        )
 
     def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """The same noise at every evaluation."""

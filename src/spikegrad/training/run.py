@@ -26,12 +26,13 @@ from spikegrad.data import Dataset, load
 from spikegrad.errors import InputError
 from spikegrad.training.callbacks import Bar, Keeper
 from spikegrad.training.config import Config
-from spikegrad.training.folder import Run, first_process
+from spikegrad.training.feasible import enough_memory, fitted, require_encodable, require_possible
+from spikegrad.training.folder import PICTURES, Run, first_process
 from spikegrad.training.measure import Measurement, look, measure
-from spikegrad.training.module import SpikingModule
+from spikegrad.training.module import DivergedError, SpikingModule
 from spikegrad.training.network import Network
 
-CHANGEABLE = ("epochs", "accelerator", "devices", "num_nodes", "strategy")
+CHANGEABLE = ("epochs", "accelerator", "devices", "num_nodes", "strategy", "pictures")
 """Settings that a resumed run may change."""
 RUN_VARIABLE = "SPIKEGRAD_RUN"
 """Tells the processes that Lightning starts on one machine which folder the first of them made."""
@@ -63,10 +64,12 @@ def train(config: Config, out: str | Path | None = None, *, console: Console | N
     Args:
         config: what to do.
         out: the new folder; ``runs/<data>-<number>`` if None.
-        console: where the progress bar is drawn; nowhere if None.
+        console: where progress is told, by a bar on a terminal, else by a line for each epoch; nowhere if None.
 
     Raises:
-        InputError: the data, a setting or the folder is at fault; no folder is made and nothing is overwritten.
+        InputError: the data, a setting or the folder is at fault, or memory or the disk does not suffice; nothing is overwritten, and a
+            folder is left only if an epoch has ended.
+        DivergedError: an `InputError`; the folder keeps what was there before.
 
     Example:
         >>> import tempfile
@@ -82,15 +85,26 @@ def train(config: Config, out: str | Path | None = None, *, console: Console | N
     data = load(config.data)
     config = fitted(config, data)
     trainer = _trainer(config)
+    require_possible(config, data, trainer)
+    with enough_memory():
+        module = SpikingModule(config, data)
     if first:
         run = Run.create(config, data.name, out)
-        run.write("run.json", _description(data, config))
         os.environ[RUN_VARIABLE] = str(run.path)
     elif out is None and RUN_VARIABLE not in os.environ:
         raise InputError("several machines need one folder: give it with --out")
     else:
         run = Run(Path(os.environ.get(RUN_VARIABLE) or str(out)))
-    return _complete(run, config, data, trainer, console)
+    try:
+        if first:
+            run.write("run.json", _description(data, config))
+        return _complete(run, config, data, trainer, module, console)
+    except DivergedError:
+        raise
+    except Exception:
+        if first and not run.checkpoint.exists():
+            run.discard()
+        raise
 
 
 def resume(path: str | Path, *, console: Console | None = None, **changes: Any) -> Outcome:
@@ -101,10 +115,11 @@ def resume(path: str | Path, *, console: Console | None = None, **changes: Any) 
     Args:
         path: folder of the run.
         console: where the progress bar is drawn; nowhere if None.
-        **changes: other values of `epochs`, `accelerator`, `devices`, `num_nodes` or `strategy`.
+        **changes: other values of `epochs`, `accelerator`, `devices`, `num_nodes`, `strategy` or `pictures`.
 
     Raises:
-        InputError: it is no run, its data or the file of its neuron have changed, or another setting was given.
+        InputError: it is no run or a damaged one, its data or the file of its neuron have changed, or another setting was given.
+        DivergedError: an `InputError`; also where the run had diverged before.
     """
     run = Run.open(path)
     before = Config.read(run.path / "config.json")
@@ -112,18 +127,23 @@ def resume(path: str | Path, *, console: Console | None = None, **changes: Any) 
     if other := [name for name in changes if name not in CHANGEABLE and getattr(config, name) != getattr(before, name)]:
         raise InputError(f"a resumed run keeps its `{other[0]}`; only {', '.join(CHANGEABLE)} can change")
     data = load(config.data)
-    facts = run.read_json("run.json") if (run.path / "run.json").exists() else {"fingerprint": data.fingerprint}
-    if facts["fingerprint"] != data.fingerprint:
-        raise InputError(f"{config.data} is not what {run.path} was trained on; a run is resumed on the same data")
-    _require_same_neuron(run, config, facts)
+    if (run.path / "run.json").exists():
+        facts = _facts(run)
+        _require_same_data(run, config, facts, data, "a run is resumed on the same data")
+        _require_same_neuron(run, config, facts)
     done = _epochs_done(run)
     if config.epochs < done:
         raise InputError(f"{run.path} has done {done} epochs already; give --epochs {done} or more")
     trainer = _trainer(config)
+    with enough_memory():
+        module = SpikingModule(config, data)
+    for row in run.metrics():  # versions that did not look at it trained on with a loss that was no number
+        module.require_learning(row["validation_loss"], f"after epoch {row['epoch']:.0f}")
     if first_process():
+        run.checkpoint.parent.mkdir(exist_ok=True)
         run.write("config.json", config.json())
         run.write("run.json", _description(data, config))
-    return _complete(run, config, data, trainer, console)
+    return _complete(run, config, data, trainer, module, console)
 
 
 def evaluate(path: str | Path, data: str | None = None) -> Measurement:
@@ -134,13 +154,16 @@ def evaluate(path: str | Path, data: str | None = None) -> Measurement:
         data: name or file of other data, of which every sample is used; those of the run if None.
 
     Raises:
-        InputError: it is no run with weights, the file of its neuron has changed, or the data do not fit the network.
+        InputError: it is no run with weights, its data or the file of its neuron have changed, or the data do not fit the network.
     """
     run = Run.open(path)
     config = Config.read(run.path / "config.json")
-    facts = run.read_json("run.json")
+    facts = _facts(run)
     _require_same_neuron(run, config, facts)
-    samples = load(data or config.data)
+    other, data = data is not None, data or config.data
+    samples = load(data)
+    if not other:
+        _require_same_data(run, config, facts, samples, f"evaluate it on what it is now with --data {config.data}")
     if samples.features != facts["features"] or (samples.steps is None) != (facts["steps"] is None):
         raise InputError(
             f"{data} has samples of shape {samples.train[0].shape[1:]}, but {path} was trained on {facts['features']} "
@@ -148,32 +171,15 @@ def evaluate(path: str | Path, data: str | None = None) -> Measurement:
         )
     if samples.classes > facts["classes"]:
         raise InputError(f"{data} has {samples.classes} classes, but {path} was trained on {facts['classes']}")
+    require_encodable(config, samples)
     network = _network(run, config, facts["features"], facts["classes"])
-    return measure(network, samples.test if data is None else samples.whole, config.seed)
-
-
-def fitted(config: Config, data: Dataset) -> Config:
-    """The configuration with what the data decide: the number of time steps.
-
-    Raises:
-        InputError: the encoding or the steps do not fit the data.
-    """
-    if data.steps is None:
-        low, high = data.range
-        if config.encoding != "current" and not 0 <= low <= high <= 1:
-            raise InputError(f"`encoding` {config.encoding} needs values from 0 to 1, got {low:g} to {high:g}; scale them, or use current")
-        return config.changed(steps=config.steps or 10)
-    if config.encoding != "current":
-        raise InputError(f"`encoding` {config.encoding} is for data without a time axis; leave it at current")
-    if config.steps not in (None, data.steps):
-        raise InputError(f"`steps` is {config.steps}, but the data have {data.steps} time steps; leave it out")
-    return config.changed(steps=data.steps)
+    return measure(network, samples.whole if other else samples.test, config.seed)
 
 
 def _trainer(config: Config) -> lightning.Trainer:
     with _calm():
         try:
-            return lightning.Trainer(
+            trainer = lightning.Trainer(
                 accelerator=config.accelerator,
                 devices=config.devices,
                 num_nodes=config.num_nodes,
@@ -190,36 +196,60 @@ def _trainer(config: Config) -> lightning.Trainer:
             )
         except Exception as error:  # Lightning has no common class for what it refuses
             raise InputError(str(error).strip().splitlines()[0]) from error
+    if trainer.precision != config.precision:  # which Lightning says in a warning
+        raise InputError(f"`precision` {config.precision} is not to be had here; take {trainer.precision}, or another accelerator")
+    return trainer
 
 
-def _complete(run: Run, config: Config, data: Dataset, trainer: lightning.Trainer, console: Console | None) -> Outcome:
+def _complete(
+    run: Run, config: Config, data: Dataset, trainer: lightning.Trainer, module: SpikingModule, console: Console | None
+) -> Outcome:
     """Train what is left, then test the best weights and draw the pictures."""
     keeper = Keeper(run)
     trainer.callbacks.append(keeper)  # pyright: ignore[reportAttributeAccessIssue]
     if console is not None and trainer.is_global_zero:
         trainer.callbacks.append(Bar(console))  # pyright: ignore[reportAttributeAccessIssue]
-    if _epochs_done(run) < config.epochs:
-        with _calm(), _threads(config.threads):
-            _fit(trainer, SpikingModule(config, data), run.checkpoint if run.checkpoint.exists() else None)
+    interrupted = False
+    try:
+        if _epochs_done(run) < config.epochs:
+            with _calm(), _threads(config.threads), enough_memory():
+                _fit(trainer, module, run.checkpoint if run.checkpoint.exists() else None, keeper)
+        interrupted = trainer.interrupted
+        test = _finish(run, config, data) if trainer.is_global_zero and not interrupted else None
+    except KeyboardInterrupt:
+        test, interrupted = None, True
     rows = run.metrics()
     epochs, seconds = (int(rows[-1]["epoch"]), rows[-1]["seconds"]) if rows else (0, 0.0)
-    if trainer.interrupted or not trainer.is_global_zero:
-        return Outcome(run, None, trainer.interrupted, epochs, seconds)
+    return Outcome(run, test, interrupted, epochs, seconds)
+
+
+def _finish(run: Run, config: Config, data: Dataset) -> Measurement:
+    """Test the best weights and draw the pictures, also anew in formats that they were drawn in before."""
+    rows = run.metrics()
+    if not rows:
+        raise InputError(f"{run.path / 'metrics.csv'} has no epochs, though {run.checkpoint} has; the run is damaged, start anew")
     network = _network(run, config, data.features, data.classes)
     test = measure(network, data.test, config.seed)
     run.write("results.json", _results(test, rows, network))
-    plots.save(plots.learning_curves(rows), run.path / "learning_curves.png")
-    plots.save(plots.confusion(test.confusion), run.path / "confusion.png")
-    plots.save(plots.raster(look(network, data.test, 0, config.seed)), run.path / "raster.png")
-    return Outcome(run, test, False, epochs, seconds)
+    figures = plots.learning_curves(rows), plots.confusion(test.confusion), plots.raster(look(network, data.test, 0, config.seed))
+    for name, figure in zip(PICTURES, figures, strict=True):
+        for ending in ("png", "svg", "pdf"):
+            path = run.path / f"{name}.{ending}"
+            if ending == config.pictures or path.exists():
+                run.replace(path, lambda new, figure=figure, ending=ending: plots.write(figure, new, ending))
+    return test
 
 
-def _fit(trainer: lightning.Trainer, module: SpikingModule, checkpoint: Path | None) -> None:
+def _fit(trainer: lightning.Trainer, module: SpikingModule, checkpoint: Path | None, keeper: Keeper) -> None:
     try:
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
         if not trainer.interrupted:
             raise
+    except Exception as error:
+        if checkpoint is None or keeper.started:
+            raise
+        raise InputError(f"{checkpoint} does not fit this run: {str(error).strip().splitlines()[0]}") from error
 
 
 def _network(run: Run, config: Config, features: int, classes: int) -> Network:
@@ -228,8 +258,10 @@ def _network(run: Run, config: Config, features: int, classes: int) -> Network:
     try:
         network.load_state_dict(load_file(run.weights), assign=True)
     except FileNotFoundError:
+        if (run.path / "metrics.csv").exists():
+            raise InputError(f"{run.weights} is missing; the run is damaged, start anew") from None
         raise InputError(f"{run.path} has no weights yet; continue it with --resume {run.path}") from None
-    except (SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(f"{run.weights} does not hold this network's weights: {str(error).splitlines()[0]}") from None
     return network.requires_grad_(False)
 
@@ -241,7 +273,22 @@ def _epochs_done(run: Run) -> int:
         with run.checkpoint.open("rb") as file:
             return 1 + int(torch.load(file, map_location="cpu", weights_only=True)["epoch"])
     except Exception as error:  # a broken file makes the unpickler fail in any way
-        raise InputError(f"{run.checkpoint} cannot be read: {str(error).splitlines()[0]}") from None
+        why = str(error).partition("\n")[0]
+        raise InputError(f"{run.checkpoint} cannot be read as a checkpoint: {type(error).__name__}: {why}") from None
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """What the data of a run were."""
+    facts = run.read_json("run.json")
+    kinds = {"features": int, "classes": int, "steps": int | None, "fingerprint": str}
+    if wrong := [name for name, kind in kinds.items() if name not in facts or not isinstance(facts[name], kind)]:
+        raise InputError(f"{run.path / 'run.json'} is damaged: it has no `{wrong[0]}`, or it is of the wrong type")
+    return facts
+
+
+def _require_same_data(run: Run, config: Config, facts: dict[str, Any], data: Dataset, advice: str) -> None:
+    if facts["fingerprint"] != data.fingerprint:
+        raise InputError(f"{config.data} is not what {run.path} was trained on; {advice}")
 
 
 def _neuron(config: Config) -> dict[str, Any]:
@@ -288,10 +335,11 @@ def _results(test: Measurement, rows: list[dict[str, float]], network: Network) 
         "training_seconds": rows[-1]["seconds"],
         "firing_rates": test.rates,
         "silent_neurons": test.silent,
+        "ties": test.ties,
         "parameters": sum(p.numel() for p in network.parameters()),
         "confusion": test.confusion.tolist(),
     }
-    return json.dumps(results, indent=2) + "\n"
+    return json.dumps(results, indent=2, allow_nan=False) + "\n"
 
 
 @contextmanager
