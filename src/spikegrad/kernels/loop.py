@@ -153,14 +153,14 @@ def _carried(plan: Plan) -> tuple[Program, tuple[str, ...], Program | None]:
     def later(node: Symbol, arguments: tuple[Any, ...]) -> Any:
         """What a value of this step is in the next, where it comes from states alone."""
         if node.operation == "argument":
-            return after.get(str(node.arguments[0]), node)
+            return after.get(node.name, node)
         return Symbol(node.operation, *arguments)
 
     moved, _ = derive.rewritten([fire.arguments[0] for fire in fires], later, {})
     told, _ = derive.rewritten([*moved, *(fire.arguments[0] for fire in fires)], derive.plain, {})
     due: dict[int, tuple[str, Symbol, Symbol]] = {}
     for place, fire in enumerate(fires):
-        reads = {str(node.arguments[0]) for node in trace.ordered(fire.arguments) if node.operation == "argument"}
+        reads = {node.name for node in trace.ordered(fire.arguments) if node.operation == "argument"}
         if not reads & set(plan.inputs):
             for other, value in zip(fires, told[len(fires) :], strict=True):
                 if value is told[place]:
