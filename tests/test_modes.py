@@ -440,8 +440,11 @@ def test_what_has_no_numbers_has_shapes(kind):
 
 
 WORDS: dict[str, tuple[Callable[[], Any], str]] = {
-    "nested": (lambda: torch.nested.nested_tensor([X[:, 0], X[:, 1]]), "must be dense, got a nested tensor"),
-    "jagged": (lambda: torch.nested.nested_tensor([X[:, 0], X[:, 1]], layout=torch.jagged), "must be dense, got a nested tensor"),
+    "nested": (lambda: torch.nested.nested_tensor([X[:, 0], X[:, 1]]), r"is a nested tensor; pad it with torch\.nested\.to_padded_tensor"),
+    "jagged": (
+        lambda: torch.nested.nested_tensor([X[:, 0], X[:, 1]], layout=torch.jagged),
+        r"is a nested tensor; pad it with torch\.nested\.to_padded_tensor",
+    ),
     "sparse": (lambda: X.to_sparse(), r"must be dense, got the layout torch\.sparse_coo; convert it with \.to_dense"),
     "compressed": (lambda: X[:, 0].to_sparse_csr(), r"must be dense, got the layout torch\.sparse_csr"),
     "of MKL-DNN": (lambda: X.to_mkldnn(), r"must be dense, got the layout torch\._mkldnn"),

@@ -79,8 +79,6 @@ def floating(label: str, x: Array) -> None:
 def _require_dense(label: str, x: Any) -> None:
     """Raise an error unless a tensor can be taken apart in time steps."""
     torch = namespace("torch")
-    if x.is_nested:
-        raise ValueError(f"{label} must be dense, got a nested tensor; pad it with torch.nested.to_padded_tensor")
     if x.layout is not torch.strided:
         raise ValueError(f"{label} must be dense, got the layout {x.layout}; convert it with .to_dense()")
     if type(x) is not torch.Tensor and isinstance(x, torch.masked.MaskedTensor):
