@@ -174,7 +174,7 @@ def tests(root: Path, pattern: str, theirs: str, ours: str, port: bool, limit: f
         folder = Path(name)
         for file in files:
             if file.is_file() and "__pycache__" not in file.parts:
-                copy = folder / file.relative_to(root)
+                copy = folder / "suite" / file.relative_to(root)  # a folder named as the library would be taken for it
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 if port and file.suffix == ".py":
                     copy.write_text(ported(file.read_text(), theirs, ours))
@@ -213,10 +213,10 @@ def report_tests(root: Path, pattern: str, peer: str, limit: float) -> bool:
     """Whether every test that passes as it is passes with the imports changed, too."""
     theirs, ours, *_ = PEERS[peer]
     before, after = (tests(root, pattern, theirs, ours, port, limit) for port in (False, True))
-    if not before.outcomes or not after.outcomes:
-        print(f"no test ran; the last lines were\n{(after if before.outcomes else before).output[-2000:]}")
-        return False
     passing = {name for name, outcome in before.outcomes.items() if outcome in ("PASSED", "XFAIL", "XPASS")}
+    if not passing:
+        print(f"no test passes with {peer} itself; the last lines were\n{before.output[-2000:]}")
+        return False
     lost = sorted(name for name in passing if after.outcomes.get(name) not in ("PASSED", "XFAIL", "XPASS"))
     print(f"tests: {len(passing)} of {len(before.outcomes)} pass with {peer}, {len(passing) - len(lost)} of these with spikegrad.compat")
     for name in lost:

@@ -108,8 +108,8 @@ def test_what_is_different_is_told(libraries, capsys):
     assert peers_suite.main(["tiny", str(libraries), "--notebooks", ""]) == 1
     printed = capsys.readouterr().out
     assert "pass with tiny" in printed
-    assert "FAILED tests/test_two.py::test_two" in printed
-    assert "FAILED tests/test_one.py::test_one" not in printed
+    assert "FAILED suite/tests/test_two.py::test_two" in printed
+    assert "FAILED suite/tests/test_one.py::test_one" not in printed
     assert peers_suite.main(["tiny", str(libraries), "--tests", ""]) == 1
     printed = capsys.readouterr().out
     assert "broken.ipynb: skipped, it fails with tiny itself: ModuleNotFoundError: No module named 'no_such_module'" in printed
@@ -118,6 +118,9 @@ def test_what_is_different_is_told(libraries, capsys):
 
 
 def test_nothing_to_run_is_no_success(libraries, capsys):
+    (libraries / "tests" / "test_none.py").write_text("def test_none():\n    assert False\n")
+    assert peers_suite.main(["tiny", str(libraries), "--tests", "tests/test_none.py", "--notebooks", ""]) == 1
+    assert "no test passes with tiny itself; the last lines were" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match=r"no tests: nothing in .* matches nothing"):
         peers_suite.main(["tiny", str(libraries), "--tests", "nothing"])
     with pytest.raises(SystemExit):
