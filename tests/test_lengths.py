@@ -98,7 +98,7 @@ def test_a_chain_and_the_next_part_of_a_stream():
         assert not out[end:, k].any()
         torch.testing.assert_close(state[1][k], last[1][0])
         torch.testing.assert_close(again[:end, k], net(x[:end, k : k + 1], last)[0][:, 0])
-    with pytest.raises(TypeError, match="module 1 of the chain, GRU, does not take `lengths`"):
+    with pytest.raises(TypeError, match=r"module 1 of the chain, torch.nn.GRU, does not take `lengths`"):
         nn.Sequential(nn.Leaky(0.8), torch.nn.GRU(4, 4))(x, lengths=LENGTHS)
 
 

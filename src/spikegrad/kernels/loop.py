@@ -57,7 +57,7 @@ def run(
         Sequences of the outputs, the states after the last step, and sequences of the recorded values.
     """
     plan, like = call.plan, inputs[0]
-    program, emitted, due = _carried(plan) if noisy else (plan.step, (), None)
+    program, emitted, due = carried(call) if noisy else (plan.step, (), None)
     arrays = {name: array(value, like) for name, value in parameters.items()}
 
     def evaluator(program: Program, draw: Array | None) -> Callable[[Mapping[str, Array]], list[Array]]:
@@ -138,7 +138,19 @@ def _winner(excess: Array) -> Array:
     return (places == flat.argmax(-1)[..., None]).reshape(excess.shape)
 
 
-@functools.lru_cache(maxsize=256)
+_carried_of: dict[str, tuple[Program, tuple[str, ...], Program | None]] = {}
+
+
+def carried(call: Call) -> tuple[Program, tuple[str, ...], Program | None]:
+    """`_carried`, found again; by hand, since a compiler that traces through a layer warns of the caches of functools."""
+    found = _carried_of.get(call.key)
+    if found is None:
+        if len(_carried_of) >= 256:
+            _carried_of.clear()
+        found = _carried_of[call.key] = _carried(call.plan)
+    return found
+
+
 def _carried(plan: Plan) -> tuple[Program, tuple[str, ...], Program | None]:
     """The step in which spikes that are due from the step before are states of their own, not computed again.
 

@@ -288,13 +288,13 @@ class Layer(Stateful):
             call,
             self._fire,
             tuple(cast(x, like) for x in given),
-            state or arguments.filled(call.plan.rested(numbers, like) | fed, like),
+            state if len(state) else arguments.filled(call.plan.rested(numbers, like) | fed, like),
             call.plan.computed(numbers, like),
             None if weights is None else cast(weights, like),
             quantize=quantize,
             inhibition=self.inhibition,
             noisy=self.spike.surrogate.stochastic and self.training,
-            rested=not state,
+            rested=len(state) == 0,
         )
         return [cast(x, given[0]) for x in outputs], last, recorded
 
@@ -322,7 +322,8 @@ class Layer(Stateful):
     @constant
     def _prepare(self, wanted: tuple[str, ...]) -> bool:
         """Have `_call` find its result when a compiler traces through it."""
-        return bool(self._call(wanted, self.spike).key and self._state_type())
+        call = self._call(wanted, self.spike)
+        return bool(call.key and self._state_type() and loop.carried(call))
 
     def _call(self, wanted: tuple[str, ...], spike: Spike) -> Call:
         """The static part of the layer, with these values recorded: the same object each time."""
