@@ -88,7 +88,7 @@ class SpikingLinear(Stateful):
         plain = visible(spikes)
         if plain and not bool(((spikes == 0) | (spikes == 1)).all()):
             raise ValueError("input spikes must be 0 or 1; for other inputs use torch.nn.Linear and a layer of neurons")
-        mask = torch.empty_like(spikes).bernoulli_(1 - self.dropout) if self.training and self.dropout else None
+        mask = torch.bernoulli(torch.full_like(spikes, 1 - self.dropout)) if self.training and self.dropout else None
         parts = () if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
         share = 1.0 if mask is None else 1 - self.dropout
         if self.memory == "save" or not plain or not torch.is_grad_enabled():
