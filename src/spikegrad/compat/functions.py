@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from spikegrad.gradient.function import Function, Gradients
+from spikegrad.vocabulary import Array
 
 _RULES = ("forward", "backward", "setup_context", "jvp", "vmap", "generate_vmap_rule")
 
@@ -21,21 +24,21 @@ class Subclassable:
     the `torch.autograd.Function` with its methods.
     """
 
-    apply: ClassVar[Callable[..., Any]]
-    forward: ClassVar[Callable[..., Any]]
-    backward: ClassVar[Callable[..., Any]]
+    apply: ClassVar[Callable[..., Tensor]]
+    forward: ClassVar[Callable[..., Tensor]]
+    backward: ClassVar[Callable[..., Tensor | Gradients]]
 
     def __init_subclass__(cls) -> None:
-        ours: Any = next((base for base in cls.__mro__ if "apply" in vars(base)), None)
+        ours = next((base for base in cls.__mro__ if "apply" in vars(base)), None)
         if ours is None:
             return  # one of ours, which gets its methods next
         if cls.forward is not ours.forward or cls.backward is not ours.backward:
             rules = {name: inspect.getattr_static(cls, name) for name in _RULES if hasattr(cls, name)}
-            function: Any = type(cls.__name__, (torch.autograd.Function,), {"__module__": cls.__module__, **rules})
+            function = type(cls.__name__, (Function,), {"__module__": cls.__module__, **rules})
             cls.apply = staticmethod(function.apply)
 
 
-def floating(x: Any) -> Any:
+def floating(x: Array) -> Array:
     """A potential as it is, but whole numbers and booleans in PyTorch's default type: the peers take them, and their spikes are floats."""
     if isinstance(x, Tensor) and not (x.dtype.is_floating_point or x.dtype.is_complex):
         return x.to(torch.get_default_dtype())

@@ -17,18 +17,22 @@ returns zeros without a word.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C._functorch import maybe_current_level
 from torch.autograd import forward_ad
 
+from spikegrad.gradient.function import Context, Function, Gradients
 from spikegrad.vocabulary import inf, widen
 
 if TYPE_CHECKING:
     from spikegrad.surrogate import Surrogate
+
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def spike(
@@ -45,8 +49,7 @@ def spike(
     soft = training and surrogate.soft
     if not parameters and not training and not traced():
         if x.requires_grad and torch.is_grad_enabled():
-            stepped: Any = _Step.apply(x, surrogate, spike_at_threshold)
-            return stepped
+            return _Step.apply(x, surrogate, spike_at_threshold)
         return _step(x, spike_at_threshold)
     parameters = {name: torch.as_tensor(value, device=x.device) for name, value in parameters.items()}
     spikes = _step(x.detach(), spike_at_threshold)
@@ -80,15 +83,19 @@ def _step(x: Tensor, spike_at_threshold: bool) -> Tensor:
     return spikes.add_(1) if spike_at_threshold else spikes
 
 
-class _Step(torch.autograd.Function):
+class _Stepped(Context, Protocol):
+    surrogate: Surrogate
+
+
+class _Step(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, surrogate: Surrogate, spike_at_threshold: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: _Stepped, x: Tensor, surrogate: Surrogate, spike_at_threshold: bool) -> Tensor:
         ctx.save_for_backward(x)
         ctx.surrogate = surrogate
         return _step(x, spike_at_threshold)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    def backward(ctx: _Stepped, *grad_outputs: Tensor) -> Gradients:
         (x,) = ctx.saved_tensors
         wide = widen(x)
         gradient = grad_outputs[0].to(wide.dtype)
@@ -127,23 +134,22 @@ def _differentiates(tensors: Iterable[Tensor]) -> bool:
     return transforming()
 
 
-def constant(function: Any) -> Any:
+def constant(function: F) -> F:
     """Tell a compiler to call a function once, as `torch.compiler.assume_constant_result`, which first loads the compiler, for a second."""
-    function._dynamo_marked_constant = True
+    vars(function)["_dynamo_marked_constant"] = True
     return function
 
 
 @constant
 def transforming() -> bool:
     """Whether the caller runs inside a torch.func transform or a forward-mode level."""
-    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0  # pyright: ignore
+    return maybe_current_level() is not None or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
 
 
 @constant
 def _orders() -> int:
     """How many derivatives can be asked for: one by each transform, and some by autograd beside them; by a compiler, one."""
-    level = torch._C._functorch.maybe_current_level()  # pyright: ignore
-    transforms = (level or 0) + (forward_ad._current_level >= 0)  # pyright: ignore[reportPrivateUsage]
+    transforms = (maybe_current_level() or 0) + (forward_ad._current_level >= 0)  # pyright: ignore[reportPrivateUsage]
     return max(2, transforms) if torch.compiler.is_compiling() else max(4, transforms + 2)
 
 

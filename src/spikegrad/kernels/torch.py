@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo  # pyright: ignore[reportPrivateUsage]
 
+from spikegrad.gradient.function import Context, Function, Gradients
 from spikegrad.kernels import gate, loop
 from spikegrad.kernels.cpu import results
 from spikegrad.kernels.cpu.passes import SAMPLES, Pass, Sizes
@@ -22,8 +23,10 @@ from spikegrad.kernels.cpu.source import Variant
 from spikegrad.kernels.gate import DTYPES
 from spikegrad.kernels.plan import FED, Call
 from spikegrad.recorded import from_record
+from spikegrad.vocabulary import Array
 
 Given = tuple[Tensor | None, ...]
+Number = float | Tensor
 
 
 class Numbers(NamedTuple):
@@ -35,7 +38,7 @@ class Numbers(NamedTuple):
     parameters: tuple[float | None, ...]
     surrogate: tuple[float | None, ...]
     state: tuple[float | None, ...]
-    weights: tuple[None, ...] = ()
+    weights: tuple[float | None, ...] = ()
 
 
 class Layer:
@@ -65,14 +68,15 @@ class Layer:
         self.tensors = tuple(name for name, value in self.values.items() if value is None)
         read = {name: value for name, value in self.values.items() if name != "weights"}
         self._firsts = tuple(f"first.{name}" for name in self.states)
-        self._read: Any = {n: v for n, v in read.items() if not n.startswith("spike.")}, read
+        self._read = {n: v for n, v in read.items() if not n.startswith("spike.")}, read
         self.step, self._row = shape[1:], math.prod(shape[1:])
-        self._passes: dict[Any, Pass] = {}
-        self._asked: dict[Any, tuple[frozenset[str], frozenset[str]]] = {}
+        self._passes: dict[Hashable, Pass] = {}
+        self._asked: dict[tuple[bool, ...], tuple[frozenset[str], frozenset[str]]] = {}
 
-    def named(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
+    def named(self, tensors: Sequence[Tensor]) -> dict[str, Number]:
         """All numbers by name."""
-        return self.values | dict(zip(self.tensors, tensors, strict=True))
+        known = {name: value for name, value in self.values.items() if value is not None}
+        return {**known, **dict(zip(self.tensors, tensors, strict=True))}
 
     def asked(self, wanted: tuple[bool, ...]) -> tuple[frozenset[str], frozenset[str]]:
         """Names of the tensors whose gradients are wanted, and of those the ones that kernels sum over the steps."""
@@ -282,7 +286,7 @@ def _by_the_loop(
     named = layer.named(tensors)
     numbers = {name.removeprefix("spike."): value for name, value in named.items() if name.startswith("spike.")}
     surrogate = from_record(call.surrogate)(**{name: 1.0 if isinstance(x, Tensor) else x for name, x in numbers.items()})
-    learned: dict[str, Any] = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
+    learned: dict[str, Array] = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
 
     def fire(x: Tensor, spike_at_threshold: bool, _: None) -> Tensor:
         return surrogate(x, spike_at_threshold=spike_at_threshold, **learned)
@@ -300,18 +304,23 @@ def _by_the_loop(
         made = [*(x.to(layer.dtype) for x in outputs), *last, *recorded]
         heads = [(o, g) for o, g in zip(made, arriving, strict=True) if g is not None and o.requires_grad]
         given = [x for x in (*inputs, *tensors) if x.requires_grad]
-        found: Any = iter([None] * len(given))
+        found: Iterator[Tensor | None] = iter([None] * len(given))
         if heads:
             outs, gradients = zip(*heads, strict=True)
             found = iter(torch.autograd.grad(outs, given, gradients, create_graph=again, allow_unused=True))
     return [next(found) if x.requires_grad else None for x in (*inputs, *tensors)]
 
 
-class _Fused(torch.autograd.Function):
+class _Context(Context, Protocol):
+    layer: Layer
+    count: int
+
+
+class _Fused(Function):
     """The eager path: an operator's dispatch through Python costs as much as a small layer."""
 
     @staticmethod
-    def forward(ctx: Any, layer: Layer, *given: Tensor) -> Any:  # pyright: ignore
+    def forward(ctx: _Context, layer: Layer, *given: Tensor) -> tuple[Tensor, ...]:
         count = len(layer.inputs)
         inputs, tensors = given[:count], given[count:]
         _, learned = layer.asked(ctx.needs_input_grad[1 + count :])
@@ -322,11 +331,11 @@ class _Fused(torch.autograd.Function):
         return tuple(made)
 
     @staticmethod
-    def backward(ctx: Any, *arriving: Tensor | None) -> Any:  # pyright: ignore
+    def backward(ctx: _Context, *arriving: Tensor | None) -> Gradients:
         return (_uncompiled if torch.compiler.is_compiling() else _backward)(ctx, arriving)
 
 
-def _backward(ctx: Any, arriving: Given) -> Any:
+def _backward(ctx: _Context, arriving: Given) -> Gradients:
     layer, given, count = ctx.layer, ctx.saved_tensors, ctx.count
     saved, tensors, reason = given[:count], given[count:], None
     if not torch.is_grad_enabled():  # which create_graph=True enables
@@ -343,7 +352,7 @@ def _backward(ctx: Any, arriving: Given) -> Any:
 _uncompiled = _disable_dynamo(_backward)
 """For compiled autograd, which would trace through a backward pass of a layer that is not compiled."""
 
-_apply: Any = super(torch.autograd.Function, _Fused).apply  # pyright: ignore[reportAttributeAccessIssue]
+_apply: Callable[..., Sequence[Tensor]] = super(torch.autograd.Function, _Fused).apply  # pyright: ignore[reportArgumentType]
 """Without what `torch.autograd.Function.apply` does for transforms, inside which the plain loop runs: that costs as much as a kernel."""
 
 
@@ -355,7 +364,7 @@ def _floats(call: Call, numbers: tuple[tuple[str, float], ...], surrogate: tuple
 
 
 def values_of(
-    call: Call, state: Sequence[Tensor], numbers: Mapping[str, Any], surrogate: Mapping[str, Any], real: torch.dtype
+    call: Call, state: Sequence[Tensor], numbers: Mapping[str, Number], surrogate: Mapping[str, Number], real: torch.dtype
 ) -> tuple[Numbers, list[Tensor]]:
     """What the passes take in place of the numbers, and the tensors among it."""
     if not any(isinstance(x, Tensor) for x in numbers.values()):
@@ -366,13 +375,13 @@ def values_of(
     like, plan = torch.empty(0, dtype=real, device="cpu"), call.plan
     weights = [numbers["weights"]] if "weights" in numbers else []
     start = tuple(state) or (*plan.rested(numbers, like).values(), *[0.0] * len(weights))
-    parts: Any = (tuple(plan.computed(numbers, like).values()), tuple(surrogate.values()), start, tuple(weights))
+    parts: tuple[tuple[Number, ...], ...] = (tuple(plan.computed(numbers, like).values()), tuple(surrogate.values()), start, tuple(weights))
     numbered = Numbers(*(tuple(None if isinstance(x, Tensor) else x for x in part) for part in parts))
     return numbered, [x for part in parts for x in part if isinstance(x, Tensor)]
 
 
 def run(
-    call: Call, inputs: Sequence[Tensor], state: Sequence[Tensor], numbers: Mapping[str, Any], surrogate: Mapping[str, Any]
+    call: Call, inputs: Sequence[Tensor], state: Sequence[Tensor], numbers: Mapping[str, Number], surrogate: Mapping[str, Number]
 ) -> Sequence[Tensor]:
     """Outputs, states after the last step and recorded values of a layer on the CPU.
 

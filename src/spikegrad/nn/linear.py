@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spikegrad.nn.layer import Layer, Stateful
+from spikegrad.gradient.function import Function, Gradients
+from spikegrad.nn.layer import Layer, State, Stateful
 from spikegrad.nn.recompute import Blocks, Packed, replayed, visible
 
 Memory = Literal["save", "recompute"]
@@ -68,7 +69,7 @@ class SpikingLinear(Stateful):
         self.weight, self.bias = linear.weight, linear.bias
         self.neuron, self.dropout, self.memory = neuron, dropout, memory
 
-    def forward(self, currents: Tensor, state: Any = None) -> tuple[Any, ...]:
+    def forward(self, currents: Tensor, state: Tensor | tuple[Tensor, ...] | list[Tensor] | None = None) -> tuple[Any, ...]:
         """Run the layer over a sequence of spikes.
 
         Args:
@@ -95,7 +96,7 @@ class SpikingLinear(Stateful):
             return _run(self, spikes if mask is None else spikes * mask, share, parts or None)
         kept = (spikes if mask is None else spikes * mask).detach()
         bits = _packed(kept), None if mask is None else _packed(mask)
-        outline: Any = _Outline.apply(spikes, bits[1])
+        outline: Tensor = _Outline.apply(spikes, bits[1])
         packed = Packed(kept, bits[0], functools.partial(_unpacked, features=spikes.shape[-1], like=_nothing(spikes)))
         run = functools.partial(_flat, share=share)
         made = replayed(run, self, (outline, *parts), self._blocks(spikes.shape, parts), packed)
@@ -114,7 +115,7 @@ class SpikingLinear(Stateful):
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, dropout={self.dropout}, memory={self.memory!r}"
 
 
-def _run(layer: SpikingLinear, spikes: Tensor, share: float, state: Any) -> tuple[Any, ...]:
+def _run(layer: SpikingLinear, spikes: Tensor, share: float, state: State) -> tuple[Any, ...]:
     """Output and state for a share of the input spikes."""
     weight = layer.weight if share == 1.0 else layer.weight / share
     return layer.neuron(functional.linear(spikes, weight, layer.bias), state)
@@ -141,17 +142,24 @@ def _nothing(like: Tensor) -> Tensor:
     return like.new_empty(0)
 
 
-class _Outline(torch.autograd.Function):
+class _Outlined(Protocol):
+    features: int
+    saved_tensors: tuple[Tensor | None]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+
+class _Outline(Function):
     """What stands for spikes that are kept as bits: a tensor of their shape without memory, through which gradients reach them."""
 
     @staticmethod
-    def forward(ctx: Any, spikes: Tensor, mask: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: _Outlined, spikes: Tensor, mask: Tensor | None) -> Tensor:
         ctx.save_for_backward(mask)
         ctx.features = spikes.shape[-1]
         return spikes.new_zeros(()).expand(spikes.shape)
 
     @staticmethod
-    def backward(ctx: Any, *arriving: Any) -> Any:
+    def backward(ctx: _Outlined, *arriving: Tensor) -> Gradients:
         (mask,) = ctx.saved_tensors
         gradient = arriving[0]
         if mask is not None:

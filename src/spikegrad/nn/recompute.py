@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as tree
 
+from spikegrad.gradient.function import Context, Function, Gradients
 from spikegrad.kernels import gate
 
 Run = Callable[..., tuple[Tensor, ...]]
@@ -50,7 +51,7 @@ def recomputed(module: nn.Module, *arguments: Any) -> Any:
     places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     if not torch.is_grad_enabled() or not all(visible(leaves[place]) for place in places):
         return module(*arguments)
-    made: list[Any] = []
+    made: list[tuple[tree.TreeSpec, list[object]]] = []
 
     def run(module: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = list(leaves)
@@ -58,14 +59,14 @@ def recomputed(module: nn.Module, *arguments: Any) -> Any:
             given[place] = x
         results, shape = tree.tree_flatten(module(*tree.tree_unflatten(given, structure)))
         if not made:
-            made.extend((shape, [... if isinstance(result, Tensor) else result for result in results]))
+            made.append((shape, [... if isinstance(result, Tensor) else result for result in results]))
         return tuple(result for result in results if isinstance(result, Tensor))
 
     tensors = [leaves[place] for place in places]
     for place in places:
         leaves[place] = None  # the closure must not keep them alive
     results = iter(replayed(run, module, tensors))
-    shape, others = made
+    ((shape, others),) = made
     return tree.tree_unflatten([next(results) if other is ... else other for other in others], shape)
 
 
@@ -104,7 +105,9 @@ class Packed:
         self.kept, self.unpack = kept, unpack
 
 
-def replayed(run: Run, module: nn.Module, inputs: Sequence[Tensor], blocks: Blocks | None = None, packed: Packed | None = None) -> Any:
+def replayed(
+    run: Run, module: nn.Module, inputs: Sequence[Tensor], blocks: Blocks | None = None, packed: Packed | None = None
+) -> tuple[Tensor, ...]:
     """``run(module, *inputs)``, computed in blocks, keeping the inputs; with `packed` the first input only stands for the dense one."""
     snapshot = Snapshot(module, inputs[0] if inputs else torch.empty(0))
     kept = None if packed is None else packed.kept
@@ -160,9 +163,13 @@ class _Job:
         return torch.cat(shaped, dim)
 
 
-class _Replayed(torch.autograd.Function):
+class _Context(Context, Protocol):
+    job: _Job
+
+
+class _Replayed(Function):
     @staticmethod
-    def forward(ctx: Any, job: _Job, kept: Tensor | None, *tensors: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: _Context, job: _Job, kept: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
         outputs = job.first(tensors[: job.count])
         ctx.job = job
         ctx.save_for_backward(kept, *tensors)
@@ -171,9 +178,9 @@ class _Replayed(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, *arriving: Tensor | None) -> Any:
+    def backward(ctx: _Context, *arriving: Tensor | None) -> Gradients:
         """First derivatives on tensors cut off from the graph; where these are to be differentiated again, on the graph itself."""
-        job: _Job = ctx.job
+        job = ctx.job
         kept, *tensors = ctx.saved_tensors
         needs, again = ctx.needs_input_grad[2:], torch.is_grad_enabled()
         # An alias each: the derivative by one is not to include what flows through another that was computed from it.
@@ -186,7 +193,7 @@ class _Replayed(torch.autograd.Function):
                 if job.packed is not None:
                     start, length = block or (0, 0)
                     dense = job.packed.unpack(kept, start, length)
-                    parts[0] = cast(Tensor, _Dense.apply(parts[0], dense)) if again else dense
+                    parts[0] = _Dense.apply(parts[0], dense) if again else dense
                 if not again:
                     parts = [x.detach().requires_grad_(need) for x, need in zip(parts, needs, strict=False)]
                 made = job.run(module, *parts)
@@ -206,15 +213,15 @@ class _Replayed(torch.autograd.Function):
         return None, None, *(job.joined(parts, place) for place, parts in enumerate(of_inputs)), *of_own
 
 
-class _Dense(torch.autograd.Function):
+class _Dense(Function):
     """A tensor in the place of one that only stands for it: its gradient goes to that."""
 
     @staticmethod
-    def forward(ctx: Any, stand_in: Tensor, dense: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Context, stand_in: Tensor, dense: Tensor) -> Tensor:
         return dense.view_as(dense)
 
     @staticmethod
-    def backward(ctx: Any, *arriving: Any) -> Any:
+    def backward(ctx: Context, *arriving: Tensor) -> Gradients:
         return arriving[0], None
 
 
@@ -269,7 +276,7 @@ class Snapshot:
         for name, value in holder.items():
             if isinstance(value, Tensor):
                 self._take(holder, name, value, checked)
-            elif type(value) is list and any(isinstance(x, Tensor) for x in value):  # pyright: ignore[reportUnknownVariableType]
+            elif type(value) is list and any(isinstance(x, Tensor) for x in value):
                 items = holder[name] = list[Any](value)
                 for place, x in enumerate(items):
                     if isinstance(x, Tensor):

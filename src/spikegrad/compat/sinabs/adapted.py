@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from spikegrad.surrogate import Surrogate
-from spikegrad.vocabulary import cast, widen
+from spikegrad.vocabulary import Array, cast, widen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +14,7 @@ class Adapted:
 
     surrogate: Surrogate
 
-    def __call__(self, v_mem: Any, spike_threshold: Any) -> Any:
+    def __call__(self, v_mem: Array, spike_threshold: Array) -> Array:
         """The derivative where the potential is `v_mem`, in its shape and dtype; the difference is taken in float32 at least."""
         wide = widen(v_mem)
         value = self.surrogate.derivative(wide - spike_threshold)

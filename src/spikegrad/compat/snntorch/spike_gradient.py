@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 import spikegrad
 from spikegrad import Surrogate
 from spikegrad.compat.functions import floating
+from spikegrad.gradient.function import Context, Function, Gradients
 from spikegrad.gradient.torch import transforming
 
 
@@ -67,7 +68,7 @@ class CustomGradient:
                 "a custom_surrogate inside a torch.func transform cannot be compiled: PyTorch would return zeros; leave torch.compile out, "
                 "or write the formula with spikegrad.from_formula"
             )
-        spikes: Any = _Custom.apply(floating(x), self.function)
+        spikes: Tensor = _Custom.apply(floating(x), self.function)
         return spikes
 
 
@@ -76,24 +77,28 @@ def step(x: Tensor) -> Tensor:
     return spikegrad.StraightThrough()(x.detach(), spike_at_threshold=False)
 
 
-class _Custom(torch.autograd.Function):
+class _Context(Context, Protocol):
+    function: Callable[[Tensor, Tensor, Tensor], object]
+
+
+class _Custom(Function):
     # Only a Function can run what need not be linear in the gradient. The spikes are computed again in the backward pass, not saved:
     # that is half the memory, and a caller may change the returned ones in place.
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, function: Callable[..., Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(x: Tensor, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         return step(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def setup_context(ctx: _Context, inputs: tuple[Tensor, Callable[[Tensor, Tensor, Tensor], Tensor]], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
         ctx.function = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    def backward(ctx: _Context, *grad_outputs: Tensor) -> Gradients:
         (x,) = ctx.saved_tensors
-        gradient: Any = ctx.function(x, grad_outputs[0].clone(), step(x))
+        gradient = ctx.function(x, grad_outputs[0].clone(), step(x))
         if not isinstance(gradient, Tensor):
             raise TypeError(
                 f"the function given to custom_surrogate must return the gradient, a tensor of shape {tuple(x.shape)}, "

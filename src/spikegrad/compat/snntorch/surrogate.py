@@ -32,9 +32,10 @@ from spikegrad.compat.functions import Subclassable, floating
 from spikegrad.compat.snntorch.spike_gradient import CustomGradient as CustomGradient
 from spikegrad.compat.snntorch.spike_gradient import SpikeGradient as SpikeGradient
 from spikegrad.compat.snntorch.spike_gradient import step
+from spikegrad.gradient.function import Context, Gradients
 
 
-def _gradient(cls: type[Surrogate], /, generator: torch.Generator | None = None, **numbers: Any) -> SpikeGradient:
+def _gradient(cls: type[Surrogate], /, generator: torch.Generator | None = None, **numbers: float) -> SpikeGradient:
     for name, value in numbers.items():
         if not isinstance(value, Tensor):
             continue
@@ -238,15 +239,17 @@ def custom_surrogate(custom_surrogate_function: Callable[[Tensor, Tensor, Tensor
     return CustomGradient(custom_surrogate_function)
 
 
-def _operator(of: Callable[..., Any], saves: tuple[str, ...] = ("input_",)) -> Callable[[type[Subclassable]], type[Subclassable]]:
+def _operator(
+    of: Callable[..., SpikeGradient | CustomGradient], saves: tuple[str, ...] = ("input_",)
+) -> Callable[[type[Subclassable]], type[Subclassable]]:
     """Give a class `apply`, with the defaults of `of`, and for subclasses `forward` and `backward`, which save what snnTorch's do."""
     signature = inspect.signature(of)
     numbers = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
 
-    def apply(input_: Tensor, *numbers: Any, **named: Any) -> Any:
+    def apply(input_: Tensor, *numbers: float, **named: float) -> Tensor:
         return of(*numbers, **named)(input_)
 
-    def forward(ctx: Any, input_: Tensor, *given: Any) -> Any:
+    def forward(ctx: Context, input_: Tensor, *given: float) -> Tensor:
         bound = signature.bind(*given)
         bound.apply_defaults()
         vars(ctx).update({name: bound.arguments[name] for name in numbers})
@@ -254,7 +257,7 @@ def _operator(of: Callable[..., Any], saves: tuple[str, ...] = ("input_",)) -> C
         ctx.save_for_backward(*({"input_": input_, "out": spikes}[name] for name in saves))
         return spikes
 
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    def backward(ctx: Context, *grad_outputs: Tensor) -> Gradients:
         made = of(**{name: getattr(ctx, name) for name in numbers})
         x, *spikes = ctx.saved_tensors or (grad_outputs[0].detach(),)  # without one, the gradient is the same everywhere
         if isinstance(made, CustomGradient):
@@ -273,12 +276,12 @@ def _operator(of: Callable[..., Any], saves: tuple[str, ...] = ("input_",)) -> C
             f"What PyTorch calls in a subclass: spikes of `input_`. `ctx` saves {' and '.join(saves) or 'nothing'}, and holds the numbers."
         )
         backward.__doc__ = "What PyTorch calls in a subclass: the gradient with respect to `input_`, and none for the numbers."
-        methods: list[Any] = [apply, forward, backward]
+        methods: list[Callable[..., Tensor | Gradients]] = [apply, forward, backward]
         for method in methods:
             method.__qualname__ = f"{cls.__name__}.{method.__name__}"  # so that it pickles by name
             setattr(cls, method.__name__, staticmethod(method))
-        if all(p.default is not p.empty for p in signature.parameters.values()):
-            shown.surrogate = of().surrogate  # what ``spike_grad=ATan.apply`` stands for
+        if all(p.default is not p.empty for p in signature.parameters.values()) and isinstance(plain := of(), SpikeGradient):
+            shown.surrogate = plain.surrogate  # what ``spike_grad=ATan.apply`` stands for
         return cls
 
     return finish

@@ -18,7 +18,7 @@ Example:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ from torch import Tensor, nn
 import spikegrad
 from spikegrad import Surrogate
 from spikegrad.compat.functions import Subclassable, floating
+from spikegrad.gradient.function import Context, Gradients
+from spikegrad.vocabulary import Array
 
 __all__ = [
     "ArctanSurrogate",
@@ -44,10 +46,10 @@ __all__ = [
 Number = float | Tensor
 
 
-def _spike(cls: type[Surrogate], input: Tensor, fields: dict[str, Any], **how: Any) -> Tensor:
+def _spike(cls: type[Surrogate], input: Tensor, fields: Mapping[str, Number], **how: Any) -> Tensor:
     """Spikes; fields that are tensors travel beside the surrogate, and get the gradient of its primitive."""
-    arrays: dict[str, Any] = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
-    return cls(**{name: value for name, value in fields.items() if name not in arrays})(input, **how, **arrays)
+    arrays: dict[str, Array] = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+    return cls(**{name: value for name, value in fields.items() if not isinstance(value, Tensor)})(input, **how, **arrays)
 
 
 def sigmoid_surrogate(input: Tensor, scale: Number = 5.0) -> Tensor:
@@ -185,12 +187,12 @@ def _operator(of: Callable[[Tensor, Number], Tensor]) -> Callable[[type[Subclass
     """Give a class `apply`, which is `of`, and for subclasses `forward` and `backward`, which save and hold what SpikeDE's do."""
     number = list(inspect.signature(of).parameters.values())[1]
 
-    def forward(ctx: Any, input: Tensor, value: Number = number.default) -> Tensor:
+    def forward(ctx: Context, input: Tensor, value: Number = number.default) -> Tensor:
         ctx.save_for_backward(input)
         setattr(ctx, number.name, value)
         return of(input, value)
 
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    def backward(ctx: Context, *grad_outputs: Tensor) -> Gradients:
         (input,) = ctx.saved_tensors
         with torch.enable_grad():
             x = input if input.requires_grad else input.detach().requires_grad_()
@@ -275,5 +277,5 @@ class NoisyThresholdSpikeModule(nn.Module):
             self.scale = state.item()
 
 
-def _without_scale(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+def _without_scale(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
     state_dict.setdefault(f"{prefix}_extra_state", module.get_extra_state())

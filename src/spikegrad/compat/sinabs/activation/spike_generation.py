@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -26,18 +26,24 @@ from spikegrad.compat.functions import Subclassable, floating
 from spikegrad.compat.likeness import Alike
 from spikegrad.compat.sinabs.activation.surrogate_gradient_fn import Threshold, checked
 from spikegrad.compat.sinabs.adapted import adapt
+from spikegrad.gradient.function import Context, Function, Gradients
 from spikegrad.gradient.torch import transforming
 from spikegrad.vocabulary import inf, widen
 
-GradientFn = Callable[[Tensor, Any], Tensor]
+GradientFn = Callable[[Tensor, Threshold], Tensor]
 """A gradient as a function of potential and threshold; a `spikegrad.Surrogate` is one."""
+
+
+class _Context(Context, Protocol):
+    spike_threshold: Threshold
+    surrogate_grad_fn: GradientFn
 
 
 class BackwardClass:
     """The backward pass of the spike functions, for subclasses of theirs."""
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
+    def backward(ctx: _Context, grad_output: Tensor) -> Gradients:
         """The gradient with respect to the potential, and none for the other arguments."""
         (v_mem,) = ctx.saved_tensors
         return grad_output * ctx.surrogate_grad_fn(v_mem, ctx.spike_threshold), None, None, None
@@ -60,7 +66,7 @@ class SingleSpike(BackwardClass, Subclassable):
         return _fire(floating(v_mem), spike_threshold, surrogate_grad_fn, _single)
 
     @staticmethod
-    def forward(ctx: Any, v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
+    def forward(ctx: _Context, v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
         """What PyTorch calls in a subclass."""
         return _forward(ctx, v_mem, spike_threshold, surrogate_grad_fn, _single)
 
@@ -86,7 +92,7 @@ class MultiSpike(BackwardClass, Subclassable):
         return _fire(floating(v_mem), checked(spike_threshold), surrogate_grad_fn, _multiple)
 
     @staticmethod
-    def forward(ctx: Any, v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
+    def forward(ctx: _Context, v_mem: Tensor, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
         """What PyTorch calls in a subclass."""
         return _forward(ctx, v_mem, checked(spike_threshold), surrogate_grad_fn, _multiple)
 
@@ -108,7 +114,9 @@ class MaxSpikeInner(BackwardClass, Subclassable):
         return _fire(floating(v_mem), checked(spike_threshold), surrogate_grad_fn, _multiple, max_num_spikes_per_bin)
 
     @staticmethod
-    def forward(ctx: Any, v_mem: Tensor, max_num_spikes_per_bin: Any, spike_threshold: Threshold, surrogate_grad_fn: GradientFn) -> Tensor:
+    def forward(
+        ctx: _Context, v_mem: Tensor, max_num_spikes_per_bin: int | None, spike_threshold: Threshold, surrogate_grad_fn: GradientFn
+    ) -> Tensor:
         """What PyTorch calls in a subclass."""
         return _forward(ctx, v_mem, checked(spike_threshold), surrogate_grad_fn, _multiple, max_num_spikes_per_bin)
 
@@ -152,23 +160,25 @@ class MaxSpike(Alike):
         return MaxSpikeInner.apply(v_mem, self.max_num_spikes_per_bin, spike_threshold, surrogate_grad_fn)
 
 
-def _single(v_mem: Tensor, theta: Any, most: int | None) -> Tensor:
+def _single(v_mem: Tensor, theta: Threshold, most: int | None) -> Tensor:
     return spikegrad.StraightThrough()(v_mem - theta).to(v_mem.dtype)
 
 
-def _multiple(v_mem: Tensor, theta: Any, most: int | None) -> Tensor:
+def _multiple(v_mem: Tensor, theta: Threshold, most: int | None) -> Tensor:
     # Rounded down before it is cut off at 0, so that -0.0 and minus infinity give 0 and NaN stays NaN.
     return (widen(v_mem) / theta).trunc().clamp(min=0, max=most).abs().to(v_mem.dtype)
 
 
-def _forward(ctx: Any, v_mem: Tensor, theta: Any, gradient: GradientFn, spikes: Callable[..., Tensor], most: int | None = None) -> Tensor:
+def _forward(
+    ctx: _Context, v_mem: Tensor, theta: Threshold, gradient: GradientFn, spikes: Callable[..., Tensor], most: int | None = None
+) -> Tensor:
     """Spikes, and on `ctx` what sinabs leaves there for `BackwardClass`."""
     ctx.save_for_backward(v_mem)
     ctx.spike_threshold, ctx.surrogate_grad_fn = theta, gradient
     return spikes(floating(v_mem), theta, most)
 
 
-def _fire(v_mem: Tensor, theta: Any, gradient: GradientFn, spikes: Callable[..., Tensor], most: int | None = None) -> Tensor:
+def _fire(v_mem: Tensor, theta: Threshold, gradient: GradientFn, spikes: Callable[..., Tensor], most: int | None = None) -> Tensor:
     """Spikes with the gradient; what they depend on is the difference of potential and threshold, or the ratio."""
     if isinstance(gradient, spikegrad.Surrogate):
         gradient = adapt(gradient)
@@ -181,30 +191,37 @@ def _fire(v_mem: Tensor, theta: Any, gradient: GradientFn, spikes: Callable[...,
 
         return attach(spikes(v_mem.detach(), constant, most), v_mem, term)
     if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (v_mem, theta)):
-        fired: Any = _Fire.apply(v_mem, theta, gradient, spikes, most)
-        return fired
+        return _Fire.apply(v_mem, theta, gradient, spikes, most)
     return spikes(v_mem, theta, most)
 
 
-class _Fire(torch.autograd.Function):
+class _Fired(Context, Protocol):
+    theta: float
+    gradient: GradientFn
+    with_ratio: bool
+
+
+class _Fire(Function):
     # A third of the operations of `attach`, and as right; but a compiler that traces a transform would drop its gradient.
 
     @staticmethod
-    def forward(ctx: Any, v_mem: Tensor, theta: Any, gradient: GradientFn, spikes: Callable[..., Tensor], most: int | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(
+        ctx: _Fired, v_mem: Tensor, theta: Threshold, gradient: GradientFn, spikes: Callable[..., Tensor], most: int | None
+    ) -> Tensor:
         ctx.save_for_backward(v_mem, *((theta,) if isinstance(theta, Tensor) else ()))  # not copies: these can be differentiated again
-        ctx.theta = None if isinstance(theta, Tensor) else theta
+        ctx.theta = 1.0 if isinstance(theta, Tensor) else theta  # a tensor is saved
         ctx.gradient, ctx.with_ratio = gradient, spikes is _multiple
         return spikes(v_mem, theta, most)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    def backward(ctx: _Fired, *grad_outputs: Tensor) -> Gradients:
         v_mem, *tensors = ctx.saved_tensors
         theta = tensors[0] if tensors else ctx.theta
         infinite = v_mem.abs() == inf
         finite = torch.where(infinite, 0.0, v_mem)
         by_v = torch.where(infinite, 0.0, grad_outputs[0] * ctx.gradient(finite, theta))
         by_theta = None
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[1] and isinstance(theta, Tensor):
             by_theta = (-by_v * (widen(finite) / theta) if ctx.with_ratio else -by_v).sum_to_size(theta.shape).to(theta.dtype)
         return by_v.to(v_mem.dtype), by_theta, None, None, None
 

@@ -16,7 +16,7 @@ Example:
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ def checked(spike_threshold: Threshold) -> Threshold:
         hidden = spike_threshold.device.type != "cpu" or torch.compiler.is_compiling() or transforming()
         if hidden or bool((spike_threshold > 0).all()):
             return spike_threshold
-        lowest: Any = spike_threshold.min().item()
+        lowest = spike_threshold.min().item()
     elif spike_threshold > 0:
         return spike_threshold
     else:
@@ -52,7 +52,7 @@ class SurrogateGradientFn(Alike):
 
     PEER = "sinabs.activation"
 
-    def fields_at(self, spike_threshold: Any) -> tuple[type[Surrogate], dict[str, Any]]:
+    def fields_at(self, spike_threshold: Threshold) -> tuple[type[Surrogate], Mapping[str, Threshold]]:
         """The class of the surrogate and its fields; a threshold that is a tensor gives tensors."""
         raise NotImplementedError
 
@@ -63,7 +63,7 @@ class SurrogateGradientFn(Alike):
             ValueError: a number is out of range.
         """
         cls, fields = self.fields_at(float(spike_threshold))
-        return cls(**fields)
+        return _with_numbers(cls, fields)
 
     def __call__(self, v_mem: Tensor, spike_threshold: Threshold) -> Tensor:
         """The gradient of spikes with respect to the potential.
@@ -86,10 +86,14 @@ class SurrogateGradientFn(Alike):
         return _derivative(cls, fields, widen(v_mem) - spike_threshold).to(v_mem.dtype)
 
 
-def _derivative(cls: type[Surrogate], fields: dict[str, Any], x: Tensor) -> Tensor:
+def _with_numbers(cls: type[Surrogate], fields: Mapping[str, Threshold]) -> Surrogate:
+    return cls(**{name: value for name, value in fields.items() if not isinstance(value, Tensor)})
+
+
+def _derivative(cls: type[Surrogate], fields: Mapping[str, Threshold], x: Tensor) -> Tensor:
     """The derivative of a surrogate, some of whose numbers may be tensors."""
     arrays = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
-    return cls(**{name: value for name, value in fields.items() if name not in arrays}).bind(arrays).derivative(x)
+    return _with_numbers(cls, fields).bind(arrays).derivative(x)
 
 
 def gaussian(x: Tensor, mu: float | Tensor, sigma: float | Tensor) -> Tensor:
@@ -127,7 +131,7 @@ class Heaviside(SurrogateGradientFn):
 
     window: float = 1.0
 
-    def fields_at(self, spike_threshold: Any) -> tuple[type[Surrogate], dict[str, Any]]:
+    def fields_at(self, spike_threshold: Threshold) -> tuple[type[Surrogate], Mapping[str, Threshold]]:
         """See `SurrogateGradientFn`."""
         return spikegrad.Heaviside, {"height": 1 / checked(spike_threshold), "shift": -self.window}
 
@@ -150,7 +154,7 @@ class Gaussian(SurrogateGradientFn):
     sigma: float = 0.5
     grad_scale: float = 1.0
 
-    def fields_at(self, spike_threshold: Any) -> tuple[type[Surrogate], dict[str, Any]]:
+    def fields_at(self, spike_threshold: Threshold) -> tuple[type[Surrogate], Mapping[str, Threshold]]:
         """See `SurrogateGradientFn`."""
         return spikegrad.Gaussian, {"width": self.sigma, "shift": self.mu, "scale": self.grad_scale}
 
@@ -201,7 +205,7 @@ class MultiGaussian(SurrogateGradientFn):
         for name, value in {"mu": mu, "sigma": sigma, **values, "first_published": first_published}.items():
             object.__setattr__(self, name, value)
 
-    def fields_at(self, spike_threshold: Any) -> tuple[type[Surrogate], dict[str, Any]]:
+    def fields_at(self, spike_threshold: Threshold) -> tuple[type[Surrogate], Mapping[str, Threshold]]:
         """See `SurrogateGradientFn`."""
         plain = {"width": self.sigma, "shift": self.mu, "scale": self.grad_scale}
         if self.first_published:
@@ -225,7 +229,7 @@ class SingleExponential(SurrogateGradientFn):
     grad_width: float = 0.5
     grad_scale: float = 1.0
 
-    def fields_at(self, spike_threshold: Any) -> tuple[type[Surrogate], dict[str, Any]]:
+    def fields_at(self, spike_threshold: Threshold) -> tuple[type[Surrogate], Mapping[str, Threshold]]:
         """See `SurrogateGradientFn`."""
         inverse = 1 / (checked(spike_threshold) * _positive("grad_width", self.grad_width))
         return spikegrad.Exponential, {"slope": inverse, "height": inverse, "scale": self.grad_scale}
@@ -254,7 +258,7 @@ class PeriodicExponential(SurrogateGradientFn):
     grad_scale: float = 1.0
     first_published: bool = dataclasses.field(default=False, kw_only=True)
 
-    def fields_at(self, spike_threshold: Any) -> tuple[type[Surrogate], dict[str, Any]]:
+    def fields_at(self, spike_threshold: Threshold) -> tuple[type[Surrogate], Mapping[str, Threshold]]:
         """See `SurrogateGradientFn`."""
         period = checked(spike_threshold)
         if self.first_published:
