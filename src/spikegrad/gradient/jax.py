@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
 
 from spikegrad.vocabulary import widen
 
 if TYPE_CHECKING:
     from spikegrad.surrogate import Surrogate
 
+Moved = tuple[jax.Array | SymbolicZero, dict[str, jax.Array | SymbolicZero], tuple[jax.Array, ...]]
+"""A potential, numbers and noise, or how each changes."""
+
 
 def spike(
     surrogate: Surrogate,
     x: jax.Array,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, ArrayLike],
     spike_at_threshold: bool,
     training: bool,
     random: jax.Array | None,
@@ -44,24 +48,24 @@ def _spike(
     x: jax.Array,
     numbers: dict[str, jax.Array],
     noise: tuple[jax.Array, ...],
-) -> Any:
+) -> jax.Array:
     x = jnp.asarray(x)  # JAX may hand in the number that a weakly typed array was made from
     fired = x >= 0 if spike_at_threshold else x > 0
     return jnp.where(x == x, fired.astype(x.dtype), x)
 
 
-def _rule(surrogate: Surrogate, spike_at_threshold: bool, primals: Any, tangents: Any) -> Any:
+def _rule(surrogate: Surrogate, spike_at_threshold: bool, primals: Moved, tangents: Moved) -> tuple[jax.Array, jax.Array]:
     x, numbers, noise = jnp.asarray(primals[0]), *primals[1:]
     x_dot, number_dots, _ = tangents
     infinite = jnp.isinf(x)
     wide = widen(jnp.where(infinite, 0, x))
-    change: Any = 0.0
+    change: jax.Array | float = 0.0
     if not isinstance(x_dot, SymbolicZero):
         change = surrogate.bind(numbers).derivative(wide, *noise) * x_dot
     moving = {name: dot for name, dot in number_dots.items() if not isinstance(dot, SymbolicZero)}
     if moving:
 
-        def primitive(given: dict[str, jax.Array]) -> Any:
+        def primitive(given: dict[str, jax.Array]) -> jax.Array:
             return surrogate.bind({**numbers, **given}).primitive(wide, *noise)
 
         change = change + jax.jvp(primitive, ({name: numbers[name] for name in moving},), (moving,))[1]

@@ -28,6 +28,7 @@ def spike(
     if training and surrogate.soft:
         if random is None:
             raise ValueError(f"{type(surrogate).__name__} draws noise; pass random=numpy.random.default_rng(seed)")
-        return cast(surrogate.bind(parameters).primitive(wide, random.random(wide.shape).astype(wide.dtype)), x)
+        noise = [random.random(wide.shape).astype(wide.dtype)]
+        return cast(surrogate.bind(parameters).primitive(wide, *noise), x)
     # Compared as float32: bfloat16 warns when it is compared with NaN.
     return where(wide == wide, cast(wide >= 0 if spike_at_threshold else wide > 0, x), x)

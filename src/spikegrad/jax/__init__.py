@@ -15,6 +15,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from spikegrad import neurons
 from spikegrad.errors import meant
@@ -23,10 +24,11 @@ from spikegrad.kernels import arguments, loop, sharding
 from spikegrad.kernels.plan import Call, Connection
 from spikegrad.neuron import Neuron, Reset
 from spikegrad.surrogate import Surrogate
-from spikegrad.vocabulary import cast
+from spikegrad.vocabulary import Array, cast
 
 __all__ = ["leaky", "leaky_integrator", "recurrent_leaky", "recurrent_synaptic", "run", "synaptic"]
 
+State = jax.Array | Sequence[jax.Array] | None
 Backend = Literal["auto", "numba", "reference"]
 _INSTALLED = importlib.util.find_spec("numba") is not None
 _ATAN = ATan()
@@ -34,17 +36,17 @@ _ATAN = ATan()
 
 def run(
     neuron: Neuron,
-    currents: Any,
+    currents: jax.Array | Sequence[jax.Array],
     *,
-    values: Mapping[str, Any] | None = None,
+    values: Mapping[str, ArrayLike] | None = None,
     weights: jax.Array | None = None,
-    state: Any = None,
+    state: State = None,
     record: bool | str | Sequence[str] = False,
     inhibition: bool = False,
     quantize: Callable[[jax.Array], jax.Array] | None = None,
     training: bool = False,
     key: jax.Array | None = None,
-    lengths: Any = None,
+    lengths: ArrayLike | Sequence[int] | None = None,
     backend: Backend = "auto",
 ) -> tuple[Any, ...]:
     """A layer of any neuron over a sequence.
@@ -111,7 +113,7 @@ def run(
     parameters = plan.computed(numbers, like)
     names = (*neuron.states, *(("recurrent",) if weights is not None else ()))
     rest = plan.rested(numbers | {name: getattr(neuron, name) for name in neuron.states}, like)
-    start: Any = tuple(rest.values()) if state is None else arguments.state(names, state, like)
+    start: tuple[ArrayLike, ...] = tuple(rest.values()) if state is None else arguments.state(names, state, like)
     reason = _obstacle(surrogate, inhibition, quantize)
     if lengths is not None:
         lengths, reason = _lengths(lengths, like), reason or "its samples have lengths of their own"
@@ -129,7 +131,7 @@ def run(
             fed = {"recurrent": 0.0} if connection == "all-to-all" else {}
             start = arguments.filled(rest | fed, like)
 
-        def fire(x: Any, spike_at_threshold: bool, draw: Any) -> Any:
+        def fire(x: jax.Array, spike_at_threshold: bool, draw: jax.Array | None) -> jax.Array:
             return surrogate(x, spike_at_threshold=spike_at_threshold, training=training, random=draw, **learned)
 
         draws = None if key is None else jax.random.split(key, given[0].shape[0] + 1)
@@ -156,7 +158,7 @@ def run(
     return made, after, recorded[0] if record is True or isinstance(record, str) else dict(zip(wanted, recorded, strict=True))
 
 
-def _numbers(neuron: Neuron, values: dict[str, Any], like: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+def _numbers(neuron: Neuron, values: dict[str, ArrayLike], like: jax.Array) -> tuple[dict[str, Array], dict[str, Array]]:
     """The numbers of the neuron, arrays where they are given, and the arrays in place of numbers of its surrogate."""
     known = (*neuron.numbers, *(f"spike.{name}" for name in neuron.spike.numbers))
     for name, value in values.items():
@@ -170,14 +172,14 @@ def _numbers(neuron: Neuron, values: dict[str, Any], like: jax.Array) -> tuple[d
         if not isinstance(value, jax.core.Tracer) and not np.all(within.holds(np.asarray(value))):
             raise ValueError(f"`{name}` must be {within.words}, got {value}")
     arrays = {name: jnp.asarray(value, like.dtype) for name, value in values.items()}
-    numbers: dict[str, Any] = neuron.parameters | {name: x for name, x in arrays.items() if not name.startswith("spike.")}
+    numbers: dict[str, Array] = neuron.parameters | {name: x for name, x in arrays.items() if not name.startswith("spike.")}
     arguments.numbers(arrays, like)
     if not any(isinstance(x, jax.core.Tracer) for x in values.values()):  # by NumPy: what JAX computes while it traces is not known yet
         neuron.bind({name: np.asarray(x) for name, x in values.items()}).require_valid()
     return numbers, {name[6:]: x for name, x in arrays.items() if name.startswith("spike.")}
 
 
-def _lengths(lengths: Any, like: jax.Array) -> jax.Array:
+def _lengths(lengths: ArrayLike | Sequence[int], like: jax.Array) -> jax.Array:
     """The lengths of samples, checked as far as they are known."""
     if not isinstance(lengths, jax.core.Tracer):
         return jnp.asarray(arguments.ends(lengths, like), int)
@@ -189,7 +191,7 @@ def _lengths(lengths: Any, like: jax.Array) -> jax.Array:
     return lengths
 
 
-def _obstacle(surrogate: Surrogate, inhibition: bool, quantize: Any) -> str | None:
+def _obstacle(surrogate: Surrogate, inhibition: bool, quantize: Callable[[jax.Array], jax.Array] | None) -> str | None:
     """Why the kernels cannot run a layer with these, or None."""
     if not _INSTALLED:
         return "Numba is not installed (`pip install numba`)"
@@ -233,7 +235,7 @@ class Keywords(TypedDict, total=False):
     spike_parameters: Mapping[str, jax.Array]
     training: bool
     key: jax.Array | None
-    lengths: Any
+    lengths: ArrayLike | Sequence[int] | None
     record: bool
     backend: Backend
 
@@ -241,7 +243,14 @@ class Keywords(TypedDict, total=False):
 _OF_NEURON = ("reset", "reset_delay", "detach_reset", "spike_at_threshold", "scale_input")
 
 
-def _named(kind: type[Neuron], currents: Any, numbers: Mapping[str, Any], weights: Any, state: Any, options: dict[str, Any]) -> Any:
+def _named(
+    kind: type[Neuron],
+    currents: jax.Array,
+    numbers: Mapping[str, ArrayLike],
+    weights: jax.Array | None,
+    state: State,
+    options: dict[str, Any],
+) -> tuple[Any, ...]:
     """`run` for a neuron whose numbers are floats or arrays."""
     own = {name: options.pop(name) for name in _OF_NEURON if name in options}
     spike = options.pop("spike", None)
@@ -254,8 +263,8 @@ def _named(kind: type[Neuron], currents: Any, numbers: Mapping[str, Any], weight
 
 def leaky(
     currents: jax.Array,
-    beta: Any,
-    threshold: Any = 1.0,
+    beta: ArrayLike,
+    threshold: ArrayLike = 1.0,
     spike: Surrogate = _ATAN,
     *,
     state: jax.Array | None = None,
@@ -291,8 +300,8 @@ def leaky(
 def recurrent_leaky(
     currents: jax.Array,
     weights: jax.Array,
-    beta: Any,
-    threshold: Any = 1.0,
+    beta: ArrayLike,
+    threshold: ArrayLike = 1.0,
     spike: Surrogate = _ATAN,
     *,
     state: tuple[jax.Array, jax.Array] | None = None,
@@ -308,9 +317,9 @@ def recurrent_leaky(
 
 def synaptic(
     currents: jax.Array,
-    alpha: Any,
-    beta: Any,
-    threshold: Any = 1.0,
+    alpha: ArrayLike,
+    beta: ArrayLike,
+    threshold: ArrayLike = 1.0,
     spike: Surrogate = _ATAN,
     *,
     state: tuple[jax.Array, jax.Array] | None = None,
@@ -324,9 +333,9 @@ def synaptic(
 def recurrent_synaptic(
     currents: jax.Array,
     weights: jax.Array,
-    alpha: Any,
-    beta: Any,
-    threshold: Any = 1.0,
+    alpha: ArrayLike,
+    beta: ArrayLike,
+    threshold: ArrayLike = 1.0,
     spike: Surrogate = _ATAN,
     *,
     state: tuple[jax.Array, jax.Array, jax.Array] | None = None,
@@ -338,7 +347,7 @@ def recurrent_synaptic(
 
 
 def leaky_integrator(
-    currents: jax.Array, beta: Any, *, state: jax.Array | None = None, backend: Backend = "auto"
+    currents: jax.Array, beta: ArrayLike, *, state: jax.Array | None = None, backend: Backend = "auto"
 ) -> tuple[jax.Array, jax.Array]:
     """Leaky integrators, which do not spike: ``u[t] = beta u[t-1] + I[t]``. Returns the potentials and the last of them."""
     return _named(neurons.LeakyIntegrator, currents, {"beta": beta}, None, state, {"backend": backend})

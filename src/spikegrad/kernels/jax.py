@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.typing import ArrayLike, DTypeLike
 
 from spikegrad.kernels import handler, sharding
 from spikegrad.kernels.cpu.passes import SAMPLES
@@ -26,7 +28,11 @@ from spikegrad.kernels.sharding import Kind
 from spikegrad.kernels.static import Static, plain, plain_backward, plain_tangent, working_dtype
 from spikegrad.surrogate import Surrogate
 
-Arrays = Sequence[Any]
+Arrays = Sequence[jax.Array]
+Dims = Sequence[int | None]
+Shape = ShapedArray | jax.ShapeDtypeStruct
+Run = Callable[..., Sequence[jax.Array]]
+"""Of arrays, and of what else a primitive is bound with by name."""
 
 
 _TWICE, _ELSEWHERE = "this is forward mode or a second derivative", "this program is for another platform"
@@ -38,11 +44,11 @@ def _refuse(what: str) -> NotImplementedError:
     )
 
 
-def _shaped(like: Any, shape: Any, dtype: Any) -> Any:
+def _shaped(like: ShapedArray, shape: Sequence[int], dtype: DTypeLike) -> ShapedArray:
     return like.update(shape=tuple(shape), dtype=np.dtype(dtype), weak_type=False)
 
 
-def _layer_shapes(*given: Any, static: Static) -> list[Any]:
+def _layer_shapes(*given: ShapedArray, static: Static) -> list[ShapedArray]:
     like, plan = given[0], static.call.plan
     sequence, real = like.shape, working_dtype(like.dtype)
     return [
@@ -52,11 +58,11 @@ def _layer_shapes(*given: Any, static: Static) -> list[Any]:
     ]
 
 
-def _tangent_shapes(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
+def _tangent_shapes(*given: ShapedArray, static: Static, present: tuple[bool, ...]) -> list[ShapedArray]:
     return _layer_shapes(*given, static=static.not_kept)
 
 
-def _backward_shapes(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
+def _backward_shapes(*given: ShapedArray, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[ShapedArray]:
     like, real = given[0], working_dtype(given[0].dtype)
     shapes = {"sequence": (like.shape, like.dtype), "step": (like.shape[1:], real), "whole": (like.shape[-1:] * 2, real)}
     kinds = (static.kind(name) for name, there in zip(static.names, present, strict=True) if there)
@@ -76,14 +82,14 @@ def _backward_kinds(static: Static, present: tuple[bool, ...], zero: tuple[str, 
     return [*given, *residuals, *arriving[: len(arriving) - len(static.kept)]], made
 
 
-def _call(variant: Variant, given: Mapping[str, Any], made: Mapping[str, Any]) -> list[Any]:
+def _call(variant: Variant, given: Mapping[str, jax.Array], made: Mapping[str, Shape]) -> list[jax.Array]:
     """Have XLA run a kernel; it is given sequences first."""
     given = dict(sorted(given.items(), key=lambda item: item[0] not in variant.rows))
     name = handler.registered(variant, tuple(given), tuple(made))
     return list(jax.ffi.ffi_call(name, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in made.values()])(*given.values()))
 
 
-def _arguments(static: Static, given: Arrays) -> tuple[dict[str, Any], frozenset[str]]:
+def _arguments(static: Static, given: Arrays) -> tuple[dict[str, jax.Array], frozenset[str]]:
     """What a kernel is given, by name, and which of it has a value for each column."""
     named = dict(zip(static.names, given, strict=True))
     real = working_dtype(given[0].dtype)
@@ -93,7 +99,7 @@ def _arguments(static: Static, given: Arrays) -> tuple[dict[str, Any], frozenset
     return named, frozenset(columns)
 
 
-def _fused_layer(*given: Any, static: Static) -> list[Any]:
+def _fused_layer(*given: jax.Array, static: Static) -> list[jax.Array]:
     named, columns = _arguments(static, given)
     columns, learned = frozenset(n for n in columns if not n.startswith("spike.")), static.learned or frozenset()
     variant = Variant(static.call, False, given[0].dtype.name, columns, learned, keeps=static.learned is not None)
@@ -102,7 +108,7 @@ def _fused_layer(*given: Any, static: Static) -> list[Any]:
     return _call(variant, {name: x for name, x in named.items() if name in wanted}, made)
 
 
-def _fused_backward(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
+def _fused_backward(*given: jax.Array, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[jax.Array]:
     count = len(static.names)
     named, columns = _arguments(static, given[:count])
     residuals = ("0", *static.kept) if static.fed else ()
@@ -116,7 +122,7 @@ def _fused_backward(*given: Any, static: Static, present: tuple[bool, ...], zero
     results = static.results[: len(static.results) - len(static.kept)]
     arriving = {f"bar.{name.removeprefix('last.')}": g for name, g in zip(results, given[count + len(residuals) :], strict=True)}
     shapes = dict(zip(asked, _backward_shapes(*map(jax.typeof, given), static=static, present=present, zero=zero), strict=True))
-    made = {f"grad.{name}": jax.typeof(given[0]) for name in static.inputs}  # a kernel writes them all
+    made: dict[str, Shape] = {f"grad.{name}": jax.typeof(given[0]) for name in static.inputs}  # a kernel writes them all
     if static.fed and not variant.fed_alike:
         made[f"grad.{FED}"] = jax.ShapeDtypeStruct(given[0].shape, working_dtype(given[0].dtype))
     made |= {f"grad.{name.removeprefix('first.')}": shape for name, shape in shapes.items() if name not in (*static.inputs, "weights")}
@@ -136,10 +142,10 @@ def _learned(static: Static, present: Sequence[bool]) -> frozenset[str]:
     return frozenset(name for name in asked if name not in (*static.inputs, "weights") and not name.startswith("first."))
 
 
-def _unless_strict(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+def _unless_strict(function: Run, what: str) -> Run:
     """The plain loop's way, for a layer that does not insist on the kernels."""
 
-    def run(*given: Any, static: Static, **more: Any) -> list[Any]:
+    def run(*given: jax.Array, static: Static, **more: Any) -> Arrays:
         if static.strict:
             raise _refuse(what)
         return function(*given, static=static, **more)
@@ -147,7 +153,7 @@ def _unless_strict(function: Callable[..., Any], what: str) -> Callable[..., Any
     return run
 
 
-def _layer_jvp(primals: Arrays, tangents: Arrays, *, static: Static) -> tuple[Any, Any]:
+def _layer_jvp(primals: Arrays, tangents: Arrays, *, static: Static) -> tuple[Arrays, Arrays]:
     if static.learned is not None:  # the forward pass of a derivative; what it keeps is not asked for again
         if static.strict:
             raise _refuse(_TWICE)
@@ -164,25 +170,25 @@ def _layer_jvp(primals: Arrays, tangents: Arrays, *, static: Static) -> tuple[An
     return made[:count], tangent.bind(*primals, *residuals, *moving, static=keeping, present=present)
 
 
-def _is_zero(x: Any) -> bool:
+def _is_zero(x: object) -> bool:
     """Whether a tangent or cotangent is zero because nothing depends on it."""
     return type(x) is ad.Zero
 
 
-def _tangent_transpose(cotangents: Arrays, *given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
+def _tangent_transpose(cotangents: Sequence[Any], *given: jax.Array, static: Static, present: tuple[bool, ...]) -> list[jax.Array | None]:
     inputs, residuals = given[: len(present)], given[len(present) : len(present) + static.fed + len(static.kept)]
     zero = tuple(name for name, g in zip(static.results, cotangents, strict=False) if _is_zero(g))
-    arriving: list[Any] = [jnp.zeros((), g.aval.dtype) if _is_zero(g) else g for g in cotangents]
+    arriving = [jnp.zeros((), g.aval.dtype) if _is_zero(g) else g for g in cotangents]
     arriving = sharding.alike((inputs[0], arriving))[1]
     found = iter(backward.bind(*inputs, *residuals, *arriving, static=static, present=present, zero=zero))
-    gradients: list[Any] = []
+    gradients: list[jax.Array | None] = []
     for x in (x for x, there in zip(inputs, present, strict=True) if there):
         g = next(found)
         gradients.append(g if g.shape == x.shape else g.sum().astype(x.dtype).reshape(x.shape))
     return [None] * (len(present) + len(residuals)) + gradients
 
 
-def _plain_jvp(function: Callable[..., Any], primals: Arrays, tangents: Arrays, *, static: Static, **more: Any) -> tuple[Any, Any]:
+def _plain_jvp(function: Run, primals: Arrays, tangents: Arrays, *, static: Static, **more: Any) -> tuple[Arrays, Arrays]:
     """A derivative of what is itself a derivative: the plain loop's."""
     if static.strict:
         raise _refuse(_TWICE)
@@ -190,7 +196,9 @@ def _plain_jvp(function: Callable[..., Any], primals: Arrays, tangents: Arrays, 
     return jax.jvp(run, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
 
 
-def _folded(primitive: Primitive, given: Arrays, dims: Arrays, step: Any, results: Arrays, **static: Any) -> tuple[Any, Any]:
+def _folded(
+    primitive: Primitive, given: Arrays, dims: Dims, step: tuple[int, ...], results: Sequence[bool], **static: Any
+) -> tuple[Arrays, list[int]]:
     """`vmap`: samples are independent, so the mapped axis becomes one more of the batch.
 
     `step` is the shape of a step; an array with a dimension more than that is a sequence. `results` says which of the results are.
@@ -202,13 +210,13 @@ def _folded(primitive: Primitive, given: Arrays, dims: Arrays, step: Any, result
     if weights is not None and (dims[weights] is not None or asked):  # weights, or gradients of weights, of each sample need a loop
         mapped = [jnp.moveaxis(x, dim, 0) for x, dim in zip(given, dims, strict=True) if dim is not None]
 
-        def one(parts: Any) -> Any:
+        def one(parts: Arrays) -> Arrays:
             rest = iter(parts)
             return primitive.bind(*(x if dim is None else next(rest) for x, dim in zip(given, dims, strict=True)), **static)
 
         return jax.lax.map(one, mapped), [0] * len(results)
 
-    def fold(x: Any, dim: int | None) -> Any:
+    def fold(x: jax.Array, dim: int | None) -> jax.Array:
         own = x.ndim - (dim is not None)
         if own == 0 and dim is not None and step:  # one number for each sample
             return jnp.broadcast_to(x.reshape(size, *(1,) * len(step)), (size, *step))
@@ -221,40 +229,48 @@ def _folded(primitive: Primitive, given: Arrays, dims: Arrays, step: Any, result
     return primitive.bind(*folded, **static), [int(sequence) for sequence in results]
 
 
-def _step(given: Arrays, dims: Arrays) -> tuple[int, ...]:
+def _step(given: Arrays, dims: Dims) -> tuple[int, ...]:
     shape = list(given[0].shape)
     if dims[0] is not None:
         del shape[dims[0]]
     return tuple(shape[1:])
 
 
-def _layer_batch(given: Arrays, dims: Arrays, *, static: Static) -> tuple[Any, Any]:
+def _layer_batch(given: Arrays, dims: Dims, *, static: Static) -> tuple[Arrays, list[int]]:
     rows = [not name.startswith("last.") for name in static.results]
     return _folded(layer, given, dims, _step(given, dims), rows, static=static)
 
 
-def _tangent_batch(given: Arrays, dims: Arrays, *, static: Static, present: tuple[bool, ...]) -> tuple[Any, Any]:
+def _tangent_batch(given: Arrays, dims: Dims, *, static: Static, present: tuple[bool, ...]) -> tuple[Arrays, list[int]]:
     rows = [not name.startswith("last.") for name in static.not_kept.results]
     return _folded(tangent, given, dims, _step(given, dims), rows, static=static, present=present)
 
 
-def _backward_batch(given: Arrays, dims: Arrays, *, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> tuple[Any, Any]:
+def _backward_batch(
+    given: Arrays, dims: Dims, *, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]
+) -> tuple[Arrays, list[int]]:
     rows = [name in static.inputs for name, there in zip(static.names, present, strict=True) if there]
     return _folded(backward, given, dims, _step(given, dims), rows, static=static, present=present, zero=zero)
 
 
 @functools.lru_cache(maxsize=4096)
-def _jitted(primitive: Primitive, static: frozenset[tuple[str, Any]]) -> Callable[..., Any]:
+def _jitted(primitive: Primitive, static: frozenset[tuple[str, Hashable]]) -> Run:
     return jax.jit(functools.partial(primitive.bind, **dict(static)))
 
 
-def _primitive(name: str, shapes: Callable[..., Any], jvp: Any, batch: Any, other: Any) -> Primitive:
+def _primitive(
+    name: str,
+    shapes: Callable[..., list[ShapedArray]],
+    jvp: Callable[..., tuple[Arrays, Arrays]],
+    batch: Callable[..., tuple[Arrays, list[int]]],
+    other: Run,
+) -> Primitive:
     """A primitive with its rules; `other` is how it runs on any platform."""
     made = Primitive(f"spikegrad_{name}")
     made.multiple_results = True
     made.def_abstract_eval(shapes)
 
-    def run(*given: Any, **static: Any) -> Any:
+    def run(*given: jax.Array, **static: Hashable) -> Arrays:
         found = _jitted(made, frozenset(static.items()))
         if not jax.config.jax_disable_jit:  # pyright: ignore
             return found(*given)
@@ -268,10 +284,10 @@ def _primitive(name: str, shapes: Callable[..., Any], jvp: Any, batch: Any, othe
     return made
 
 
-def _on_the_cpu(primitive: Primitive, fused: Callable[..., Any], kinds: Callable[..., Any], other: Callable[..., Any]) -> None:
+def _on_the_cpu(primitive: Primitive, fused: Run, kinds: Callable[..., tuple[list[Kind], list[Kind]]], other: Run) -> None:
     """Have a primitive run in kernels on the CPU; in a program that is exported, and may run elsewhere, only if it must."""
 
-    def lower(context: Any, *given: Any, static: Static, **more: Any) -> Any:
+    def lower(context: mlir.LoweringRuleContext, *given: Any, static: Static, **more: Any) -> Sequence[Any]:
         exported = context.module_context.lowering_parameters.for_export and not static.strict
         run = functools.partial(other if exported else fused, static=static, **more)
         if exported:
@@ -296,13 +312,13 @@ def run(
     call: Call,
     surrogate: Surrogate,
     inputs: Sequence[jax.Array],
-    state: Sequence[Any],
-    parameters: Mapping[str, Any],
-    numbers: Mapping[str, Any],
+    state: Sequence[ArrayLike],
+    parameters: Mapping[str, ArrayLike],
+    numbers: Mapping[str, jax.Array],
     weights: jax.Array | None = None,
     *,
     strict: bool,
-) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+) -> tuple[Arrays, Arrays, Arrays]:
     """A layer: its outputs, its states after the last step, and its recorded values.
 
     Args:
@@ -317,15 +333,15 @@ def run(
     """
     real = working_dtype(inputs[0].dtype)
 
-    def fitted(x: Any) -> Any:
-        x = jnp.asarray(x, real)
-        return sharding.spread(x, inputs[0]) if x.ndim else x
+    def fitted(x: ArrayLike) -> jax.Array:
+        array = jnp.asarray(x, real)
+        return sharding.spread(array, inputs[0]) if array.ndim else array
 
     static = Static(call, surrogate, tuple(numbers), strict)
     connections = () if weights is None else (weights.astype(real).T,)
     given = (*inputs, *map(fitted, (*state, *parameters.values(), *numbers.values())), *connections)
 
-    def bound(*given: Any) -> Any:
+    def bound(*given: jax.Array) -> Arrays:
         return layer.bind(*sharding.alike(given), static=static)
 
     found = sharding.by_type(bound, given, _layer_kinds(static), fed=static.fed)

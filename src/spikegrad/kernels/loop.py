@@ -11,12 +11,17 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from spikegrad import derive, trace
 from spikegrad.kernels.plan import Call, Plan, array
-from spikegrad.trace import Instruction, Operand, Program, Symbol, argument
+from spikegrad.trace import Instruction, Operand, Program, Symbol, Value, argument
 from spikegrad.vocabulary import OPERATIONS, Array, cast, detach, library, namespace
+
+Given = tuple[tuple[Array, ...], Array | None]
+"""The inputs of a step, and what its noise is drawn from."""
+
+Sequences = tuple[list[Array], ...]
+"""Outputs and recorded values: of a step, or of all of them."""
 
 Fire = Callable[[Array, bool, Array | None], Array]
 """Spikes from potential minus threshold, given whether one at the threshold spikes, and what its noise is drawn from, if any is."""
@@ -77,7 +82,7 @@ def run(
     known = None if jax else evaluator(program, None)
     names, outputs = (*plan.states, *emitted), plan.outputs
 
-    def step(carry: tuple[Array, ...], given: Any) -> tuple[tuple[Array, ...], Any]:
+    def step(carry: tuple[Array, ...], given: Given) -> tuple[tuple[Array, ...], Sequences]:
         current, draw = given
         states = carry[: len(names)]
         if weights is not None:
@@ -89,14 +94,14 @@ def run(
         fed = values[:1] if weights is not None else []
         return (*after, *fed), (values[:outputs], values[outputs + len(names) :])
 
-    def until(carry: tuple[Array, ...], given: Any) -> tuple[tuple[Array, ...], Any]:
+    def until(carry: tuple[Array, ...], given: Given) -> tuple[tuple[Array, ...], Sequences]:
         """The step of samples that go on."""
         (*current, going), draw = given
-        after, made = step(carry, (current, draw))
+        after, made = step(carry, (tuple(current), draw))
         where = namespace("jax").where
-        return tuple(where(going, new, old) for new, old in zip(after, carry, strict=True)), [
+        return tuple(where(going, new, old) for new, old in zip(after, carry, strict=True)), tuple(
             [where(going, x, 0) for x in each] for each in made
-        ]
+        )
 
     states, fed = list(state[: len(plan.states)]), list(state[len(plan.states) :])
     if due is not None:
@@ -162,7 +167,7 @@ def _carried(plan: Plan) -> tuple[Program, tuple[str, ...], Program | None]:
     after = dict(zip(plan.states, results[plan.outputs :], strict=False))
     fires = [node for node in trace.ordered(results) if node.operation.startswith("fire")]
 
-    def later(node: Symbol, arguments: tuple[Any, ...]) -> Any:
+    def later(node: Symbol, arguments: tuple[Value, ...]) -> Value:
         """What a value of this step is in the next, where it comes from states alone."""
         if node.operation == "argument":
             return after.get(node.name, node)
@@ -221,13 +226,13 @@ def _uncontracted(program: Program, sources: frozenset[str]) -> Program:
 
 
 def _scan(
-    step: Callable[[tuple[Array, ...], Any], tuple[tuple[Array, ...], Any]],
+    step: Callable[[tuple[Array, ...], Given], tuple[tuple[Array, ...], Sequences]],
     carry: tuple[Array, ...],
     inputs: tuple[Array, ...],
     draws: Array | None,
     sizes: tuple[int, int],
     numbers: Sequence[Array],
-) -> tuple[tuple[Array, ...], Any]:
+) -> tuple[tuple[Array, ...], Sequences]:
     """Fold `step` over time: `jax.lax.scan`, or the same in a Python loop for PyTorch."""
     if library(inputs[0]) == "jax":
         from jax import lax
@@ -235,7 +240,7 @@ def _scan(
         return lax.scan(step, carry, (inputs, draws))
     import torch
 
-    steps: list[Any] = []
+    steps: list[Sequences] = []
     # unbind, not indexing: the backward pass of currents[t] costs as much as all of them.
     for current in zip(*(x.unbind(0) for x in inputs), strict=True):
         carry, made = step(carry, (current, None))

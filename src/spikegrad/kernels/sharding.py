@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +19,30 @@ from jax.core import ShapedArray
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Kind = Literal["sequence", "step", "whole"]
 """What an array of a layer is: ``(time, *step)``; of the shape of a step, or one number; or the same for all samples, such as weights."""
 
+T = TypeVar("T")
+Arrays = Sequence[jax.Array]
+Run = Callable[..., Arrays]
+Axes = str | tuple[str, ...] | None
+"""The axes of a mesh that a dimension is cut along."""
 
-def _varying(x: Any) -> frozenset[str]:
+
+class Placed(Protocol):
+    """An array as a partitioner tells of it."""
+
+    shape: tuple[int, ...]
+    sharding: NamedSharding | None
+
+
+def _varying(x: jax.Array) -> frozenset[str]:
     return getattr(getattr(jax.typeof(x), "mat", None), "varying", frozenset())
 
 
-def alike(given: Any) -> Any:
+def alike(given: T) -> T:
     """The same arrays, all of which vary over those devices of a `shard_map` over which one of them does.
 
     So a number that all devices share receives the sum of their gradients, and what a loop over time carries keeps its type.
@@ -37,14 +50,14 @@ def alike(given: Any) -> Any:
     arrays = [x for x in jax.tree.leaves(given) if isinstance(x, jax.Array)]
     axes = frozenset[str]().union(*map(_varying, arrays))
 
-    def cast(x: Any) -> Any:
+    def cast(x: object) -> object:
         missing = axes - _varying(x) if isinstance(x, jax.Array) else ()
         return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
 
     return jax.tree.map(cast, given) if axes else given
 
 
-def _spec(spec: Iterable[Any], kind: Kind, count: int, *, fed: bool) -> PartitionSpec:
+def _spec(spec: Iterable[Axes], kind: Kind, count: int, *, fed: bool) -> PartitionSpec:
     """How an array of a kind lies if a sequence of so many dimensions lies so: time is never cut, neurons only if none feeds another."""
     parts = [None, *list(spec)[1:], *(None,) * count][:count]
     if fed:
@@ -52,7 +65,7 @@ def _spec(spec: Iterable[Any], kind: Kind, count: int, *, fed: bool) -> Partitio
     return PartitionSpec(*(parts if kind == "sequence" else parts[1:] if kind == "step" else ()))
 
 
-def by_type(run: Callable[..., Any], given: Sequence[Any], kinds: tuple[Sequence[Kind], Sequence[Kind]], *, fed: bool) -> Any:
+def by_type(run: Run, given: Arrays, kinds: tuple[Sequence[Kind], Sequence[Kind]], *, fed: bool) -> Arrays:
     """Run a function of arrays of these kinds to arrays of these kinds, by `shard_map` on the axes over which types say that sequences lie.
 
     Where some arrays lie otherwise, they are moved.
@@ -82,17 +95,19 @@ def needs_devices(primitive: Primitive) -> None:
     importlib.import_module("jax._src.dispatch").prim_requires_devices_during_lowering.add(primitive)
 
 
-def partitioned(run: Callable[..., Any], given: Sequence[Kind], made: Sequence[Kind], *, fed: bool) -> Callable[..., Any]:
+def partitioned(run: Run, given: Sequence[Kind], made: Sequence[Kind], *, fed: bool) -> Callable[..., Sequence[Any]]:
     """How to lower a function of arrays of these kinds to arrays of these kinds, of which each device runs its part.
 
     A whole result is the sum of those of all parts. Where the parts of a dimension would not be of one size it is not cut.
     """
 
-    def lower(context: Any, *values: Any) -> Any:
+    def lower(context: mlir.LoweringRuleContext, *values: Any) -> Sequence[Any]:
         around = context.module_context.axis_context
         if not isinstance(around, mlir.ShardingContext) or around.device_assignment is None or around.num_devices == 1:
             return mlir.lower_fun(run, multiple_results=True)(context, *values)
-        bare = [[ShapedArray(x.shape, x.dtype) for x in avals] for avals in (context.avals_in, context.avals_out)]
+        bare = [
+            [ShapedArray(x.shape, x.dtype) for x in avals if isinstance(x, ShapedArray)] for avals in (context.avals_in, context.avals_out)
+        ]
         found = mlir.lower_fun(_cut(run, given, made, bare, fed=fed), multiple_results=True)(context, *values)
         # JAX finds `run` through an address in the operation. Whoever caches the program without it must not mistake it for another.
         key = hashlib.sha256(str(jax.make_jaxpr(run)(*bare[0])).encode()).hexdigest()
@@ -102,11 +117,13 @@ def partitioned(run: Callable[..., Any], given: Sequence[Kind], made: Sequence[K
     return lower
 
 
-def _cut(run: Callable[..., Any], given: Sequence[Kind], made: Sequence[Kind], avals: Any, *, fed: bool) -> Callable[..., Any]:
+def _cut(
+    run: Run, given: Sequence[Kind], made: Sequence[Kind], avals: Sequence[Sequence[ShapedArray]], *, fed: bool
+) -> Callable[..., Arrays]:
     count = next(x.ndim for x, kind in zip(avals[0], given, strict=True) if kind == "sequence")
     shape = avals[0][0].shape
 
-    def chosen(mesh: Any, arrays: Sequence[Any], kinds: Sequence[Kind]) -> PartitionSpec:
+    def chosen(mesh: Mesh, arrays: Sequence[Placed], kinds: Sequence[Kind]) -> PartitionSpec:
         """How sequences shall lie, by the first of these that is cut."""
         for x, kind in zip(arrays, kinds, strict=True):
             spec = () if kind == "whole" or not x.shape or x.sharding is None else tuple(x.sharding.spec)
@@ -117,26 +134,29 @@ def _cut(run: Callable[..., Any], given: Sequence[Kind], made: Sequence[Kind], a
                 return PartitionSpec(*parts)
         return PartitionSpec()
 
-    def placed_by(mesh: Any, spec: PartitionSpec, arrays: Sequence[Any], kinds: Sequence[Kind]) -> list[NamedSharding]:
+    def placed_by(mesh: Mesh, spec: PartitionSpec, arrays: Sequence[Placed], kinds: Sequence[Kind]) -> list[NamedSharding]:
         one = PartitionSpec()
         return [NamedSharding(mesh, _spec(spec, kind, count, fed=fed) if x.shape else one) for x, kind in zip(arrays, kinds, strict=True)]
 
-    def partition(mesh: Any, arguments: Any, results: Any) -> Any:
+    def partition(
+        mesh: Mesh, arguments: Sequence[Placed], results: Sequence[Placed]
+    ) -> tuple[Mesh, Callable[..., Arrays], list[NamedSharding], tuple[NamedSharding, ...]]:
         spec = chosen(mesh, (*arguments, *results), (*given, *made))
         axes = tuple(axis for part in spec for axis in _axes(part))
 
-        def part(*arrays: Any) -> list[Any]:
+        def part(*arrays: jax.Array) -> list[jax.Array]:
             return [jax.lax.psum(x, axes) if kind == "whole" and axes else x for x, kind in zip(run(*arrays), made, strict=True)]
 
         return mesh, part, placed_by(mesh, spec, results, made), tuple(placed_by(mesh, spec, arguments, given))
 
-    def infer(mesh: Any, arguments: Any, results: Any) -> Any:  # asked only by the partitioner before Shardy
+    # Asked only by the partitioner before Shardy.
+    def infer(mesh: Mesh, arguments: Sequence[Placed], results: Sequence[Placed]) -> list[NamedSharding]:
         return placed_by(mesh, chosen(mesh, arguments, given), results, made)
 
     names = ["t", *(f"d{k}" for k in range(1, count))]
     whole: list[str] = []
 
-    def factors(x: Any, kind: Kind) -> str:
+    def factors(x: ShapedArray, kind: Kind) -> str:
         if kind == "whole":
             own = [f"w{len(whole) + k}" for k in range(x.ndim)]
             whole.extend(own)
@@ -145,7 +165,7 @@ def _cut(run: Callable[..., Any], given: Sequence[Kind], made: Sequence[Kind], a
 
     left, right = (", ".join(map(factors, *side)) for side in ((avals[0], given), (avals[1], made)))
 
-    def positional(*arrays: Any) -> list[Any]:
+    def positional(*arrays: jax.Array) -> Arrays:
         return run(*arrays)
 
     split = custom_partitioning(positional)
@@ -158,6 +178,6 @@ def _cut(run: Callable[..., Any], given: Sequence[Kind], made: Sequence[Kind], a
     return split
 
 
-def _axes(part: Any) -> tuple[str, ...]:
+def _axes(part: Axes) -> tuple[str, ...]:
     """The axes of the mesh that a dimension is cut along."""
     return () if part is None else part if isinstance(part, tuple) else (part,)

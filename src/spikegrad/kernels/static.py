@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from spikegrad.kernels import loop
 from spikegrad.kernels.plan import FED, Call
 from spikegrad.kernels.sharding import Kind
 from spikegrad.surrogate import Surrogate
+from spikegrad.vocabulary import Array
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,18 @@ class Static:
         """What kind of array is given by this name."""
         return "sequence" if name in self.inputs else "whole" if name == "weights" else "step"
 
-    def split(self, arrays: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+    def split(self, arrays: Sequence[jax.Array]) -> tuple[list[jax.Array], dict[str, jax.Array]]:
         """The inputs, and the rest by name."""
         count = len(self.inputs)
         return list(arrays[:count]), dict(zip(self.names[count:], arrays[count:], strict=True))
 
 
-def working_dtype(dtype: Any) -> Any:
+def working_dtype(dtype: np.dtype) -> np.dtype:
     """The dtype in which a layer of inputs of this dtype computes."""
     return np.dtype("float64") if dtype == "float64" else np.dtype("float32")
 
 
-def plain(*given: Any, static: Static) -> list[Any]:
+def plain(*given: jax.Array, static: Static) -> list[jax.Array]:
     """The same layer by way of the plain loop."""
     plan, call = static.call.plan, static.call
     inputs, named = static.split(given)
@@ -100,9 +100,9 @@ def plain(*given: Any, static: Static) -> list[Any]:
     wide = [x.astype(real) for x in inputs]
     zero = jnp.zeros_like(wide[0][:1]).sum(0)  # not of a shape: what a loop carries lies on devices as its inputs do
     state = [zero + named[f"first.{name}"] for name in static.states]
-    numbers = {name: named[f"spike.{name}"] for name in static.given}
+    numbers: dict[str, Array] = {name: named[f"spike.{name}"] for name in static.given}
 
-    def fire(x: Any, spike_at_threshold: bool, _: Any) -> Any:
+    def fire(x: jax.Array, spike_at_threshold: bool, _: None) -> jax.Array:
         return static.surrogate(x, spike_at_threshold=spike_at_threshold, **numbers)
 
     weights = named["weights"].T if static.fed else None
@@ -111,7 +111,7 @@ def plain(*given: Any, static: Static) -> list[Any]:
     return [*(x.astype(dtype) for x in outputs), *last, *recorded, *kept]
 
 
-def plain_tangent(*given: Any, static: Static, present: tuple[bool, ...]) -> list[Any]:
+def plain_tangent(*given: jax.Array, static: Static, present: tuple[bool, ...]) -> list[jax.Array]:
     """How the results change with those inputs whose tangents are present."""
     inputs, dots = given[: len(present)], iter(given[len(present) + static.fed + len(static.kept) :])
     moving = [(x, next(dots) if there else jnp.zeros_like(x)) for x, there in zip(inputs, present, strict=True)]
@@ -120,7 +120,7 @@ def plain_tangent(*given: Any, static: Static, present: tuple[bool, ...]) -> lis
     return jax.jvp(functools.partial(plain, static=static.not_kept), primals, tangents)[1]
 
 
-def plain_backward(*given: Any, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[Any]:
+def plain_backward(*given: jax.Array, static: Static, present: tuple[bool, ...], zero: tuple[str, ...]) -> list[jax.Array]:
     """Gradients of those inputs that are present, from those of the results."""
     count = len(static.names)
     inputs, arriving = given[:count], given[count + static.fed + len(static.kept) :]
