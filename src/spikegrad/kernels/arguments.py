@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def inputs(names: Sequence[str], given: Any, owner: str) -> tuple[Array, ...]:
         TypeError: one is not of the library, or not of floating point.
         ValueError: there are more or fewer than the neuron takes, one has no time axis or is not dense, or their shapes differ.
     """
-    parts: Any = given if isinstance(given, tuple | list) and len(names) > 1 else (given,)  # pyright: ignore[reportUnknownVariableType]
+    parts = _apart(given, several=len(names) > 1)
     if len(parts) != len(names):
         raise ValueError(f"this neuron takes {len(names)} inputs as one tuple, ({', '.join(names)}), got {len(parts)}")
     for name, x in zip(names, parts, strict=True):
@@ -46,10 +46,14 @@ def inputs(names: Sequence[str], given: Any, owner: str) -> tuple[Array, ...]:
         if x.shape != parts[0].shape:
             raise ValueError(f"{label} has shape {tuple(x.shape)}, but `{names[0]}` has {tuple(parts[0].shape)}; all inputs have one shape")
         floating(label, x)
-    return tuple(parts)
+    return parts
 
 
-def expect(label: str, x: Any, owner: str) -> None:
+def _apart(given: Any, *, several: bool) -> tuple[Array, ...]:
+    return tuple(given) if several and isinstance(given, tuple | list) else (given,)
+
+
+def expect(label: str, x: Array, owner: str) -> None:
     """Raise a TypeError unless `x` is an array of the library."""
     try:
         found = library(x)
@@ -76,7 +80,7 @@ def floating(label: str, x: Array) -> None:
         raise TypeError(f"{label} has the dtype {dtype}, in which nothing can be computed; convert it with {convert}")
 
 
-def _require_dense(label: str, x: Any) -> None:
+def _require_dense(label: str, x: Array) -> None:
     """Raise an error unless a tensor can be taken apart in time steps."""
     torch = namespace("torch")
     if x.layout is not torch.strided:
@@ -100,7 +104,7 @@ def state(names: Sequence[str], given: Any, like: Array) -> tuple[Array, ...]:
         ValueError: it has not one array for each of the `names`, each of the shape of one step.
     """
     shape = tuple(like.shape[1:])
-    parts = tuple(given) if isinstance(given, tuple | list) else (given,)
+    parts = _apart(given, several=True)
     wanted, owner = names[0] if len(names) == 1 else f"({', '.join(names)})", library(like)
     if isinstance(given, Mapping):
         raise TypeError(f"`state` must be {wanted}, as it was returned, got a dict; give its values in this order")
@@ -119,7 +123,7 @@ def state(names: Sequence[str], given: Any, like: Array) -> tuple[Array, ...]:
     return tuple(cast(widen(part), like) for part in parts)
 
 
-def real(label: str, value: Any) -> None:
+def real(label: str, value: Array) -> None:
     """Raise a TypeError unless what is given to JAX in place of a number is real: a number, an array, or a list of numbers."""
     dtype = str(value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype)
     if not dtype.startswith(("float", "bfloat", "int", "uint")):
@@ -146,7 +150,7 @@ def ends(lengths: Any, like: Array) -> list[int]:
     return found
 
 
-def filled(values: Mapping[str, Any], like: Array) -> tuple[Array, ...]:
+def filled(values: Mapping[str, Array], like: Array) -> tuple[Array, ...]:
     """Resting states, numbers or arrays, as arrays of the shape of one step."""
     arrays = namespace(library(like))
     # In PyTorch of the class of `like`, which may be distributed; in JAX not of a shape: they lie on devices as the data does.
@@ -154,7 +158,7 @@ def filled(values: Mapping[str, Any], like: Array) -> tuple[Array, ...]:
     return tuple(zero + cast(value, like) if library(value) != "number" else arrays.full_like(zero, value) for value in values.values())
 
 
-def numbers(values: Mapping[str, Any], like: Array) -> None:
+def numbers(values: Mapping[str, Array], like: Array) -> None:
     """Raise a ValueError unless every number fits the shape of a step."""
     for name, value in values.items():
         shape = getattr(value, "shape", ())
@@ -189,18 +193,18 @@ def weights(given: Array, like: Array) -> None:
         )
 
 
-def _rebuilt(name: str, fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+def _rebuilt(name: str, fields: tuple[str, ...], values: tuple[Array, ...]) -> tuple[Array, ...]:
     return state_type(name, fields)(*values)
 
 
-_state_types: dict[tuple[str, tuple[str, ...]], Any] = {}
+_state_types: dict[tuple[str, tuple[str, ...]], Callable[..., tuple[Array, ...]]] = {}
 
 
-def state_type(name: str, fields: tuple[str, ...]) -> Any:
+def state_type(name: str, fields: tuple[str, ...]) -> Callable[..., tuple[Array, ...]]:
     """The class of the states of a neuron: a tuple with names, which pickles."""
     found = _state_types.get((name, fields))
     if found is None:
         found = namedtuple(name, fields)  # pyright: ignore[reportUntypedNamedTuple]
-        found.__reduce__ = lambda self: (_rebuilt, (name, fields, tuple(self)))  # pyright: ignore
+        found.__reduce__ = lambda self: (_rebuilt, (name, fields, tuple(self)))
         _state_types[name, fields] = found
     return found

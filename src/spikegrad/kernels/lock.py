@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import Protocol, TypeVar
 
 
-def across_forks(lock: Any) -> Any:
+class _Lock(Protocol):
+    def acquire(self) -> bool: ...
+
+    def release(self) -> None: ...
+
+
+L = TypeVar("L", bound=_Lock)
+
+
+def across_forks(lock: L) -> L:
     """The lock, which whoever forks holds meanwhile, so that it is free in the child and what it guards is whole."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)

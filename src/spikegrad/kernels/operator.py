@@ -20,7 +20,7 @@ from spikegrad.kernels.torch import layer_of, run, values_of
 
 def _given(
     shape: torch.Size, tensors: Sequence[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str
-) -> tuple[Call, list[Tensor], dict[str, Any], dict[str, Any]]:
+) -> tuple[Call, list[Tensor], dict[str, float | Tensor], dict[str, float | Tensor]]:
     """The layer, and the state, the numbers and those of the surrogate as `run` takes them; `shape` is that of its sequences."""
     call, words = read(text), names.split()
     plan, fed = call.plan, call.connection == "all-to-all"
@@ -35,8 +35,8 @@ def _given(
     _require(not fed or ("weights" in by_name and by_name["weights"].shape == (shape[-1],) * 2), "its weights do not fit")
     rest = [name for name in (*plan.numbers, *call.record.states) if name not in by_name]
     _require(floats.shape == (len(rest),) and surrogate.shape == (len(of_spike),), "it has not as many numbers as the layer")
-    numbers: dict[str, Any] = dict(zip(rest, floats.tolist(), strict=True))
-    spike = dict(zip(call.surrogate.arguments[1:], surrogate.tolist(), strict=True))
+    numbers: dict[str, float | Tensor] = dict(zip(rest, floats.tolist(), strict=True))
+    spike: dict[str, float | Tensor] = dict(zip(call.surrogate.arguments[1:], surrogate.tolist(), strict=True))
     spike |= {name.removeprefix("spike."): by_name[name] for name in words if name in of_spike}
     state = [by_name[name] for name in given]
     return call, state, numbers | {n: x for n, x in by_name.items() if n in plan.numbers or n == "weights"}, spike

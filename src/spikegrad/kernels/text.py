@@ -10,10 +10,14 @@ import functools
 import json
 import math
 from collections.abc import Collection, Sequence
-from typing import Any, get_args
+from typing import TypeAlias, get_args
 
 from spikegrad.kernels.plan import Call, Connection
 from spikegrad.trace import BOOLEANS, OPERATIONS, STEP_ONLY, Operand, Program, Record, StepRecord, is_added, is_name
+
+Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
+
+CONNECTIONS: tuple[Connection, ...] = get_args(Connection)
 
 _VERSION = 1
 _MOST = 10_000
@@ -46,11 +50,11 @@ def written(call: Call) -> str:
     )
 
 
-def _program(program: Program) -> dict[str, Any]:
-    def operand(o: Operand) -> Any:
+def _program(program: Program) -> Json:
+    def operand(o: Operand) -> Json:
         return [o.hex()] if isinstance(o, float) else o  # exact, and not to be taken for an index
 
-    instructions = [[operation, *map(operand, operands)] for operation, *operands in program.instructions]
+    instructions: list[Json] = [[operation, *map(operand, operands)] for operation, *operands in program.instructions]
     return {"instructions": instructions, "results": [operand(o) for o in program.results]}
 
 
@@ -67,13 +71,14 @@ def read(text: str) -> Call:
         raise ValueError(f"this is no layer of spikegrad: {error}; if it comes from an older file, export it again") from None
 
 
-def _call(data: Any) -> Call:
+def _call(data: Json) -> Call:
     keys = ("spikegrad", "inputs", "states", "numbers", "outputs", "recorded", "step", "resting", "surrogate", "record", "quantized")
     found = _fields(data, (*keys, "connection"))
     _require(found["spikegrad"] == _VERSION, f"it has version {str(found['spikegrad'])[:40]}, this is {_VERSION}")
     inputs, states, numbers, recorded = (_names(found[key], key) for key in ("inputs", "states", "numbers", "recorded"))
-    outputs = found["outputs"]
-    _require(type(outputs) is int and 0 < outputs < _MOST, "`outputs` is no number of outputs")
+    outputs, quantized, connection = found["outputs"], found["quantized"], found["connection"]
+    if type(outputs) is not int or not 0 < outputs < _MOST:
+        raise ValueError("`outputs` is no number of outputs")
     _require(len({*inputs, *states, *numbers}) == len(inputs) + len(states) + len(numbers), "a name means two things")
     _require(bool(inputs) and not {*inputs, *states, *numbers} & {*recorded}, "an input is missing, or a name means two things")
     steps = _read(found["step"], (*inputs, *states, *numbers), outputs + len(states) + len(recorded), OPERATIONS)
@@ -86,10 +91,12 @@ def _call(data: Any) -> Call:
     primitive = None if formula["primitive"] is None else _read(formula["primitive"], arguments, 1, plain)
     wanted = _names(found["record"], "record")
     _require({*wanted} <= {*recorded}, "`record` has a value that the step does not name")
-    _require(type(found["quantized"]) is bool, "`quantized` is neither true nor false")
-    _require(found["connection"] in get_args(Connection), f"there is no connection {str(found['connection'])[:40]!r}")
+    if type(quantized) is not bool:
+        raise ValueError("`quantized` is neither true nor false")
+    known: list[Connection] = [each for each in CONNECTIONS if each == connection]
+    _require(bool(known), f"there is no connection {str(connection)[:40]!r}")
     record = StepRecord(inputs, states, numbers, outputs, recorded, steps, resting)
-    return Call(record, Record(arguments, derivative, primitive), wanted, found["quantized"], found["connection"])
+    return Call(record, Record(arguments, derivative, primitive), wanted, quantized, known[0])
 
 
 def _require(holds: bool, words: str) -> None:
@@ -97,46 +104,59 @@ def _require(holds: bool, words: str) -> None:
         raise ValueError(words)
 
 
-def _fields(data: Any, keys: Sequence[str]) -> dict[str, Any]:
-    _require(isinstance(data, dict) and data.keys() == {*keys}, f"its fields are not {', '.join(keys)}")
+def _fields(data: Json, keys: Sequence[str]) -> dict[str, Json]:
+    if not isinstance(data, dict) or data.keys() != {*keys}:
+        raise ValueError(f"its fields are not {', '.join(keys)}")
     return data
 
 
-def _names(data: Any, key: str) -> tuple[str, ...]:
-    _require(isinstance(data, list) and len(data) <= _MOST, f"`{key}` is no list of names")
-    for name in data:
+def _list(data: Json, words: str) -> list[Json]:
+    if not isinstance(data, list) or len(data) > _MOST:
+        raise ValueError(words)
+    return data
+
+
+def _names(data: Json, key: str) -> tuple[str, ...]:
+    names: list[str] = []
+    for name in _list(data, f"`{key}` is no list of names"):
         free = key == "arguments" or (key in ("recorded", "record") and name == "excess")
-        _require(is_name(name) and (free or not is_added(name)), f"{str(name)[:40]!r} is no name")
-    _require(len({*data}) == len(data), f"`{key}` has a name twice")
-    return tuple(data)
+        if not isinstance(name, str) or not is_name(name) or not (free or not is_added(name)):
+            raise ValueError(f"{str(name)[:40]!r} is no name")
+        names.append(name)
+    _require(len({*names}) == len(names), f"`{key}` has a name twice")
+    return tuple(names)
 
 
-def _read(data: Any, arguments: Collection[str], count: int, operations: Collection[str]) -> Program:
+def _read(data: Json, arguments: Collection[str], count: int, operations: Collection[str]) -> Program:
     found = _fields(data, ("instructions", "results"))
-    _require(isinstance(found["instructions"], list) and len(found["instructions"]) <= _MOST, "`instructions` is no list of instructions")
-    _require(isinstance(found["results"], list) and len(found["results"]) == count, f"a program has not {count} results")
+    code = _list(found["instructions"], "`instructions` is no list of instructions")
+    results = _list(found["results"], f"a program has not {count} results")
+    _require(len(results) == count, f"a program has not {count} results")
     booleans: list[bool] = []
 
-    def operand(o: Any, wanted: str) -> Operand:
+    def operand(o: Json, wanted: str) -> Operand:
         if isinstance(o, list):
-            _require(len(o) == 1 and isinstance(o[0], str), "a literal is no number")
+            if len(o) != 1 or not isinstance(o[0], str):
+                raise ValueError("a literal is no number")
             value = float.fromhex(o[0])
             _require(wanted == "n" and not math.isnan(value), "a literal is no number")
             return value
         if isinstance(o, str):
             _require(wanted == "n" and o in arguments, f"{o[:40]!r} is no argument")
             return o
-        _require(type(o) is int and 0 <= o < len(booleans), f"{str(o)[:40]} is no earlier instruction")
+        if type(o) is not int or not 0 <= o < len(booleans):
+            raise ValueError(f"{str(o)[:40]} is no earlier instruction")
         _require(booleans[o] == (wanted == "b"), "a number and a comparison are mixed up")
         return o
 
     instructions: list[tuple[Operand, ...]] = []
-    for each in found["instructions"]:
-        _require(isinstance(each, list) and bool(each) and isinstance(each[0], str), "an instruction is an operation and its operands")
-        operation, *operands = each
+    for each in code:
+        if not isinstance(each, list) or not each or not isinstance(each[0], str):
+            raise ValueError("an instruction is an operation and its operands")
+        operation, operands = each[0], each[1:]
         _require(operation in operations, f"there is no operation {operation[:40]!r}")
         wanted = OPERATIONS[operation]
         _require(len(operands) == len(wanted), f"{operation} takes {len(wanted)} operands")
         instructions.append((operation, *map(operand, operands, wanted)))
         booleans.append(operation in BOOLEANS)
-    return Program(tuple(instructions), tuple(operand(o, "n") for o in found["results"]))
+    return Program(tuple(instructions), tuple(operand(o, "n") for o in results))
