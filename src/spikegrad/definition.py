@@ -6,13 +6,19 @@ import contextlib
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Collection, Generator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Callable, Collection, Generator, Hashable, Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from spikegrad import derive, ranges, trace
 from spikegrad.errors import meant
-from spikegrad.trace import StepRecord, Symbol
+from spikegrad.trace import StepRecord, Symbol, Value
 from spikegrad.vocabulary import Array
+
+if TYPE_CHECKING:
+    from spikegrad.neuron import Neuron
+
+T = TypeVar("T")
 
 Reset = Literal["subtract", "zero", "none"]
 """What a spike does to the potential: take the threshold from it, set it to zero, or nothing."""
@@ -31,13 +37,13 @@ class Step:
         self.outputs, self.named = outputs, named
 
 
-def _require_name(cls: type[Any], what: str, name: str) -> None:
+def _require_name(cls: type, what: str, name: str) -> None:
     if trace.is_added(name) or not trace.is_name(name):
         why = "what a layer adds is called so" if trace.is_added(name) else "names are of ASCII letters, digits and underscores"
         raise TypeError(f"{cls.__name__}: {what} cannot be called `{name}`: {why}; call it otherwise")
 
 
-def declare(cls: type[Any], base: type[Any], defaults: Mapping[str, Any]) -> None:
+def declare(cls: type[Neuron], base: type[Neuron], defaults: Mapping[str, object]) -> None:
     """Make a class's own declarations fit for a dataclass: states and options by keyword, so that numbers alone go by position.
 
     `base` is `Neuron`, whose words are no names of fields.
@@ -64,7 +70,7 @@ def declare(cls: type[Any], base: type[Any], defaults: Mapping[str, Any]) -> Non
     cls.__annotations__ = own
 
 
-def inputs_of(cls: type[Any]) -> tuple[str, ...]:
+def inputs_of(cls: type[Neuron]) -> tuple[str, ...]:
     """The names of what a step takes before the states."""
     parameters = list(inspect.signature(cls.step).parameters.values())[1:]
     names = [p.name for p in parameters]
@@ -88,17 +94,17 @@ def inputs_of(cls: type[Any]) -> tuple[str, ...]:
     return inputs
 
 
-def structure_of(cls: type[Any]) -> list[str]:
+def structure_of(cls: type[Neuron]) -> list[str]:
     """The names of the fields whose values make different formulas."""
     return [f.name for f in dataclasses.fields(cls) if f.name not in cls.numbers and f.name not in cls.states and f.name != "spike"]
 
 
-def choices(kind: Any) -> tuple[Any, ...]:
+def choices(kind: Any) -> tuple[Hashable, ...]:
     """The values that a field of this annotation may have, if it names them."""
     return (False, True) if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
 
 
-def record_all(cls: type[Any], kinds: Mapping[str, Any]) -> Collection[str]:
+def record_all(cls: type[Neuron], kinds: Mapping[str, Any]) -> Collection[str]:
     """Record every structure that the options of a class make, if the rest of its structure has defaults; returns what any of them reads.
 
     What a step does not read makes no difference, so that only what one was seen to read is varied.
@@ -119,10 +125,10 @@ def record_all(cls: type[Any], kinds: Mapping[str, Any]) -> Collection[str]:
     return read
 
 
-def recorder(cls: type[Any]) -> type[Any]:
+def recorder(cls: type[Neuron]) -> type[Neuron]:
     """A subclass whose instances stand for `self` while a step is recorded: they note what is read of them."""
 
-    def read(self: Any, name: str) -> Any:
+    def read(self: Neuron, name: str) -> object:
         known = object.__getattribute__(self, "__dict__")
         if name in known:
             known["_read"].add(name)
@@ -133,7 +139,7 @@ def recorder(cls: type[Any]) -> type[Any]:
     return type("Recorder", (cls,), {"__getattribute__": read}, _recording=True)
 
 
-def recorded(cls: type[Any], structure: tuple[tuple[str, Any], ...]) -> tuple[StepRecord, frozenset[str]]:
+def recorded(cls: type[Any], structure: tuple[tuple[str, Hashable], ...]) -> tuple[StepRecord, frozenset[str]]:
     """The record of a class with this structure, and the names of the fields that its step reads."""
     key = tuple((name, type(value), value) for name, value in structure)
     if key not in cls._records:
@@ -142,7 +148,7 @@ def recorded(cls: type[Any], structure: tuple[tuple[str, Any], ...]) -> tuple[St
 
 
 @contextlib.contextmanager
-def _naming(cls: type[Any], method: str) -> Generator[None]:
+def _naming(cls: type[Neuron], method: str) -> Generator[None]:
     """Put before an error of a method that is being recorded whose it is."""
     try:
         yield
@@ -155,16 +161,16 @@ def _naming(cls: type[Any], method: str) -> Generator[None]:
         raise TypeError(text if text.startswith(cls.__name__) else f"{cls.__name__}.{method}: {text}") from None
 
 
-def _surrogate(*_: Any, **__: Any) -> Any:
+def _surrogate(*_: object, **__: object) -> NoReturn:
     """What `self.spike` is while a step is recorded."""
     raise TypeError("`self.spike` is not called: `self.fire(x)` is 1 where x reaches 0, with the gradient of the surrogate")
 
 
-def _record(cls: type[Any], structure: Mapping[str, Any]) -> tuple[StepRecord, frozenset[str]]:
+def _record(cls: type[Any], structure: Mapping[str, Hashable]) -> tuple[StepRecord, frozenset[str]]:
     numbers = {name: trace.argument(name, within.sign) for name, within in cls.numbers.items()}
     states = {name: trace.argument(name) for name in cls.states}
     inputs = [trace.argument(name) for name in cls.inputs]
-    recorder: Any = object.__new__(cls._recorder)
+    recorder = object.__new__(cls._recorder)
     known = object.__getattribute__(recorder, "__dict__")
     known |= {"_read": set(), "_hidden": (), "spike": _surrogate, **structure, **numbers, **states}
     with _naming(cls, "resting"):
@@ -190,7 +196,7 @@ def _record(cls: type[Any], structure: Mapping[str, Any]) -> tuple[StepRecord, f
     return record, frozenset(known["_read"])
 
 
-def _rests(cls: type[Any], recorder: Any, states: Mapping[str, Symbol]) -> list[Symbol | float]:
+def _rests(cls: type[Any], recorder: Neuron, states: Mapping[str, Symbol]) -> list[Symbol | float]:
     """Where each state rests."""
     resting = cls.resting(recorder)
     if not isinstance(resting, Mapping):
@@ -206,7 +212,7 @@ def _rests(cls: type[Any], recorder: Any, states: Mapping[str, Symbol]) -> list[
     return rests
 
 
-def _results(cls: type[Any], made: Any) -> dict[str, Any]:
+def _results(cls: type[Neuron], made: object) -> dict[str, Array]:
     """What a step returns to be recorded besides outputs and states, if all of it is in order."""
     if not isinstance(made, Step):
         raise TypeError(f"{cls.__name__}.step must return Step(...), got {type(made).__name__}")
@@ -229,11 +235,11 @@ def _results(cls: type[Any], made: Any) -> dict[str, Any]:
     return recorded
 
 
-def _is_boolean(value: Any) -> bool:
+def _is_boolean(value: object) -> bool:
     return isinstance(value, Symbol) and value.operation in trace.BOOLEANS
 
 
-def _require_kinds(results: list[Any], numbers: Collection[str]) -> None:
+def _require_kinds(results: Sequence[Value], numbers: Collection[str]) -> None:
     """Refuse arithmetic with comparisons, choices by numbers, and spikes of what never changes."""
     varying: set[int] = set()
     for node in trace.ordered(results):
@@ -248,7 +254,7 @@ def _require_kinds(results: list[Any], numbers: Collection[str]) -> None:
                 raise TypeError(f"`{node.operation}` is given a number for a comparison, such as x > 0")
 
 
-def _excess(output: Any) -> Any:
+def _excess(output: Value) -> Value | None:
     """The potential over the threshold: what the first of the output's own fires saw, or None."""
     found: list[Symbol] = []
     stack = [output]
@@ -263,11 +269,11 @@ def _excess(output: Any) -> Any:
     return min(found, key=lambda node: order[id(node)]).arguments[0] if found else None
 
 
-def _with_names(function: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[Any, list[tuple[Symbol, str]]]:
+def _with_names(function: Callable[..., T], *arguments: Array, **named: Array) -> tuple[T, list[tuple[Symbol, str]]]:
     """What a function returns, and how it called the symbols among its local variables; under a profiler they stay without names."""
     found: list[tuple[Symbol, str]] = []
 
-    def watch(frame: Any, event: str, _: Any) -> None:
+    def watch(frame: FrameType, event: str, _: object) -> None:
         if event == "return" and frame.f_code is code:
             values = ((value, name) for name, value in frame.f_locals.items() if isinstance(value, Symbol) and name.isascii())
             found.extend((value, name) for value, name in values if value.operation != "argument")

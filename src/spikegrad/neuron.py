@@ -19,7 +19,7 @@ no backend could run fails where it is written. The record is what runs: in a pl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Self, dataclass_transform
 
 from spikegrad import cut, definition, derive, printing, ranges, trace
@@ -98,7 +98,7 @@ class Neuron:
     unwritten: ClassVar[tuple[str, ...]] = ("step",)
     """Methods that the class leaves to its subclasses: it has no instances while there are any."""
 
-    _records: ClassVar[dict[Any, tuple[StepRecord, frozenset[str]]]]
+    _records: ClassVar[dict[Hashable, tuple[StepRecord, frozenset[str]]]]
     """The record of each structure, and the options that it reads."""
     _recorder: ClassVar[type[Neuron]]
 
@@ -286,10 +286,10 @@ class Neuron:
         return {name: getattr(self, name) for name in self.numbers}
 
     @property
-    def _structure(self) -> tuple[tuple[str, Any], ...]:
+    def _structure(self) -> tuple[tuple[str, Hashable], ...]:
         return tuple((name, getattr(self, name)) for name in definition.structure_of(type(self)))
 
-    def bind(self, values: Mapping[str, Any]) -> Self:
+    def bind(self, values: Mapping[str, Array]) -> Self:
         """This neuron with arrays in place of numbers: something to evaluate `valid` with, not a value to keep."""
         bound = object.__new__(type(self))
         for field in dataclasses.fields(self):

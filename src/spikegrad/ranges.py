@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import numpy as np
+
+if TYPE_CHECKING:  # or it would be a word of every class of formulas, too
+    from spikegrad.evaluation import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +52,16 @@ class Between:
         """In what a number is learned: ``"logit"``, ``"log"`` or ``"value"``."""
         return ("value", "log", "logit")[math.isfinite(self.low) + math.isfinite(self.high)]
 
-    def holds(self, value: Any) -> Any:
+    def holds(self, value: Array) -> Array:
         """Whether a number, or each number of an array, is in the range; NaN is in none."""
         inside = (value > self.low if self.above else value >= self.low) & (value <= self.high)
         return inside if self.infinite else inside & (abs(value) < math.inf)
 
-    def inside(self, value: Any) -> Any:
+    def inside(self, value: Array) -> Array:
         """Whether a number, or each number of an array, is in the range and at neither end: where learning may start."""
         return (value > self.low) & (value < self.high)
 
-    def checked(self, label: str, value: Any) -> float:
+    def checked(self, label: str, value: object) -> float:
         """The value as a float; errors begin with the label.
 
         Raises:

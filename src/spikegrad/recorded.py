@@ -15,8 +15,8 @@ from spikegrad.vocabulary import OPERATIONS, Array
 
 
 def from_formula(
-    derivative: Callable[..., Any],
-    primitive: Callable[..., Any] | None = None,
+    derivative: Callable[..., Array],
+    primitive: Callable[..., Array] | None = None,
     *,
     scale: float = 1.0,
     **parameters: float,
@@ -45,7 +45,7 @@ def from_formula(
         Formula(slope=2.0)
     """
 
-    def record(name: str, formula: Callable[..., Any]) -> trace.Program:
+    def record(name: str, formula: Callable[..., Array]) -> trace.Program:
         wanted = [n for n in inspect.signature(formula).parameters if n != "x"]
         if unknown := [n for n in wanted if n not in parameters]:
             raise TypeError(

@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
@@ -208,7 +208,7 @@ class Surrogate:
             raise ValueError(f"{type(self).__name__} has no primitive")
         return printing.function(program, record.arguments, f"{type(self).__name__}_{of}", dialect)
 
-    def bind(self, parameters: Mapping[str, Any]) -> Any:
+    def bind(self, parameters: Mapping[str, Array]) -> Self:
         """This surrogate with arrays in place of numbers: something to evaluate the formula with, not a value to keep."""
         if not parameters:
             return self
@@ -271,11 +271,11 @@ def _require_fit(name: str, shape: tuple[int, ...], x_shape: tuple[int, ...]) ->
         raise ValueError(f"`{name}` must broadcast to the shape of `x`, {tuple(x_shape)}, got shape {tuple(shape)}")
 
 
-def _completed(formula: Callable[..., Any]) -> Callable[..., Any]:
+def _completed(formula: Callable[..., Array]) -> Callable[..., Array]:
     """A formula as a subclass wrote it, made good for every dtype, for infinities and NaN, and multiplied by the scale."""
 
     @functools.wraps(formula)
-    def complete(self: Surrogate, x: Array, *noise: Any, **named: Any) -> Array:
+    def complete(self: Surrogate, x: Array, *noise: Array, **named: Array) -> Array:
         if library(x) == "number":
             return float(complete(self, np.float64(x), *noise, **named))
         wide = widen(x)
@@ -298,8 +298,8 @@ def _numbers(cls: type[Surrogate]) -> dict[str, Between]:
 
 
 @functools.cache
-def _record(cls: type[Surrogate], structure: tuple[tuple[str, Any], ...]) -> Record:
-    symbols: Any = object.__new__(cls)
+def _record(cls: type[Surrogate], structure: tuple[tuple[str, Hashable], ...]) -> Record:
+    symbols = object.__new__(cls)
     for name, value in structure:
         object.__setattr__(symbols, name, value)
     for name, within in cls.numbers.items():
