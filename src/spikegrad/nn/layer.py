@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,14 @@ from spikegrad.nn.lengths import run as to_ends
 from spikegrad.nn.parameters import checked, has_values, held, hold, named
 from spikegrad.nn.quantize import Quantize
 from spikegrad.nn.spike import Spike
-from spikegrad.vocabulary import cast
+from spikegrad.vocabulary import Array, cast
+
+State: TypeAlias = "Tensor | Sequence[State] | None"
+"""A tensor, a tuple or list of states, or None where there is none."""
+
+Lengths = Tensor | Sequence[int] | None
+Results = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]
+"""Outputs, the state after them, and what was recorded."""
 
 
 class Stateful(nn.Module):
@@ -117,7 +124,7 @@ class Layer(Stateful):
                 raise ValueError(f"{type(neuron).__name__} has no number {name!r}{meant(name, known)}")
         floats = {name: x for name, x in values.items() if name in neuron.numbers and not isinstance(x, Tensor)}
         neuron = dataclasses.replace(neuron, **floats)
-        self._calls: dict[Any, Call] = {}
+        self._calls: dict[Hashable, Call] = {}
         self.connection: Connection = "none"
         self.neuron, self.learn, self.backend, self.inhibition, self.quantize = neuron, learn, backend, inhibition, quantize
         self._tensors = tuple(name for name in neuron.numbers if name in learn or isinstance(values.get(name), Tensor))
@@ -151,7 +158,7 @@ class Layer(Stateful):
             self._calls.clear()  # and not for other numbers, which a compiler that has traced the calls would take for other calls
         self._neuron, self._record = neuron, neuron.record
         self._state_names = (*neuron.states, *(("recurrent",) * (self.connection != "none")))
-        self._floats: dict[str, Any] = neuron.parameters | {name: getattr(neuron, name) for name in neuron.states}
+        self._floats: dict[str, float] = neuron.parameters | {name: getattr(neuron, name) for name in neuron.states}
         known: dict[str, Tensor] = self.__dict__.get("_traced", {})
         with torch.inference_mode(False):
             for name, value in self._floats.items():
@@ -170,13 +177,13 @@ class Layer(Stateful):
         self.weight = nn.Parameter(weight)
         nn.init.uniform_(self.weight, -(features**-0.5), features**-0.5)
 
-    def state_of(self, parts: Sequence[Tensor]) -> Any:
+    def state_of(self, parts: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
         """A state as the layer returns it: its one part, or a tuple of them, with names where nobody saves the program in a file."""
         if len(parts) == 1:
             return parts[0]
         return tuple(parts) if torch.compiler.is_exporting() else self._state_type()(*parts)
 
-    def _state_type(self) -> Any:
+    def _state_type(self) -> Callable[..., tuple[Tensor, ...]]:
         return arguments.state_type(f"{type(self.neuron).__name__}State", self._state_names)
 
     def __getattr__(self, name: str) -> Any:
@@ -187,7 +194,12 @@ class Layer(Stateful):
         return super().__getattr__(name)
 
     def forward(
-        self, currents: Any, state: Any = None, *, record: bool | str | Sequence[str] = False, lengths: Any = None
+        self,
+        currents: Tensor | Sequence[Tensor],
+        state: State = None,
+        *,
+        record: bool | str | Sequence[str] = False,
+        lengths: Lengths = None,
     ) -> tuple[Any, ...]:
         """Run the layer over a sequence.
 
@@ -225,16 +237,16 @@ class Layer(Stateful):
             return made, after
         return made, after, recorded[0] if record is True or isinstance(record, str) else dict(zip(wanted, recorded, strict=True))
 
-    def _numbers(self, quantize: Any, weight: Tensor | None) -> dict[str, Any]:
+    def _numbers(self, quantize: Callable[[Tensor], Tensor] | None, weight: Tensor | None) -> Mapping[str, Array]:
         """The numbers of the neuron as they are, those that the layer adds, and where states rest."""
         if not self._tensors and quantize is None and weight is None:
             return self._floats
         numbers = self._floats | {name: getattr(self, name) for name in self._tensors}
         if quantize is not None and _has_levels(quantize):
-            numbers |= zip(QUANTIZED, quantize.numbers, strict=True)
+            numbers |= dict(zip(QUANTIZED, quantize.numbers, strict=True))
         return numbers if weight is None else numbers | {_WEIGHTS[self.connection]: weight}
 
-    def _run(self, wanted: tuple[str, ...], given: tuple[Tensor, ...], state: Any) -> Any:
+    def _run(self, wanted: tuple[str, ...], given: tuple[Tensor, ...], state: State) -> Results:
         spike: Any = self._modules["spike"]  # a getattr that a module fails costs as much as a small kernel
         quantize, weight, compiling = self.quantize, self.weight, torch.compiler.is_compiling()
         if compiling:
@@ -246,7 +258,7 @@ class Layer(Stateful):
         arguments.numbers({name: numbers[name] for name in self._tensors}, like)
         if learned:
             arguments.numbers({f"spike.{name}": x for name, x in learned.items()}, like)
-        start: tuple[Any, ...] = () if state is None else arguments.state(self._state_names, state, like)
+        start: tuple[Tensor, ...] = () if state is None else arguments.state(self._state_names, state, like)
         own = None if call.quantized else quantize
         tensors = [*given, *start, *learned.values(), *(numbers[name] for name in self._tensors), *(() if weight is None else (weight,))]
         if not fused(self.backend, obstacle(spike, self.inhibition, own is not None, tensors)):
@@ -260,7 +272,7 @@ class Layer(Stateful):
         n, m = call.plan.outputs, call.plan.outputs + len(self._state_names)
         return found[:n], found[n:m], found[m:]
 
-    def _run_to_ends(self, wanted: tuple[str, ...], given: tuple[Tensor, ...], state: Any, lengths: Any) -> Any:
+    def _run_to_ends(self, wanted: tuple[str, ...], given: tuple[Tensor, ...], state: State, lengths: Tensor | Sequence[int]) -> Results:
         """The same, of samples that end at different steps."""
         like = arguments.working(given[0])
         start = None if state is None else arguments.state(self._state_names, state, like)
@@ -277,7 +289,15 @@ class Layer(Stateful):
         sequences, last = to_ends(run, given, start, lengths)
         return sequences[:count], last, sequences[count:]
 
-    def _plain(self, call: Call, given: tuple[Tensor, ...], like: Tensor, state: Any, numbers: dict[str, Any], quantize: Any) -> Any:
+    def _plain(
+        self,
+        call: Call,
+        given: tuple[Tensor, ...],
+        like: Tensor,
+        state: tuple[Tensor, ...],
+        numbers: Mapping[str, Array],
+        quantize: Callable[[Tensor], Tensor] | None,
+    ) -> Results:
         """The layer in the plain loop, from these states or from rest."""
         weights = numbers.get("weights")
         if torch.compiler.is_compiling():  # in which NumPy cannot be traced
@@ -302,7 +322,14 @@ class Layer(Stateful):
         """The numbers that are no tensors as a compiler should see them."""
         return {name: x.to(like) for name, x in self._traced.items() if name not in self._tensors}
 
-    def _compiled(self, wanted: Any, inputs: tuple[Tensor, ...], start: tuple[Tensor, ...], numbers: Any, learned: Any) -> list[Tensor]:
+    def _compiled(
+        self,
+        wanted: tuple[str, ...],
+        inputs: tuple[Tensor, ...],
+        start: tuple[Tensor, ...],
+        numbers: Mapping[str, Array],
+        learned: Mapping[str, Tensor],
+    ) -> list[Tensor]:
         """The layer as an operator."""
         tensors = {name: x for name, x in numbers.items() if isinstance(x, Tensor)} | {f"spike.{name}": x for name, x in learned.items()}
         tensors |= {f"first.{name}": x for name, x in zip(self._state_names, start, strict=False)}
@@ -337,14 +364,14 @@ class Layer(Stateful):
     def _fire(self, x: Tensor, spike_at_threshold: bool, _: None) -> Tensor:
         return self.spike(x, spike_at_threshold=spike_at_threshold)
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Numbers that are numbers belong to the state as well, exactly, whatever the dtype of the module."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, value in self.neuron.parameters.items():
             if name not in self._tensors:
                 destination[f"{prefix}{name}_fixed"] = torch.tensor(value, dtype=torch.float64, device="cpu")
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:  # pyright: ignore
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore
         loaded: dict[str, float] = {}
         for name in self.neuron.numbers:
             value = state_dict.get(f"{prefix}{name}_fixed")
@@ -370,7 +397,7 @@ class Layer(Stateful):
         return ", ".join([type(self.neuron).__name__, *shown] if type(self) is Layer else shown)
 
 
-def _has_levels(quantize: Any) -> bool:
+def _has_levels(quantize: Callable[[Tensor], Tensor] | None) -> TypeGuard[Quantize]:
     """Whether a state is rounded as `nn.Quantize` does it, so that its levels say everything."""
     return isinstance(quantize, Quantize) and rewritten(quantize, Quantize) is None
 

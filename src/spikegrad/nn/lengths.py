@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +13,9 @@ Run = Callable[[tuple[Tensor, ...], tuple[Tensor, ...] | None], tuple[list[Tenso
 """A layer over some steps of some samples, from states or rest: its sequences, and the states after it."""
 
 
-def run(layer: Run, inputs: tuple[Tensor, ...], state: tuple[Tensor, ...] | None, lengths: Any) -> tuple[list[Tensor], list[Tensor]]:
+def run(
+    layer: Run, inputs: tuple[Tensor, ...], state: tuple[Tensor, ...] | None, lengths: Tensor | Sequence[int]
+) -> tuple[list[Tensor], list[Tensor]]:
     """A layer over samples that end at different steps: its sequences, zero from the end of each sample on, and the states at the ends.
 
     Between one end and the next the layer runs on the samples that go on, so that no step is computed that no sample has, and nothing of

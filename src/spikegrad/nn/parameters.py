@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +41,7 @@ def number(coordinate: Tensor, within: Between) -> Tensor:
     return coordinate
 
 
-def checked(name: str, value: Any, within: Between, *, learn: bool) -> Tensor:
+def checked(name: str, value: float | Tensor | None, within: Between, *, learn: bool) -> Tensor:
     """A tensor for a number.
 
     Raises:
@@ -68,7 +67,7 @@ def checked(name: str, value: Any, within: Between, *, learn: bool) -> Tensor:
     return tensor
 
 
-def hold(module: nn.Module, name: str, value: Any, within: Between, *, learn: bool) -> None:
+def hold(module: nn.Module, name: str, value: float | Tensor | None, within: Between, *, learn: bool) -> None:
     """Give a module a number that `held` reads back: the parameter ``<name>_<coordinate>`` if learned, else a buffer ``<name>_fixed``."""
     tensor = checked(name, value, within, learn=learn)
     if learn:

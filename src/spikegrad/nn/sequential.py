@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from spikegrad.gradient.torch import constant
 from spikegrad.kernels import arguments
-from spikegrad.nn.layer import Layer, Stateful
+from spikegrad.nn.layer import Layer, Lengths, State, Stateful
 
 Role = Literal["sequence", "folded"]
 
@@ -44,7 +45,7 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
         torch.Size([5, 2, 10])
     """
 
-    def forward(self, input: Tensor, state: Any = None, *, lengths: Any = None) -> tuple[Any, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, input: Tensor, state: State = None, *, lengths: Lengths = None) -> tuple[Any, tuple[State, ...]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the chain.
 
         Args:
@@ -65,7 +66,7 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
         arguments.expect("`input`", x, "torch")
         if x.ndim < 2:
             raise ValueError(f"`input` must be (time, batch, *features) or (time, features), got shape {tuple(x.shape)}")
-        if not isinstance(state, tuple | list | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(state, tuple | list | None):
             raise TypeError(f"`state` must be a tuple with one entry for each of the {len(self)} modules, got {type(state).__name__}")
         states = [None] * len(self) if state is None else list(state)
         if len(states) != len(self):
@@ -76,7 +77,7 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
                     raise TypeError(f"module {place} of the chain, {_kind(module)}, does not take `lengths`")
                 x, states[place] = module(x, states[place]) if lengths is None else module(x, states[place], lengths=lengths)
                 continue
-            if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not isinstance(x, Tensor):
                 raise TypeError(f"module {place} of the chain, {_kind(module)}, takes one tensor, got {_kind(x)} from what is before it")
             folded = x if x.ndim == 2 else x.flatten(0, 1)
             made = module(folded)
@@ -122,7 +123,7 @@ class Residual(Stateful):
         self.body = Sequential(*modules)
         self.shortcut = None if shortcut is None else Sequential(shortcut)
 
-    def forward(self, currents: Tensor, state: Any = None) -> tuple[Any, Any]:
+    def forward(self, currents: Tensor, state: Sequence[State] | None = None) -> tuple[Tensor, tuple[State, State]]:
         """Run the block.
 
         Args:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spikegrad.nn.parameters import held, hold, named
 from spikegrad.surrogate import Surrogate
+from spikegrad.vocabulary import Array
 
 
 class Spike(nn.Module):
@@ -61,7 +61,7 @@ class Spike(nn.Module):
         self.given: tuple[str, ...] = tuple(dict.fromkeys([*self.learn, *values]))
         for name in self.given:
             surrogate.require_learnable(name)
-            start: Any = values.get(name, torch.full(tuple(shape), surrogate.parameters[name]))
+            start = values.get(name, torch.full(tuple(shape), surrogate.parameters[name]))
             hold(self, name, start, surrogate.numbers[name], learn=name in self.learn)
 
     @property
@@ -76,7 +76,7 @@ class Spike(nn.Module):
             values = torch.tensor([*self.floats.values()], dtype=torch.float64, device="cpu")
             self.numbers = self.numbers.copy_(values) if len(values) == len(self.numbers) else values
 
-    def learned(self) -> dict[str, Any]:
+    def learned(self) -> dict[str, Array]:
         """The tensors in place of numbers by name, with gradient where they are learned."""
         return {name: held(self, name, self.surrogate.numbers[name]) for name in self.given}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class Steps(Stateful):
             raise TypeError(f"`step` must be a torch.nn.Module that takes one step, got {type(step).__name__}")
         self.step = step
 
-    def forward(self, currents: Tensor, state: Any = None) -> tuple[Any, Any]:
+    def forward(self, currents: Tensor, state: Sequence[Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run the module over a sequence.
 
         Args:
@@ -56,14 +56,16 @@ class Steps(Stateful):
         if currents.ndim < 2 or not len(currents):
             raise ValueError(f"`currents` must be (time, batch, *features) of at least one step, got shape {tuple(currents.shape)}")
         if state is None:
-            rest: Any = getattr(self.step, "reset_mem", tuple)()  # snnTorch's neurons go on from their last call if they are given nothing
+            rest: Tensor | tuple[Tensor, ...] = getattr(
+                self.step, "reset_mem", tuple
+            )()  # snnTorch's neurons go on from their last call if they are given nothing
             state = rest if isinstance(rest, tuple) else (rest,)
         outputs: list[Tensor] = []
         for current in currents.unbind(0):
-            made: Any = self.step(current, *state)
-            if not isinstance(made, tuple) or len(made) < 2:  # pyright: ignore[reportUnknownArgumentType]
+            made: Tensor | tuple[Tensor, ...] = self.step(current, *state)
+            if not isinstance(made, tuple) or len(made) < 2:
                 raise TypeError(
-                    f"{type(self.step).__name__} must return (output, *state) from a step, got {type(made).__name__}; "  # pyright: ignore
+                    f"{type(self.step).__name__} must return (output, *state) from a step, got {type(made).__name__}; "
                     "one that keeps its state to itself cannot be run over sequences (of snnTorch's: leave init_hidden=True out)"
                 )
             outputs.append(made[0])
