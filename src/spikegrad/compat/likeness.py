@@ -7,7 +7,9 @@ type, and the peer's class of the same name, as soon as the peer has been import
 from __future__ import annotations
 
 import sys
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsIndex, TypeVar
+
+T = TypeVar("T")
 
 _BOTH: dict[tuple[type, type], type] = {}
 _OURS: dict[type, type] = {}
@@ -38,7 +40,7 @@ class Alike:
     def _recognised(self, cls: Any) -> None:
         """Called with the class that is both, when somebody sees it."""
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[object, ...]:
         # Pickle compares `__class__` with the type that it would call by itself.
         return _blank, (type(self),), self.__getstate__()
 
@@ -70,5 +72,5 @@ def _both(cls: type, theirs: type) -> type:
     return _BOTH[cls, theirs]
 
 
-def _blank(cls: Any) -> Any:
+def _blank(cls: type[T]) -> T:
     return cls.__new__(cls)

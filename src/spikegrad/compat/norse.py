@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ def with_surrogate(target: Any, surrogate: Surrogate) -> Any:
     return target
 
 
-def _spikes(step: Any) -> bool:
+def _spikes(step: object) -> bool:
     """Whether this is a function of Norse and spikes; leaky integrators do not. The adjoint ones do, and are refused later on."""
     if isinstance(step, types.FunctionType) and step.__module__.startswith("norse."):
         return "adjoint" in step.__module__ or _rebound(step, _unused, {}) is not step
@@ -85,7 +85,7 @@ class _Step:
     def __init__(self, function: types.FunctionType, surrogate: Surrogate) -> None:
         self.function, self.surrogate = function, surrogate
 
-        def threshold(x: Tensor, method: Any, alpha: Any) -> Tensor:
+        def threshold(x: Tensor, method: str, alpha: float) -> Tensor:
             return surrogate(x, spike_at_threshold=False)
 
         self._run = _rebound(function, threshold, {})
@@ -107,16 +107,18 @@ class _Step:
     def __repr__(self) -> str:
         return f"with_surrogate({self.function.__name__}, {self.surrogate!r})"
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[_Step], tuple[types.FunctionType, Surrogate]]:
         return _Step, (self.function, self.surrogate)
 
 
-def _rebound(function: types.FunctionType, threshold: Callable[..., Tensor], made: dict[Any, Any]) -> types.FunctionType:
+def _rebound(
+    function: types.FunctionType, threshold: Callable[..., Tensor], made: dict[types.FunctionType, types.FunctionType]
+) -> types.FunctionType:
     """The function with another `threshold`, also in the functions of Norse that it calls; itself where none of them uses it."""
     if function in made:
         return made[function]
     made[function] = function  # a function that calls itself
-    replaced: dict[str, Any] = {}
+    replaced: dict[str, Callable[..., Tensor]] = {}
     for name in _names(function.__code__):
         value = function.__globals__.get(name)
         if not isinstance(value, types.FunctionType):
@@ -135,7 +137,7 @@ def _rebound(function: types.FunctionType, threshold: Callable[..., Tensor], mad
     return made[function]
 
 
-def _unused(*_: Any) -> Any:
+def _unused(*_: object) -> NoReturn:
     raise AssertionError("only asked whether it would be called")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from spikegrad.surrogate import Surrogate
+from spikegrad.vocabulary import Array
 
 __all__ = ["adapt"]
 
@@ -17,7 +17,7 @@ class Adapted:
     surrogate: Surrogate
     spiking: bool = True
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Array) -> Array:
         """Spikes, or the soft step, of potential minus threshold."""
         return self.surrogate(x) if self.spiking else self.surrogate.primitive(x)
 

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, ClassVar, Concatenate, ParamSpec
+from typing import ClassVar, Concatenate, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import spikegrad
 from spikegrad.compat.braintools.step import Array, Surrogate, is_array, potential
 from spikegrad.vocabulary import fits, widen
 
-Curve = tuple[spikegrad.Surrogate, dict[str, Any]]
+Curve = tuple[spikegrad.Surrogate, dict[str, Array]]
 """One of spikegrad's surrogates, and the numbers or arrays to put in place of its own, by name."""
 
 P = ParamSpec("P")
@@ -34,7 +34,7 @@ class Named(Surrogate):
     _offset: ClassVar[float] = 0.0
     """`surrogate_fun` minus the primitive: some functions of braintools are 0 at threshold, where our primitives are 1/2."""
 
-    def __init__(self, **parameters: Any):
+    def __init__(self, **parameters: Array):
         super().__init__()
         for name, value in parameters.items():
             _check(type(self).__name__, name, value, self._kinds.get(name, "a number"))
@@ -57,7 +57,7 @@ class Named(Surrogate):
             raise ValueError(f"{self!r} holds an array, which a surrogate of spikegrad does not; pass it beside one: {known}")
         return curve
 
-    def _bound(self, dtype: Any) -> Curve:
+    def _bound(self, dtype: np.dtype | None) -> Curve:
         """The curve with the numbers put in, and the arrays that go beside it, in `dtype`."""
         given = {name: jnp.asarray(value, dtype) if is_array(value) else value for name, value in vars(self).items()}
         curve, values = self._curve(SimpleNamespace(**given))
@@ -92,7 +92,7 @@ class Named(Surrogate):
         return getattr(curve.bind(arrays), which)(x)
 
 
-def _check(owner: str, name: str, value: Any, wanted: str) -> None:
+def _check(owner: str, name: str, value: Array, wanted: str) -> None:
     if is_array(value):
         return  # its values may not be known yet
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
@@ -102,7 +102,7 @@ def _check(owner: str, name: str, value: Any, wanted: str) -> None:
         raise ValueError(f"`{name}` of {owner} must be {'finite' if right else wanted}, got {value}")
 
 
-def alias(*, default: float, **names: Any) -> Any:
+def alias(*, default: float, **names: Array) -> Array:
     """The value of a parameter with two names, ``alias(w=w, alpha=alpha, default=1.0)``: the second one's, where it is given.
 
     Raises:

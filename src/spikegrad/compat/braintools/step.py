@@ -104,12 +104,12 @@ def _step(x: jax.Array, slope: jax.Array) -> jax.Array:
 
 
 @_step.defjvp
-def _rule(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+def _rule(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     x, slope = primals
     return _step(x, slope), slope * tangents[0]
 
 
-def potential(x: Any) -> jax.Array:
+def potential(x: Array) -> jax.Array:
     """`x` as a JAX array of real numbers, or an error that says why it is not one."""
     if hasattr(x, "mantissa") and hasattr(x, "unit"):
         raise TypeError(
@@ -126,7 +126,7 @@ def potential(x: Any) -> jax.Array:
     return x
 
 
-def _fitted(owner: Surrogate, slope: Any, x: jax.Array) -> jax.Array:
+def _fitted(owner: Surrogate, slope: Array, x: jax.Array) -> jax.Array:
     slope = jnp.asarray(slope, x.dtype)
     if not fits(slope.shape, x.shape):
         raise ValueError(
@@ -136,12 +136,12 @@ def _fitted(owner: Surrogate, slope: Any, x: jax.Array) -> jax.Array:
     return jnp.broadcast_to(slope, x.shape)
 
 
-def is_array(value: Any) -> bool:
+def is_array(value: object) -> bool:
     """Whether a parameter is an array, which may be traced, rather than a number."""
     return isinstance(value, (np.ndarray, jax.Array))
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: Array, b: Array) -> bool:
     if a is b:
         return True
     if isinstance(a, Tracer) or isinstance(b, Tracer):
@@ -151,7 +151,7 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _hash(value: Any) -> int:
+def _hash(value: Array) -> int:
     """A hash that is equal for values that `_equal` calls equal; 0 for what has none."""
     if is_array(value):
         return id(value) if isinstance(value, Tracer) else hash((value.shape, str(value.dtype)))

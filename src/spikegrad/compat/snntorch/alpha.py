@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from spikegrad.compat.snntorch import formulas
@@ -74,7 +72,9 @@ class Alpha(LIF):
             raise ValueError(f"`alpha` must be greater than `beta`, which must be less than 1, got alpha={alpha} and beta={beta}")
         self._begin()
 
-    def forward(self, input_: Tensor, syn_exc: Tensor | None = None, syn_inh: Tensor | None = None, mem: Tensor | None = None) -> Any:
+    def forward(
+        self, input_: Tensor, syn_exc: Tensor | None = None, syn_inh: Tensor | None = None, mem: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
         """One time step, as `Leaky.forward`: ``(spk, syn_exc, syn_inh, mem)``, or ``spk`` alone with `init_hidden`."""
         return self._step(input_, syn_exc, syn_inh, mem)
 

@@ -82,7 +82,7 @@ class Lapicque(LIF):
             self._refresh()
         self._begin()
 
-    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
+    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
         """One time step, as `Leaky.forward`: ``(spk, mem)``, or ``spk`` alone with `init_hidden`."""
         return self._step(input_, mem)
 

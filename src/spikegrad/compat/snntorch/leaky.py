@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from spikegrad.compat.snntorch import formulas
@@ -104,7 +102,7 @@ class Leaky(LIF):
         self.reset_delay = reset_delay
         self._begin()
 
-    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
+    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
         """One time step.
 
         Args:

@@ -6,7 +6,7 @@ of its input. Half types are computed, and their states kept, in float32. All as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from spikegrad.compat.snntorch.formulas import Lagging
 from spikegrad.compat.snntorch.state import WithStates, transforms
 from spikegrad.compat.snntorch.surrogate import SpikeGradient, atan
+from spikegrad.definition import Reset
 from spikegrad.gradient.torch import constant, spike, traced, transforming
 from spikegrad.trace import Program, evaluator
 from spikegrad.vocabulary import OPERATIONS, fits, widen
@@ -88,7 +89,7 @@ class SpikingNeuron(WithStates):
         self._reset_mechanism = _checked(value)
         self.reset_mechanism_val = torch.full_like(self.reset_mechanism_val, RESETS.index(value))
 
-    def _step(self, input_: Tensor, *given: Tensor | None) -> Any:
+    def _step(self, input_: Tensor, *given: Tensor | None) -> Tensor | tuple[Tensor, ...]:
         """One time step from the given states, each by itself from the neuron's own where it is None."""
         if not isinstance(input_, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"`input_` of {type(self).__name__} must be a tensor, got {type(input_).__name__}")
@@ -121,7 +122,7 @@ class SpikingNeuron(WithStates):
     def _decay(self, name: str, x: Tensor) -> Tensor:
         return self._value(name, x).clamp(0, 1)
 
-    def structure(self) -> dict[str, Any]:
+    def structure(self) -> dict[str, str | bool]:
         """The options of the formula."""
         return {"reset": self._reset_mechanism, "reset_delay": self.reset_delay, "inhibition": self.inhibition}
 
@@ -215,10 +216,10 @@ class SpikingNeuron(WithStates):
             error_msgs.append(f"{prefix}reset_mechanism_val must be the place of one of {RESETS}, got {index}")
 
 
-_EVALUATORS: dict[Any, Callable[..., list[Any]]] = {}
+_EVALUATORS: dict[tuple[Hashable, ...], Callable[..., list[Tensor]]] = {}
 
 
-def _evaluator(*structure: Any) -> Callable[..., list[Any]]:
+def _evaluator(*structure: Any) -> Callable[..., list[Tensor]]:
     """What runs a step of a formula with these options."""
     if torch.compiler.is_compiling() or structure not in _EVALUATORS:
         _record(*structure)
@@ -226,7 +227,7 @@ def _evaluator(*structure: Any) -> Callable[..., list[Any]]:
 
 
 @constant
-def _record(formula: type[Lagging], reset: Any, reset_delay: bool, inhibition: bool) -> bool:
+def _record(formula: type[Lagging], reset: Reset, reset_delay: bool, inhibition: bool) -> bool:
     """Have `_evaluator` find its result, also where a compiler traces it. Fires that only a reset uses are called `due`."""
     record = formula(reset=reset, reset_delay=reset_delay, inhibition=inhibition, spike_at_threshold=False).record
     code, results, count = record.step.instructions, record.step.results, record.outputs + len(record.states)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from spikegrad.compat.snntorch import formulas
@@ -150,7 +148,7 @@ class RLeaky(Recurrent):
         self.reset_delay = reset_delay
         self._begin()
 
-    def forward(self, input_: Tensor, spk: Tensor | None = None, mem: Tensor | None = None) -> Any:
+    def forward(self, input_: Tensor, spk: Tensor | None = None, mem: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
         """One time step, as `Leaky.forward`: ``(spk, mem)``, or ``spk`` alone with `init_hidden`."""
         return self._step(input_, spk, mem)
 
@@ -215,7 +213,9 @@ class RSynaptic(Recurrent):
         self.reset_delay = reset_delay
         self._begin()
 
-    def forward(self, input_: Tensor, spk: Tensor | None = None, syn: Tensor | None = None, mem: Tensor | None = None) -> Any:
+    def forward(
+        self, input_: Tensor, spk: Tensor | None = None, syn: Tensor | None = None, mem: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
         """One time step, as `Leaky.forward`: ``(spk, syn, mem)``, or ``spk`` alone with `init_hidden`."""
         return self._step(input_, spk, syn, mem)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
 from weakref import WeakSet, proxy
 
@@ -64,7 +64,7 @@ class WithStates(Alike, nn.Module):
                     f"`{name}` was given to a {type(self).__name__} with init_hidden=True, which keeps its own states; leave it out, "
                     "or make the neuron with init_hidden=False"
                 )
-            elif not isinstance(state, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            elif not isinstance(state, Tensor):
                 raise TypeError(
                     f"`{name}` must be a tensor, got {type(state).__name__}; each of {', '.join(self.STATES)} is passed by itself"
                 )
@@ -106,7 +106,7 @@ class WithStates(Alike, nn.Module):
             self.reset_mem()
         for name in self.STATES:
             state: Tensor = getattr(self, name)
-            if state._is_view():  # pyright: ignore[reportPrivateUsage]
+            if state._is_view():
                 setattr(self, name, state.detach())  # PyTorch detaches no view in place
             else:
                 state.detach_()
@@ -133,7 +133,7 @@ class WithStates(Alike, nn.Module):
         for neuron in cls._instances():
             neuron._detach()
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if not self._living(()):
             self.reset_mem()
         return super()._apply(fn, recurse)
@@ -158,7 +158,7 @@ def transforms() -> tuple[str, ...]:
 def _introduce(neuron: WithStates, instances: list[Any]) -> None:
     """Enter a neuron in snnTorch's list of all of them, without keeping it alive. It leaves None there, which is no neuron to anybody."""
 
-    def forget(dead: Any) -> None:
+    def forget(dead: object) -> None:
         for place, entry in enumerate(instances):
             if entry is dead:
                 instances[place] = None

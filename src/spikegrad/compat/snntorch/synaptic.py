@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from spikegrad.compat.snntorch import formulas
@@ -65,7 +63,7 @@ class Synaptic(LIF):
         self.reset_delay = reset_delay
         self._begin()
 
-    def forward(self, input_: Tensor, syn: Tensor | None = None, mem: Tensor | None = None) -> Any:
+    def forward(self, input_: Tensor, syn: Tensor | None = None, mem: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
         """One time step, as `Leaky.forward`: ``(spk, syn, mem)``, or ``spk`` alone with `init_hidden`."""
         return self._step(input_, syn, mem)
 

@@ -76,10 +76,10 @@ def over(tree: Tree, leaf: Callable[[Tree], Tree]) -> Tree:
     if isinstance(tree, Tensor | Out | Named | Constant):
         return leaf(tree)
     if isinstance(tree, tuple | list):
-        parts = [over(part, leaf) for part in tree]  # pyright: ignore[reportUnknownVariableType]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)  # pyright: ignore
+        parts = [over(part, leaf) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
     if isinstance(tree, dict):
-        return {key: over(part, leaf) for key, part in tree.items()}  # pyright: ignore[reportUnknownVariableType]
+        return {key: over(part, leaf) for key, part in tree.items()}
     if isinstance(tree, slice):
         return slice(over(tree.start, leaf), over(tree.stop, leaf), over(tree.step, leaf))
     return tree

@@ -174,7 +174,7 @@ class Schedule:
         elif not unit.batched:
             args = unit.nodes[0].args
             if unit.nodes[0].target is torch.stack and args and isinstance(args[0], list | tuple):
-                unit.slots = [self._pick(list(args[0]))]  # pyright: ignore[reportUnknownArgumentType]
+                unit.slots = [self._pick(list(args[0]))]
         else:
             columns = zip(*(leaves((node.args, node.kwargs)) for node in unit.nodes), strict=True)
             unit.slots = [self._pick(list(column)) for column in columns]
@@ -263,9 +263,9 @@ def frozen(tree: Tree) -> Hashable:
     if isinstance(tree, _Leaf):
         return ("leaf", tree.value)
     if isinstance(tree, tuple | list):
-        return (type(tree).__name__, *map(frozen, tree))  # pyright: ignore[reportUnknownArgumentType]
+        return (type(tree).__name__, *map(frozen, tree))
     if isinstance(tree, dict):
-        return ("dict", *((key, frozen(value)) for key, value in tree.items()))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return ("dict", *((key, frozen(value)) for key, value in tree.items()))
     if isinstance(tree, slice):
         return ("slice", frozen(tree.start), frozen(tree.stop), frozen(tree.step))
     return (type(tree).__name__, tree)

@@ -94,7 +94,7 @@ def _attributes(root: nn.Module) -> Generator[tuple[nn.Module, str, str, Any, in
 
 
 def _size(value: Any) -> int:
-    return len(value) if isinstance(value, list | dict) else 0  # pyright: ignore[reportUnknownArgumentType]
+    return len(value) if isinstance(value, list | dict) else 0
 
 
 @contextlib.contextmanager
