@@ -192,5 +192,5 @@ def matched(surrogate: S, half_width: float) -> S:
         if abs(ratio - 1) < 1e-12:
             return surrogate
         value = getattr(surrogate, name) * (ratio if name == "width" else 1 / ratio)
-        surrogate = dataclasses.replace(surrogate, **{name: value})  # type: ignore[arg-type]
+        surrogate = dataclasses.replace(surrogate, **{name: value})
     raise ValueError(f"no {name} gives {type(surrogate).__name__} a half width of {half_width}; the nearest tried is {surrogate!r}")

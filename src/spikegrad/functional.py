@@ -44,7 +44,7 @@ def _function(cls: type[Surrogate], name: str) -> Callable[..., Any]:
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"Spikes with the gradient of `spikegrad.{cls.__name__}`.\n\n{inspect.cleandoc(cls.__doc__ or '')}"
-    function.__signature__ = signature  # type: ignore[attr-defined]
+    function.__signature__ = signature
     return function
 
 

@@ -274,7 +274,7 @@ def confusion(counts: NDArray[np.int64]) -> Figure:
         axes.set_title(f"{counts.trace()} of {counts.sum()} right, {100 * counts.trace() / counts.sum():.2f} %")
         bar = figure.colorbar(mistakes, ax=axes, shrink=0.6, aspect=25, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1], format="{x:.0%}")
         bar.set_label("mistakes, share of their row", color=INK)
-        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+        bar.outline.set_visible(False)
         bar.ax.tick_params(length=0, labelsize=8)
     return figure
 

@@ -43,7 +43,7 @@ def detach(state: S) -> S:
         found = type(state)({key: detach(part) for key, part in state.items()})  # type: ignore[call-arg]
     elif isinstance(state, tuple | list):
         parts = [detach(part) for part in state]
-        found = type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)  # type: ignore[arg-type]
+        found = type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
     elif state is not None:
         try:
             library(state)

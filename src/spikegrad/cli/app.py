@@ -125,7 +125,7 @@ def _add_setting(group: Any, entry: dataclasses.Field[Any]) -> None:
     flag = FLAGS.get(entry.name, "--" + entry.name.replace("_", "-"))
     shown = "" if default in (None, (), dataclasses.MISSING) else f" ({default})"
     if isinstance(default, tuple) and default:
-        shown = f" ({','.join(map(str, default))})"  # pyright: ignore[reportUnknownArgumentType]
+        shown = f" ({','.join(map(str, default))})"
     help = (limits["help"][:1].lower() if limits["help"][1:2].islower() else limits["help"][:1]) + limits["help"][1:].rstrip(".")
     if kind == "bool":
         group.add_argument(flag, action=_OnceOrNot, default=None, help=f"{help} ({'on' if default else 'off'})")

@@ -7,10 +7,11 @@ before a backward pass, which may run somewhere else, of the gradients that arri
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._C._functorch import CInterpreter, TransformType, get_interpreter_stack, peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack  # pyright: ignore[reportPrivateUsage]
 from torch.utils._device import DeviceContext
@@ -23,8 +24,9 @@ DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "
 _PLAIN = (Tensor, torch.nn.Parameter)
 _dispatch_modes = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]
 _function_modes = torch._C._len_torch_function_stack  # pyright: ignore[reportPrivateUsage]
-_transform = torch._C._functorch.peek_interpreter_stack  # pyright: ignore
 _tracing = torch._C._get_tracing_state  # pyright: ignore
+
+_transform: Callable[[], CInterpreter | None] = peek_interpreter_stack
 
 
 def surroundings() -> str | None:
@@ -45,12 +47,7 @@ _TRANSFORM = "it runs inside a torch.func transform or forward-mode differentiat
 
 def functionalizing() -> bool:
     """Whether torch.func.functionalize is at work, inside which PyTorch records nothing for a derivative."""
-    stack: Any = _transforms() or ()
-    return any(level.key() == _FUNCTIONALIZE for level in stack)
-
-
-_transforms = torch._C._functorch.get_interpreter_stack  # pyright: ignore
-_FUNCTIONALIZE = torch._C._functorch.TransformType.Functionalize  # pyright: ignore
+    return any(level.key() == TransformType.Functionalize for level in get_interpreter_stack() or ())
 
 
 def compiling(*tensors: Tensor) -> str | None:

@@ -29,7 +29,7 @@ def instruction(result: types.Type, *given: types.Type) -> Callable[[Callable[..
     """A decorator for what writes the code of an instruction, from a builder and the values of its arguments, of these types."""
 
     def made(write: Callable[..., Node]) -> Callable[..., Any]:
-        def typing(_: Node, *arguments: types.Type) -> tuple[Node, Callable[..., Node]]:  # pyright: ignore[reportUnusedParameter]
+        def typing(_: Node, *arguments: types.Type) -> tuple[Node, Callable[..., Node]]:
             def generate(context: Node, builder: Node, signature: Node, values: Node) -> Node:
                 cast = [context.cast(builder, *each) for each in zip(values, signature.args, given, strict=True)]
                 found = write(builder, *cast)
@@ -40,7 +40,7 @@ def instruction(result: types.Type, *given: types.Type) -> Callable[[Callable[..
         # Numba looks up the names of arguments, and would hand on `*arguments` as one tuple.
         names = ("typing", *(f"a{k}" for k in range(len(given))))
         parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
-        typing.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+        typing.__signature__ = inspect.Signature(parameters)
         return intrinsic(typing)
 
     return made

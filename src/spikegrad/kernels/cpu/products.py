@@ -143,7 +143,7 @@ def functions(dtype: str) -> Sequence[Callable[..., None]]:
     item, together, wide, tile = U(size), U(_ROWS), U(2 * lanes), U(4 * lanes)
 
     @numba.njit(error_model="numpy")
-    def product(m, n, k, a, ai, ak, b, bk, c, ci, add):  # type: ignore[no-untyped-def]
+    def product(m: U, n: U, k: U, a: U, ai: U, ak: U, b: U, bk: U, c: U, ci: U, add: U) -> None:
         """``c = a @ b``, m by n, of sums of length k, by addresses and bytes between rows and columns; or that added to c."""
         for j in range(U(0), n // wide * wide, wide):
             for i in range(U(0), m // together * together, together):
@@ -162,7 +162,7 @@ def functions(dtype: str) -> Sequence[Callable[..., None]]:
                 one_single(a + i * ai, ai, ak, b + j * item, bk, c + i * ci + j * item, ci, k, add)
 
     @numba.njit(error_model="numpy")
-    def counted(row, count):  # type: ignore[no-untyped-def]
+    def counted(row: U, count: U) -> U:
         """How many neurons sent something."""
         given, found = reals(row), U(0)
         for k in range(count):
@@ -170,7 +170,7 @@ def functions(dtype: str) -> Sequence[Callable[..., None]]:
         return found
 
     @numba.njit(error_model="numpy")
-    def listed(row, places, values, features):  # type: ignore[no-untyped-def]
+    def listed(row: U, places: U, values: U, features: U) -> U:
         """How many neurons of a sample sent something; which, and what, are listed."""
         given, into, value = reals(row), ints(places), reals(values)
         found = U(0)
@@ -180,7 +180,7 @@ def functions(dtype: str) -> Sequence[Callable[..., None]]:
         return found
 
     @numba.njit(error_model="numpy")
-    def finite(address, count):  # type: ignore[no-untyped-def]
+    def finite(address: U, count: U) -> np.bool_:
         """Whether all numbers are finite: their largest exponent, among whole numbers, which the vectoriser can take apart."""
         given, largest = bits(address), none
         for k in range(count):
@@ -188,10 +188,10 @@ def functions(dtype: str) -> Sequence[Callable[..., None]]:
             largest = size if size > largest else largest
         return largest < infinite
 
-    def examine(weights, places, features):  # type: ignore[no-untyped-def]
+    def examine(weights: U, places: U, features: U) -> None:
         ints(places + (features + U(8)) * item)[0] = np.uint32(finite(weights, features * features))  # between the two rows
 
-    def feed(count, sent, fed, weights, places, features):  # type: ignore[no-untyped-def]
+    def feed(count: U, sent: U, fed: U, weights: U, places: U, features: U) -> None:
         stride = features * item
         # What is not finite times the 0 of a silent neuron is NaN, so that no row may be left out.
         if float(counted(sent, count)) >= RARE * float(count) or ints(places + (features + U(8)) * item)[0] == np.uint32(0):
@@ -209,11 +209,11 @@ def functions(dtype: str) -> Sequence[Callable[..., None]]:
                 for j in range(whole, features):
                     reals(fed + sample)[j] += value * row[j]
 
-    def send(count, gradient, back, weights, features):  # type: ignore[no-untyped-def]
+    def send(count: U, gradient: U, back: U, weights: U, features: U) -> None:
         stride = features * item
         product(count // features, features, features, gradient, stride, item, weights, stride, back, stride, U(0))
 
-    def learn(count, sent, gradient, weights, places, features):  # type: ignore[no-untyped-def]
+    def learn(count: U, sent: U, gradient: U, weights: U, places: U, features: U) -> None:
         stride = features * item
         few = features >= U(FEWEST_TO_LEARN) and float(counted(sent, count)) < RARE_TO_LEARN * float(count)
         if not few or not finite(gradient, count):
