@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from spikegrad.errors import InputError, meant
 from spikegrad.training.config import Config
@@ -26,6 +26,15 @@ TRAIN = """Train a spiking network; with no options, on handwritten digits.
 
 A run leaves a folder with its configuration, metrics, checkpoint, best weights and pictures. The best weights are those of the
 epoch with the highest accuracy on the validation samples; the test samples are looked at once, at the end."""
+
+
+N = TypeVar("N", int, float)
+
+
+class _Commands(Protocol):
+    """Where a command is added."""
+
+    def add_parser(self, name: str, *, help: str, description: str) -> argparse.ArgumentParser: ...
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -61,13 +70,13 @@ def run(arguments: Sequence[str]) -> int:
 class _Parser(argparse.ArgumentParser):
     """A parser whose mistakes are one line, with the name that was probably meant."""
 
-    commands: dict[str, Any]
+    commands: Mapping[str, argparse.ArgumentParser]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False, formatter_class=_Formatter)
         self.commands = {}
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Name an unknown command or option before anything else is looked at."""
         words = [word for word in args or () if not word.startswith("-")]
         if self.commands and words and words[0] not in self.commands:
@@ -88,7 +97,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=36, width=min(shutil.get_terminal_size().columns, 110))
 
-    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
+    def add_usage(self, usage: str | None, actions: Iterable[argparse.Action], groups: Iterable[Any], prefix: str | None = None) -> None:
         """Long usages say nothing: the options are listed below."""
         positional = [action for action in actions if not action.option_strings]
         words = ["[options]" if len(positional) < len(list(actions)) else ""]
@@ -97,19 +106,23 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage or f"{self._prog} {' '.join(filter(None, words))}", actions, groups, prefix)
 
 
-def _train(commands: Any) -> None:
+def _train(commands: _Commands) -> None:
     parser = commands.add_parser("train", help="train a network; with no options, on handwritten digits", description=TRAIN)
     group = parser.add_argument_group("run")
-    group.add_argument("--out", metavar="FOLDER", **_ONCE, help="the new folder; runs/<data>-<number> by default; it must not exist")
-    group.add_argument("--resume", metavar="RUN", **_ONCE, help="continue the run in this folder; with --epochs also beyond its end")
+    group.add_argument(
+        "--out", metavar="FOLDER", action=_Once, type=_text, help="the new folder; runs/<data>-<number> by default; it must not exist"
+    )
+    group.add_argument(
+        "--resume", metavar="RUN", action=_Once, type=_text, help="continue the run in this folder; with --epochs also beyond its end"
+    )
     said = "settings from a JSON file, such as a run's config.json; options beside it win"
-    group.add_argument("--config", metavar="FILE", **_ONCE, help=said)
-    groups: dict[str, Any] = {"run": group}
+    group.add_argument("--config", metavar="FILE", action=_Once, type=_text, help=said)
+    groups = {"run": group}
     for entry in dataclasses.fields(Config):
         title = entry.metadata["group"].lower()
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        _add_setting(groups[title], entry)
+        _add_setting(groups[title].add_argument, entry)
 
     def call(**options: Any) -> int:
         from spikegrad.cli.training import train
@@ -119,7 +132,7 @@ def _train(commands: Any) -> None:
     parser.set_defaults(call=call)
 
 
-def _add_setting(group: Any, entry: dataclasses.Field[Any]) -> None:
+def _add_setting(add: Callable[..., argparse.Action], entry: dataclasses.Field[Any]) -> None:
     """One setting of `Config` as an option; its default is filled in there, so that a file's settings are told from it."""
     kind, limits, default = str(entry.type).removesuffix(" | None"), entry.metadata, entry.default
     flag = FLAGS.get(entry.name, "--" + entry.name.replace("_", "-"))
@@ -128,22 +141,30 @@ def _add_setting(group: Any, entry: dataclasses.Field[Any]) -> None:
         shown = f" ({','.join(map(str, default))})"
     help = (limits["help"][:1].lower() if limits["help"][1:2].islower() else limits["help"][:1]) + limits["help"][1:].rstrip(".")
     if kind == "bool":
-        group.add_argument(flag, action=_OnceOrNot, default=None, help=f"{help} ({'on' if default else 'off'})")
+        add(flag, action=_OnceOrNot, default=None, help=f"{help} ({'on' if default else 'off'})")
         return
     numbers = {"int": int, "float": float}
     metavar = METAVARS.get(entry.name, {"int": "N", "float": "X"}.get(kind, "KIND"))
     choices = limits.get("choices", ())
     if not all(choice in help for choice in choices):
         help += f": {', '.join(choices[:-1])} or {choices[-1]}"
-    options: dict[str, Any] = {"action": "append"} if entry.name == "parameters" else dict(_ONCE)
-    options |= {"type": _number(numbers[kind])} if kind in numbers else {}
-    group.add_argument(flag, dest=entry.name, metavar=metavar, help=f"{help}{shown}".replace("%", "%%"), **options)
+    help = f"{help}{shown}".replace("%", "%%")
+    if entry.name == "parameters":
+        add(flag, dest=entry.name, metavar=metavar, help=help, action="append")
+        return
+    add(flag, dest=entry.name, metavar=metavar, help=help, action=_Once, type=_number(numbers[kind]) if kind in numbers else _text)
 
 
 class _Once(argparse.Action):
     """An option that is given once, or each time alike: which of two values was meant nobody knows."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> None:
         if (before := getattr(namespace, self.dest)) not in (None, values):
             raise InputError(f"{option_string} is given twice, as {before} and as {values}; leave out one")
         setattr(namespace, self.dest, values)
@@ -152,7 +173,13 @@ class _Once(argparse.Action):
 class _OnceOrNot(argparse.BooleanOptionalAction):
     """Likewise an option that can be switched on and off."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> None:
         before = getattr(namespace, self.dest)
         super().__call__(parser, namespace, values, option_string)
         if before not in (None, getattr(namespace, self.dest)):
@@ -165,11 +192,8 @@ def _text(text: str) -> str:
     return text
 
 
-_ONCE: dict[str, Any] = {"action": _Once, "type": _text}
-
-
-def _number(kind: type) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
+def _number(kind: type[N]) -> Callable[[str], N]:
+    def read(text: str) -> N:
         try:
             return kind(text)
         except ValueError:
@@ -178,21 +202,21 @@ def _number(kind: type) -> Callable[[str], Any]:
     return read
 
 
-def _evaluate(commands: Any) -> None:
+def _evaluate(commands: _Commands) -> None:
     said = "accuracy, firing rates and confusions of a run's best weights on its test samples"
     parser = commands.add_parser("evaluate", help=said, description=said.capitalize() + ".")
     parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run")
-    parser.add_argument("--data", metavar="NAME|FILE", **_ONCE, help="other data, of which every sample is used")
+    parser.add_argument("--data", metavar="NAME|FILE", action=_Once, type=_text, help="other data, of which every sample is used")
 
-    def call(**options: Any) -> int:
+    def call(run: str, data: str | None) -> int:
         from spikegrad.cli.training import evaluate
 
-        return evaluate(**options)
+        return evaluate(run, data)
 
     parser.set_defaults(call=call)
 
 
-def _list(commands: Any) -> None:
+def _list(commands: _Commands) -> None:
     said = "all surrogates with their facts, and all neurons"
     parser = commands.add_parser("list", help=said, description=said.capitalize() + ".")
 
@@ -204,15 +228,15 @@ def _list(commands: Any) -> None:
     parser.set_defaults(call=call)
 
 
-def _show(commands: Any) -> None:
+def _show(commands: _Commands) -> None:
     said = "one surrogate or neuron: formula, facts, sources, names elsewhere"
     parser = commands.add_parser("show", help=said, description=said.capitalize() + ".")
     named = "a surrogate or a neuron, as ATan, 'Adaptive(0.8, jump=0.2)' or file.py:Class"
     parser.add_argument("name", metavar="NAME", type=_text, help=named)
     language = "print instead what runs, as source: numba, triton or javascript"
-    parser.add_argument("--source", metavar="LANGUAGE", **_ONCE, help=language)
+    parser.add_argument("--source", metavar="LANGUAGE", action=_Once, type=_text, help=language)
     part = "of which part: forward or backward of a neuron, derivative or primitive of a surrogate"
-    parser.add_argument("--of", metavar="PART", **_ONCE, help=part)
+    parser.add_argument("--of", metavar="PART", action=_Once, type=_text, help=part)
 
     def call(**options: Any) -> int:
         from spikegrad.cli.catalogue import show
@@ -222,12 +246,14 @@ def _show(commands: Any) -> None:
     parser.set_defaults(call=call)
 
 
-def _plot(commands: Any) -> None:
+def _plot(commands: _Commands) -> None:
     said = "draw the curves of surrogates for comparison, or the response of a neuron to current"
     parser = commands.add_parser("plot", help=said, description=said.capitalize() + ".")
     named = "surrogates or one neuron, as ATan, 'Adaptive(0.8, jump=0.2)' or file.py:Class"
     parser.add_argument("names", metavar="NAME", nargs="+", type=_text, help=named)
-    parser.add_argument("--out", metavar="FILE", **_ONCE, help="the picture: .png, .svg or .pdf (curves.png, or response.png)")
+    parser.add_argument(
+        "--out", metavar="FILE", action=_Once, type=_text, help="the picture: .png, .svg or .pdf (curves.png, or response.png)"
+    )
     parser.add_argument(
         "--match-half-width", action="store_true", help="bring all to the half width and peak of the first: compare shapes, not scales"
     )

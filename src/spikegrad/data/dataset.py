@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +69,7 @@ class Dataset:
         return digest.hexdigest()
 
 
-def split(y: NDArray[Any], fractions: tuple[float, ...]) -> list[NDArray[np.int64]]:
+def split(y: NDArray[np.generic], fractions: tuple[float, ...]) -> list[NDArray[np.int64]]:
     """Indices of stratified parts: the same for the same labels, on every machine, whatever the seed of the training.
 
     The samples of each class are shuffled by NumPy's frozen Mersenne twister, seeded with 0, and cut into consecutive parts; each class

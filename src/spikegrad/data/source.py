@@ -64,8 +64,8 @@ def load(data: str) -> Dataset:
     if data == "digits":
         from sklearn.datasets import load_digits
 
-        bunch: Any = load_digits()
-        return _divided("digits", _checked("digits", bunch.data / 16, bunch.target, ("x", "y")))
+        x, y = load_digits(return_X_y=True)
+        return _divided("digits", _checked("digits", np.asarray(x) / 16, np.asarray(y), ("x", "y")))
     arrays = _read(data)
     name = Path(data).stem
     ready = [*SPLITS, *VALIDATED] if not {"x", "y"} <= arrays.keys() and any(key in arrays for key in (*SPLITS, *VALIDATED)) else []
@@ -101,7 +101,7 @@ def _part(whole: Part, indices: NDArray[np.int64]) -> Part:
     return whole[0][indices], whole[1][indices]
 
 
-def _read(path: str) -> Mapping[str, NDArray[Any]]:
+def _read(path: str) -> Mapping[str, NDArray[np.generic]]:
     try:
         with open(path, "rb") as file:
             content = np.load(file, allow_pickle=False)
@@ -118,7 +118,7 @@ def _read(path: str) -> Mapping[str, NDArray[Any]]:
         raise InputError(f"{path} is not a readable .npz file: {why}") from None
 
 
-def _array(path: str, content: Any, key: str) -> NDArray[Any]:
+def _array(path: str, content: Any, key: str) -> NDArray[np.generic]:
     try:
         found = content[key]
     except ValueError as error:
@@ -132,7 +132,7 @@ def _array(path: str, content: Any, key: str) -> NDArray[Any]:
     return found
 
 
-def _checked(source: str, x: NDArray[Any], y: NDArray[Any], names: tuple[str, str]) -> Part:
+def _checked(source: str, x: NDArray[np.generic], y: NDArray[np.generic], names: tuple[str, str]) -> Part:
     """Samples as float32 and labels as int64, or the first thing that is wrong with them."""
     samples, labels = (f"{source}: `{name}`" for name in names)
     if x.ndim not in (2, 3):

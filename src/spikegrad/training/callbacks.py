@@ -94,7 +94,12 @@ class Bar(lightning.Callback):
         self.progress.start()
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """One step further."""
         self.progress.update(self.task, completed=trainer.global_step, epoch=self._epoch(trainer))

@@ -5,20 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import ge, gt, le, lt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spikegrad.errors import InputError, meant
 from spikegrad.neuron import Neuron
 from spikegrad.surrogate import Surrogate
 from spikegrad.training.named import USUAL, built, named, neuron_class, parsed, settable, surrogate_class
 
+if TYPE_CHECKING:
+    from spikegrad.kernels.text import Json
+
+T = TypeVar("T")
 BOUNDS = {"least": ("at least", ge), "above": ("greater than", gt), "most": ("at most", le), "below": ("below", lt)}
 
 
-def _setting(default: Any, help: str, **limits: Any) -> Any:
+def _setting(default: T, help: str, **limits: str | float | tuple[str, ...]) -> T:
     """A field with its one-line description and the values it may have: `choices`, or `least`, `above`, `most`, `below`."""
     return field(default=default, metadata={"help": help, **limits})
 
@@ -258,7 +263,7 @@ _ALWAYS_WRITTEN = ("alpha", "beta", "threshold", "reset", "surrogate")
 """Settings that every configuration had before neurons were formulas: also an alpha beside neurons that have none."""
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _each_once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     """The names and values of a JSON object, in which JSON itself lets the last of several win."""
     values = dict(pairs)
     if len(values) < len(pairs):
@@ -288,7 +293,7 @@ def _typed(name: str, kind: str, value: Any) -> Any:
     raise InputError(f"`{name}` must be {expected}, got {value!r}")
 
 
-def _check_limits(name: str, value: Any, limits: Any) -> None:
+def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
     if value is None:
         return
     choices = limits.get("choices", ())

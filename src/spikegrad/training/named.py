@@ -152,7 +152,7 @@ def parsed(text: str) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
     if start < 0:
         return text.strip(), (), {}
     try:
-        call: Any = ast.parse("f" + text[start:], mode="eval").body
+        call = ast.parse("f" + text[start:], mode="eval").body
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
             raise ValueError
         names = [each.arg for each in call.keywords]

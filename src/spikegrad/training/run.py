@@ -291,7 +291,7 @@ def _require_same_data(run: Run, config: Config, facts: dict[str, Any], data: Da
         raise InputError(f"{config.data} is not what {run.path} was trained on; {advice}")
 
 
-def _neuron(config: Config) -> dict[str, Any]:
+def _neuron(config: Config) -> dict[str, str]:
     """What decides what the neurons do: the hash of their step, and all that is set."""
     cell = config.cell
     return {"step": cell.record.key} | {field.name: str(getattr(cell, field.name)) for field in fields(cell)}
@@ -306,7 +306,7 @@ def _require_same_neuron(run: Run, config: Config, facts: dict[str, Any]) -> Non
 
 def _description(data: Dataset, config: Config) -> str:
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
-    facts: dict[str, Any] = {
+    facts = {
         "data": data.name,
         "features": data.features,
         "steps": data.steps,
@@ -325,7 +325,7 @@ def _description(data: Dataset, config: Config) -> str:
 
 def _results(test: Measurement, rows: list[dict[str, float]], network: Network) -> str:
     best = max(rows, key=lambda row: (row["validation_accuracy"], -row["validation_loss"], -row["epoch"]))
-    results: dict[str, Any] = {
+    results = {
         "test_accuracy": test.accuracy,
         "test_correct": test.correct,
         "test_samples": test.samples,
