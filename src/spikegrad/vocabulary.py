@@ -13,7 +13,7 @@ import operator
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def library(x: object) -> str:
     raise TypeError(f"expected a NumPy, PyTorch or JAX array or a number, got {type(x).__module__}.{type(x).__qualname__}")
 
 
-def namespace(name: str) -> Any:
+def namespace(name: str) -> ModuleType:
     """The module that holds a library's array functions."""
     return np if name == "numpy" else sys.modules["torch"] if name == "torch" else sys.modules["jax"].numpy
 

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ INSTALLED = importlib.util.find_spec("numba") is not None
 
 
 @functools.cache
-def kernels() -> Any:
+def kernels() -> ModuleType:
     """The fused kernels, which are imported when a layer first wants them."""
     with LOCK:
         return importlib.import_module("spikegrad.kernels.torch")
@@ -43,7 +43,7 @@ def free_memory() -> None:
         >>> nn.free_memory()
     """
     for name in ("results", "memory"):
-        module: Any = sys.modules.get(f"spikegrad.kernels.cpu.{name}")
+        module = sys.modules.get(f"spikegrad.kernels.cpu.{name}")
         if module is not None:
             module.release()
 

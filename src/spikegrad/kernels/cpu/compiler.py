@@ -22,11 +22,13 @@ from types import ModuleType
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import binding, ir
 from numba.core import types
 from numba.core.ccallback import CFunc
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.runtime.nrt import rtsys
+from numpy.typing import NDArray
 
 from spikegrad.kernels.cpu import elementary, instructions, source, threads
 from spikegrad.kernels.cpu.instructions import Node, instruction
@@ -74,23 +76,23 @@ formulas: Any = _inner(forceinline=True, fastmath={"contract"})
 
 
 @row
-def fill(count: Any, row: Any, given: Any, stride: Any) -> None:
+def fill(count: int, row: NDArray[np.float64], given: NDArray[np.float64], stride: int) -> None:
     """Fill a row with what lies so far apart."""
     for j in range(count):
         row[j] = given[j * stride]
 
 
 @row
-def clear(count: Any, row: Any) -> None:
+def clear(count: int, row: NDArray[np.float64]) -> None:
     """Fill a row with zeros."""
     for j in range(count):
         row[j] = 0.0
 
 
-def entry(count: int, result: Any = types.void) -> Callable[[Callable[..., Any]], Any]:
+def entry(count: int, result: types.Type = types.void) -> Callable[[Callable[..., None]], CFunc]:
     """A decorator that compiles a function of a generated module, which takes so many words, or takes it from the disk cache."""
 
-    def compiled(function: Callable[..., Any]) -> Any:
+    def compiled(function: Callable[..., None]) -> CFunc:
         made: Any = CFunc(function, ((types.uint64,) * count, result), {}, {"error_model": "numpy", "no_rewrites": True})
         if not function.__code__.co_filename.startswith("<"):  # it has a file, and so may its machine code
             made.enable_caching()
@@ -203,10 +205,10 @@ def compiled(variant: Variant) -> tuple[int, str]:
     return module.kernel.address, module.__name__
 
 
-_modules: dict[str, Any] = {}
+_modules: dict[str, ModuleType] = {}
 
 
-def loaded(name: str, text: str) -> Any:
+def loaded(name: str, text: str) -> ModuleType:
     """The module with this text; machine code from the disk cache where it has been before."""
     module_name = f"spikegrad_generated_{name}_{_digest(text)}"
     with LOCK:

@@ -25,10 +25,10 @@ class Words(Protocol):
     def __setitem__(self, place: int | np.uint64, value: int | np.uint32 | np.uint64, /) -> None: ...
 
 
-def instruction(result: types.Type, *given: types.Type) -> Callable[[Callable[..., Node]], Callable[..., Any]]:
+def instruction(result: types.Type, *given: types.Type) -> Callable[[Callable[..., Node]], Callable[..., Node]]:
     """A decorator for what writes the code of an instruction, from a builder and the values of its arguments, of these types."""
 
-    def made(write: Callable[..., Node]) -> Callable[..., Any]:
+    def made(write: Callable[..., Node]) -> Callable[..., Node]:
         def typing(_: Node, *arguments: types.Type) -> tuple[Node, Callable[..., Node]]:
             def generate(context: Node, builder: Node, signature: Node, values: Node) -> Node:
                 cast = [context.cast(builder, *each) for each in zip(values, signature.args, given, strict=True)]

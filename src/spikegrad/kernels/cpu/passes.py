@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spikegrad.kernels.cpu import memory, threads
 from spikegrad.kernels.cpu.compiler import compiled
 from spikegrad.kernels.cpu.source import Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Layout = tuple[tuple[str, int | float | None], ...]
 """How each argument of a kernel is given: an int, memory with so many elements between its rows (its columns, for states: 1); a float, one
@@ -73,7 +77,7 @@ class Pass:
         self.job = threads.job(compiled(variant)[0], workers, sizes.steps, sizes.columns, block, share, words)
         self.scratch = share * workers
 
-    def run(self, given: Sequence[Any]) -> None:
+    def run(self, given: Sequence[Tensor]) -> None:
         """Run the pass on memory, in the order of the layout's."""
         job: array[int] = self.job[:]
         for place, each in zip(self.places, given, strict=True):
@@ -84,7 +88,7 @@ class Pass:
         memory.give(working)
 
 
-def _elements(values: Sequence[Any], dtype: str) -> Any:
+def _elements(values: Sequence[float | None], dtype: str) -> NDArray[np.generic]:
     """Numbers in a dtype that NumPy may not know, bfloat16."""
     if dtype == "bfloat16":
         return (np.array(values, "float32").view("uint32") >> 16).astype("uint16")

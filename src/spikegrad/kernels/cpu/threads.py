@@ -19,7 +19,6 @@ from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numba
 import numpy as np
@@ -87,9 +86,9 @@ def loaded_libraries(*names: str) -> list[Path]:
 
 def openmp() -> Path | None:
     """The OpenMP library whose team PyTorch uses in this process, or None if there is none that we know."""
-    torch: Any = sys.modules.get("torch")
+    torch = sys.modules.get("torch")
     found = loaded_libraries("libgomp", "libiomp5")
-    own = [path for path in found if torch is not None and Path(torch.__file__).parent in path.parents]
+    own = [path for path in found if torch is not None and Path(str(torch.__file__)).parent in path.parents]
     return own[0] if own else found[0] if len(found) == 1 else None
 
 
