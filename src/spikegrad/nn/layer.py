@@ -15,6 +15,7 @@ from spikegrad.kernels import arguments, loop, text
 from spikegrad.kernels.plan import QUANTIZED, Call, Connection, array
 from spikegrad.neuron import Neuron
 from spikegrad.nn.backend import check, fused, kernels, obstacle, rewritten
+from spikegrad.nn.lengths import Currents, Lengths
 from spikegrad.nn.lengths import run as to_ends
 from spikegrad.nn.parameters import checked, has_values, held, hold, named
 from spikegrad.nn.quantize import Quantize
@@ -24,7 +25,6 @@ from spikegrad.vocabulary import Array, cast
 State: TypeAlias = "Tensor | Sequence[State] | None"
 """A tensor, a tuple or list of states, or None where there is none."""
 
-Lengths = Tensor | Sequence[int] | None
 Results = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]
 """Outputs, the state after them, and what was recorded."""
 
@@ -194,12 +194,7 @@ class Layer(Stateful):
         return super().__getattr__(name)
 
     def forward(
-        self,
-        currents: Tensor | Sequence[Tensor],
-        state: State = None,
-        *,
-        record: bool | str | Sequence[str] = False,
-        lengths: Lengths = None,
+        self, currents: Currents, state: State = None, *, record: bool | str | Sequence[str] = False, lengths: Lengths = None
     ) -> tuple[Any, ...]:
         """Run the layer over a sequence.
 

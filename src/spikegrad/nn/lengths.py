@@ -9,6 +9,9 @@ from torch import Tensor
 
 from spikegrad.kernels import arguments
 
+Currents = Tensor | Sequence[Tensor]
+Lengths = Tensor | Sequence[int] | None
+
 Run = Callable[[tuple[Tensor, ...], tuple[Tensor, ...] | None], tuple[list[Tensor], list[Tensor]]]
 """A layer over some steps of some samples, from states or rest: its sequences, and the states after it."""
 

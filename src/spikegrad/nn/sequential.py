@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from spikegrad.gradient.torch import constant
 from spikegrad.kernels import arguments
-from spikegrad.nn.layer import Layer, Lengths, State, Stateful
+from spikegrad.nn.layer import Layer, State, Stateful
+from spikegrad.nn.lengths import Lengths
 
 Role = Literal["sequence", "folded"]
 

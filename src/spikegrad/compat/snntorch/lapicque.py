@@ -103,7 +103,7 @@ class Lapicque(LIF):
     def _refresh(self) -> None:
         self.register_buffer(self._follows, self._circuit().detach())
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         if self._learns():
             self._refresh()  # so that a file holds the circuit of the beta that was learned
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -42,9 +42,9 @@ def reset(net: nn.Module) -> None:
     """
     if not isinstance(net, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"`net` must be a torch.nn.Module, got {type(net).__name__}; reset several networks one by one")
-    theirs: Any = getattr(sys.modules.get("snntorch"), "SpikingNeuron", SpikingNeuron)
+    theirs = getattr(sys.modules.get("snntorch"), "SpikingNeuron", SpikingNeuron)
     for module in net.modules():
         # Those of theirs that go from call to call have this method; the others take whole sequences and keep nothing.
-        restart: Any = getattr(module, "reset_mem", None)
+        restart = getattr(module, "reset_mem", None)
         if restart is not None and isinstance(module, (SpikingNeuron, theirs)):
             restart()

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from spikegrad.compat.functions import Subclassable
 from spikegrad.compat.sinabs.activation.spike_generation import attach
+from spikegrad.gradient.function import Context
 from spikegrad.vocabulary import widen
 
 
 class _Rounding(Subclassable):
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+    def backward(ctx: Context, grad_output: Tensor) -> Tensor:
         """What PyTorch calls in a subclass: the gradient as it comes."""
         return grad_output.clone()
 

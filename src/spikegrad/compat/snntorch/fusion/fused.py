@@ -339,7 +339,7 @@ def _chained(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
             yield f"{path}{name}", child
 
 
-def _attributes(module: nn.Module) -> Iterator[Any]:
+def _attributes(module: nn.Module) -> Iterator[Hashable]:
     """What the modules' `forward` may read besides tensors: numbers, strings, modes."""
     for place, m in enumerate(module.modules()):
         if isinstance(m, SpikingNeuron):

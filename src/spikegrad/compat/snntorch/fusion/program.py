@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ class Values:
 
     def __init__(self, place: Mapping[Node, tuple[Unit, int]]) -> None:
         self.place = place
-        self.of: dict[Unit, Sequence[Any]] = {}
+        self.of: dict[Unit, Sequence[Tree]] = {}
         self.steps: dict[tuple[Unit, int], tuple[Tensor, ...]] = {}
 
     def one(self, ref: Out | Named | Constant) -> Tensor:

@@ -98,7 +98,11 @@ def _obstacle_here(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, 
 
 @functools.cache
 def _call(
-    kind: type[SpikingNeuron], surrogate: Record, wanted: tuple[str, ...], connection: Connection, structure: tuple[tuple[str, Any], ...]
+    kind: type[SpikingNeuron],
+    surrogate: Record,
+    wanted: tuple[str, ...],
+    connection: Connection,
+    structure: tuple[tuple[str, Any], ...],
 ) -> Call:
     return Call(kind.FORMULA(**dict(structure)).record, surrogate, wanted, connection=connection)
 

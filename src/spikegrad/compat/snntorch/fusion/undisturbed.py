@@ -7,13 +7,12 @@ import pickle
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from spikegrad.compat.snntorch.fusion.operations import refused
+from spikegrad.compat.snntorch.fusion.operations import Tree, refused
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -31,7 +30,9 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def undisturbed(root: nn.Module, neurons: Collection[SpikingNeuron], instead: Callable[[nn.Module], Callable[..., Any]]) -> Generator[None]:
+def undisturbed(
+    root: nn.Module, neurons: Collection[SpikingNeuron], instead: Callable[[nn.Module], Callable[..., Tree]]
+) -> Generator[None]:
     """Run a network with other functions in place of its layers, and leave it as it was: states, statistics, hooks, random numbers.
 
     Args:
@@ -49,7 +50,7 @@ def undisturbed(root: nn.Module, neurons: Collection[SpikingNeuron], instead: Ca
     layers = [m for m in root.modules() if is_layer(m) and m not in inner]
     hooks = [(m, kind, getattr(m, kind)) for m in (*neurons, *layers) for kind in _HOOKS]
     for module, kind, _ in hooks:
-        setattr(module, kind, OrderedDict[int, Any]())
+        setattr(module, kind, OrderedDict[int, Callable[..., Tree]]())
     own = {m: m.__dict__.get("forward") for m in (*neurons, *layers)}
     for module in own:
         module.__dict__["forward"] = instead(module)
@@ -83,7 +84,7 @@ def undisturbed(root: nn.Module, neurons: Collection[SpikingNeuron], instead: Ca
                 buffer.copy_(was)
 
 
-def _attributes(root: nn.Module) -> Generator[tuple[nn.Module, str, str, Any, int]]:
+def _attributes(root: nn.Module) -> Generator[tuple[nn.Module, str, str, Tree, int]]:
     """What modules keep outside of their parameters: module, path, name, value, and length of a list or dict."""
     for prefix, module in root.named_modules():
         if isinstance(module, SpikingNeuron):
@@ -93,7 +94,7 @@ def _attributes(root: nn.Module) -> Generator[tuple[nn.Module, str, str, Any, in
                 yield module, f"{prefix}.{name}" if prefix else name, name, value, _size(value)
 
 
-def _size(value: Any) -> int:
+def _size(value: object) -> int:
     return len(value) if isinstance(value, list | dict) else 0
 
 
