@@ -93,7 +93,7 @@ def _rising(surrogate: Surrogate) -> list[str]:
     if "area" in facts.section(type(surrogate), "Facts"):
         return []
 
-    def size(x: facts.Curve) -> Any:
+    def size(x: facts.Curve) -> facts.Curve:
         return abs(surrogate.derivative(x))
 
     area = facts.integral(surrogate.derivative)

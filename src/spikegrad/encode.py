@@ -129,7 +129,7 @@ def latency(x: Array, steps: int, *, threshold: float = 0.0, tau: float | None =
     return cast((time == clock) & fires, x)
 
 
-def _checked(x: Array, steps: Any) -> str:
+def _checked(x: Array, steps: object) -> str:
     """The library of `x`, once it and `steps` are what every encoder takes."""
     owner = library(x)
     if owner not in ("numpy", "torch", "jax"):

@@ -46,7 +46,7 @@ class Facts:
 def of(surrogate: Surrogate) -> Facts:
     """Stated facts where the docstring has them, computed ones otherwise."""
     stated = section(type(surrogate), "Facts")
-    words: dict[str, Any] = {
+    words = {
         "pi": math.pi,
         "inf": math.inf,
         "sqrt": math.sqrt,

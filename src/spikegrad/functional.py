@@ -20,6 +20,7 @@ from typing import Any
 
 from spikegrad.formulas import CATALOGUE
 from spikegrad.surrogate import Surrogate
+from spikegrad.vocabulary import Array
 
 __all__ = sorted(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.replace("ReLU", "Relu")).lower() for name in CATALOGUE)  # pyright: ignore
 
@@ -27,14 +28,14 @@ _CLASSES = {name.lower(): cls for name, cls in CATALOGUE.items()}
 
 
 @functools.cache
-def _function(cls: type[Surrogate], name: str) -> Callable[..., Any]:
+def _function(cls: type[Surrogate], name: str) -> Callable[..., Array]:
     fields = list(inspect.signature(cls).parameters.values())
     call = [p for p in inspect.signature(cls.__call__).parameters.values() if p.kind is p.KEYWORD_ONLY]
     x = inspect.Parameter("x", inspect.Parameter.POSITIONAL_ONLY)
     signature = inspect.Signature([x, *fields, *call])
     options = {p.name for p in call}
 
-    def function(*arguments: Any, **named: Any) -> Any:
+    def function(*arguments: Array, **named: Array) -> Array:
         given = signature.bind(*arguments, **named).arguments
         potential = given.pop("x")
         how = {n: given.pop(n) for n in options & given.keys()}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -306,7 +307,7 @@ def raster(look: Look) -> Figure:
     return figure
 
 
-def _spikes(axes: Any, values: NDArray[np.float32], colour: str, title: str, spiking: bool) -> None:
+def _spikes(axes: Axes, values: NDArray[np.float32], colour: str, title: str, spiking: bool) -> None:
     steps, neurons = values.shape
     if spiking:
         time, neuron = values.nonzero()

@@ -81,7 +81,7 @@ def from_record(record: Record) -> type[Surrogate]:
         run.__name__ = name
         return run
 
-    def reduce(self: Surrogate) -> Any:
+    def reduce(self: Surrogate) -> tuple[object, ...]:
         return _rebuild, (record, self.parameters)
 
     annotations: dict[str, Any] = {name: Positive if name in ("slope", "width") else float for name in names if name != "scale"}
