@@ -15,8 +15,7 @@ from spikegrad.kernels import arguments, loop, text
 from spikegrad.kernels.plan import QUANTIZED, Call, Connection, array
 from spikegrad.neuron import Neuron
 from spikegrad.nn.backend import check, fused, kernels, obstacle, rewritten
-from spikegrad.nn.lengths import Currents, Lengths
-from spikegrad.nn.lengths import run as to_ends
+from spikegrad.nn.lengths import Currents, Lengths, to_ends
 from spikegrad.nn.parameters import checked, has_values, held, hold, named
 from spikegrad.nn.quantize import Quantize
 from spikegrad.nn.spike import Spike

@@ -16,7 +16,7 @@ Run = Callable[[tuple[Tensor, ...], tuple[Tensor, ...] | None], tuple[list[Tenso
 """A layer over some steps of some samples, from states or rest: its sequences, and the states after it."""
 
 
-def run(
+def to_ends(
     layer: Run, inputs: tuple[Tensor, ...], state: tuple[Tensor, ...] | None, lengths: Tensor | Sequence[int]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """A layer over samples that end at different steps: its sequences, zero from the end of each sample on, and the states at the ends.
