@@ -18,6 +18,7 @@ import torch
 import spikegrad
 from spikegrad import nn
 from spikegrad.compat.sinabs import activation as ours
+from spikegrad.compat.sinabs import adapt
 
 theirs = pytest.importorskip("sinabs").activation
 layers = importlib.import_module("sinabs.layers")
@@ -93,7 +94,7 @@ def test_gradients_equal_sinabs(name, arguments, theta, dtype):
         torch.testing.assert_close(value.detach().double(), expected, rtol=tolerance, atol=float(size))
     # The same as a surrogate of potential minus threshold.
     torch.testing.assert_close(mine.at(theta).derivative(v.double() - theta), mine(v.double(), theta), rtol=1e-12, atol=1e-300)
-    assert mine.at(theta)(v, theta).dtype == dtype
+    assert adapt(mine.at(theta))(v, theta).dtype == dtype
 
 
 @pytest.mark.parametrize("fn", GRADIENTS)

@@ -377,12 +377,15 @@ COMPILING = """
 
     warnings.filterwarnings("ignore", "This process .* is multi-threaded, use of fork", DeprecationWarning)
     torch.set_num_threads(1)
-    thread = threading.Thread(target=lambda: nn.Synaptic(0.8, 0.9)(torch.ones(3, 4)))
+    x = torch.ones(3, 4)
+    compiling, other = nn.Synaptic(0.8, 0.9), nn.LeakyIntegrator(0.5)
+    nn.Synaptic(0.8, 0.9, backend="reference")(x)  # what PyTorch sets up in its first operations is not made for a fork meanwhile
+    thread = threading.Thread(target=lambda: compiling(x))
     thread.start()
     for _ in range(5):
         child = os.fork()
         if child == 0:
-            nn.LeakyIntegrator(0.5)(torch.ones(3, 4))
+            other(x)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
     thread.join()

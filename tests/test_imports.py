@@ -44,7 +44,7 @@ ONLY: dict[str, set[str]] = {
     "derive": {"trace"},
     "cut": {"trace", "derive"},
     "facts": set(),
-    "gradient": {"vocabulary", "gradient"},
+    "gradient": {"vocabulary", "evaluation", "gradient"},
     "surrogate": {"vocabulary", "trace", "printing", "ranges", "gradient", "facts", "citation"},
     "formulas": {"vocabulary", "ranges", "surrogate", "formulas"},
     "definition": {"vocabulary", "trace", "ranges", "errors", "derive"},

@@ -107,7 +107,7 @@ def test_ranges_as_in_pytorch(name, value, words, of_each):
 
 @pytest.mark.parametrize("value", ["0.5", None, "half"])
 def test_what_is_no_number(value):
-    with pytest.raises(TypeError, match=r"`beta` must be a number or an array of numbers, got"):
+    with pytest.raises(TypeError, match=r"`beta` must be a real number or a JAX array of them, got"):
         sj.leaky(X, value)
 
 

@@ -13,12 +13,16 @@ Array = Any
 """A NumPy array or scalar, a PyTorch tensor or a JAX array; inside the recorder a `Symbol`. No protocol says so to a type checker: what the
 three declare of their arithmetic differs, and differs from that of numbers."""
 
+pytorch: Any = None
+"""PyTorch, once our part for it is imported. Its compiler traces through here, and must not look through all modules, which may change
+meanwhile."""
+
 _ARITHMETIC = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 
 
 def evaluator(program: Program, literal: Callable[[float], Array] = float) -> Callable[..., list[Array]]:
     """A function of arguments by name, and of Python functions by operation, that runs a program, with a value for each literal."""
-    torch = sys.modules.get("torch")
+    torch = pytorch if pytorch is not None else sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():  # which cannot follow an exec, and needs none to be fast
         return lambda given, words: evaluate(program, words, given, literal)  # pyright: ignore[reportUnknownLambdaType]
     literals: list[Array] = []

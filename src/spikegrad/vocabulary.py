@@ -17,7 +17,7 @@ from types import ModuleType
 
 import numpy as np
 
-from spikegrad import trace
+from spikegrad import evaluation, trace
 from spikegrad.evaluation import Array as Array
 from spikegrad.trace import Symbol
 
@@ -36,7 +36,7 @@ def library(x: object) -> str:
         TypeError: if it is none of them.
     """
     # Tuples, not unions: torch.compile traces through here and does not know `int | float`.
-    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    torch = evaluation.pytorch if evaluation.pytorch is not None else sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
         return "torch"
     if isinstance(x, Symbol):
@@ -45,6 +45,7 @@ def library(x: object) -> str:
         return "numpy"
     if isinstance(x, (int, float)):
         return "number"
+    jax = sys.modules.get("jax")
     if jax is not None and isinstance(x, jax.Array):
         return "jax"
     raise TypeError(f"expected a NumPy, PyTorch or JAX array or a number, got {type(x).__module__}.{type(x).__qualname__}")

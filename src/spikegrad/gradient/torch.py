@@ -26,6 +26,7 @@ from torch import Tensor
 from torch._C._functorch import maybe_current_level
 from torch.autograd import forward_ad
 
+from spikegrad import evaluation
 from spikegrad.gradient.function import Context, Function, Gradients
 from spikegrad.vocabulary import inf, widen
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from spikegrad.surrogate import Surrogate
 
 F = TypeVar("F", bound=Callable[..., object])
+
+evaluation.pytorch = torch
 
 
 def spike(

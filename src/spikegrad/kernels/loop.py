@@ -108,10 +108,10 @@ def run(
         first = evaluator(due, None if draws is None else draws[0])({**arrays, **dict(zip(plan.states, states, strict=True))})
         states += [x * 0 for x in first] if rested else first
     draws = None if draws is None else draws[1:]
-    numbers = [x if weights is None else x + weights.sum() for x in arrays.values() if x.ndim < like.ndim] if not len(like) else []
+    numbers = [x if weights is None else x + weights.sum() for x in arrays.values() if x.ndim < like.ndim] if like.shape[0] == 0 else []
     if lengths is not None:
         arrays_of = namespace("jax")
-        going = (arrays_of.arange(len(like))[:, None] < lengths).reshape(*like.shape[:2], *[1] * (like.ndim - 2))
+        going = (arrays_of.arange(like.shape[0])[:, None] < lengths).reshape(*like.shape[:2], *[1] * (like.ndim - 2))
         inputs = [*(arrays_of.where(going, x, 0) for x in inputs), going]  # what fills a batch up may be NaN
     last, (out, recorded) = _scan(
         step if lengths is None else until, (*states, *fed), tuple(inputs), draws, (outputs, len(call.recorded)), numbers
