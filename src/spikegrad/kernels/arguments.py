@@ -53,7 +53,7 @@ def _apart(given: Any, *, several: bool) -> tuple[Array, ...]:
     return tuple(given) if several and isinstance(given, tuple | list) else (given,)
 
 
-def expect(label: str, x: Array, owner: str) -> None:
+def expect(label: str, x: Any, owner: str) -> None:
     """Raise a TypeError unless `x` is an array of the library."""
     try:
         found = library(x)
@@ -123,7 +123,7 @@ def state(names: Sequence[str], given: Any, like: Array) -> tuple[Array, ...]:
     return tuple(cast(widen(part), like) for part in parts)
 
 
-def real(label: str, value: Array) -> None:
+def real(label: str, value: Any) -> None:
     """Raise a TypeError unless what is given to JAX in place of a number is real: a number, an array, or a list of numbers."""
     dtype = str(value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype)
     if not dtype.startswith(("float", "bfloat", "int", "uint")):

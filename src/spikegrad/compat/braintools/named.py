@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import ClassVar, Concatenate, ParamSpec
+from typing import Any, ClassVar, Concatenate, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,7 @@ class Named(Surrogate):
         return getattr(curve.bind(arrays), which)(x)
 
 
-def _check(owner: str, name: str, value: Array, wanted: str) -> None:
+def _check(owner: str, name: str, value: Any, wanted: str) -> None:
     if is_array(value):
         return  # its values may not be known yet
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):

@@ -109,7 +109,7 @@ def _rule(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.A
     return _step(x, slope), slope * tangents[0]
 
 
-def potential(x: Array) -> jax.Array:
+def potential(x: Any) -> jax.Array:
     """`x` as a JAX array of real numbers, or an error that says why it is not one."""
     if hasattr(x, "mantissa") and hasattr(x, "unit"):
         raise TypeError(
@@ -141,7 +141,7 @@ def is_array(value: object) -> bool:
     return isinstance(value, (np.ndarray, jax.Array))
 
 
-def _equal(a: Array, b: Array) -> bool:
+def _equal(a: Any, b: Any) -> bool:
     if a is b:
         return True
     if isinstance(a, Tracer) or isinstance(b, Tracer):
@@ -151,7 +151,7 @@ def _equal(a: Array, b: Array) -> bool:
     return bool(a == b)
 
 
-def _hash(value: Array) -> int:
+def _hash(value: Any) -> int:
     """A hash that is equal for values that `_equal` calls equal; 0 for what has none."""
     if is_array(value):
         return id(value) if isinstance(value, Tracer) else hash((value.shape, str(value.dtype)))
