@@ -294,6 +294,7 @@ def test_words(what):
         attempt()
 
 
+@pytest.mark.slow
 def test_compiled_whole():
     torch._dynamo.reset()
     net = nn.Sequential(torch.nn.Linear(4, 4), nn.Residual(torch.nn.Linear(4, 4), leaky()), Stage())

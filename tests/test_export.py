@@ -127,7 +127,7 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", [name if name == "jvp" else pytest.param(name, marks=pytest.mark.slow) for name in TRANSFORMS])
 def test_a_compiled_transform_is_the_plain_one(transform):
     """A compiled jvp through the operator was 0 everywhere."""
     x = given(4, 2, 3)
