@@ -493,3 +493,11 @@ def test_module_with_a_surrogate_is_copied_printed_and_taken_apart():
     assert brainstate.graph.treefy_merge(graph, state).spk_fun == neurons.spk_fun
     slope = brainstate.transform.vector_grad(ours.Sigmoid())(jnp.linspace(-1, 1, 5))
     close(slope, theirs.Sigmoid().surrogate_grad(jnp.linspace(-1, 1, 5)))
+
+
+CLASSES = [name for name in theirs.__all__ if isinstance(getattr(theirs, name), type) and name != "Surrogate"]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_printed_as_in_braintools(name):
+    assert repr(getattr(ours, name)()) == repr(getattr(theirs, name)())

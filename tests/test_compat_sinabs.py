@@ -436,3 +436,16 @@ def test_a_gradient_moves_to_spikegrads_own_neurons():
     assert spike == spikegrad.Exponential(slope=1 / (1.7 * 0.3), height=1 / (1.7 * 0.3))
     spikes, _ = nn.Leaky(beta=0.9, threshold=1.7, spike=spike)(torch.ones(5, 2, 3))
     assert spikes.shape == (5, 2, 3)
+
+
+RECOGNISED = ["MembraneReset", "MembraneSubtract", "SingleExponential", "MultiGaussian", "PeriodicExponential", "Heaviside", "Gaussian"]
+
+
+@pytest.mark.parametrize("name", RECOGNISED)
+def test_sinabs_recognises_ours(name):
+    """Its builders for hardware ask with `isinstance` what resets a layer, and with which gradient it fires."""
+    mine = getattr(ours, name)()
+    assert isinstance(mine, getattr(theirs, name))
+    assert type(mine) is getattr(ours, name)
+    others = [getattr(theirs, other) for other in RECOGNISED if other != name]
+    assert not isinstance(mine, tuple(other for other in others if not issubclass(getattr(theirs, name), other)))
