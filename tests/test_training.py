@@ -34,6 +34,7 @@ FILES = {
 
 DIE = """
 import os, signal, sys, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may inherit that it is ignored
 torch.set_num_threads(1)
 from spikegrad.training import callbacks, module
 from spikegrad.cli import main

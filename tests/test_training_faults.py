@@ -313,6 +313,7 @@ import os, signal, sys
 from spikegrad.cli import main
 from spikegrad.training import run
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may inherit that it is ignored
 whole = run.measure
 
 def measure(*arguments):
