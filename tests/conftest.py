@@ -40,6 +40,33 @@ def points() -> np.ndarray:
     return POINTS
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of 40 noisy samples of two classes, values 0 to 1."""
+    y = np.arange(40) % 2
+    x = np.clip(0.4 * y[:, None] + 0.5 * np.random.default_rng(0).random((40, 4)), 0, 1).astype("float32")
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(path, x=x, y=y)
+    return str(path)
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, str, str]]:
+    """Run a command line; give its exit code, what it printed and its one line of error."""
+    from spikegrad.cli import main
+
+    def told(*arguments: object) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["spikegrad", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        printed = capsys.readouterr()
+        assert printed.err.count("\n") == (caught.value.code == 2)
+        return caught.value.code, printed.out, printed.err.strip()
+
+    return told
+
+
 @pytest.fixture(autouse=True)
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that spikegrad allocates without filling it is NaN, so that an output left unwritten fails its test."""

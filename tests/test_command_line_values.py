@@ -10,36 +10,9 @@ import pytest
 import torch
 
 from spikegrad import MultiGaussian, Triangle, nn, plots
-from spikegrad.cli import main
 from spikegrad.training import Config, evaluate, train
 from spikegrad.training import run as running
 from spikegrad.training.named import neuron_class, parsed, value
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    y = np.arange(40) % 2
-    x = np.clip(0.4 * y[:, None] + 0.5 * np.random.default_rng(0).random((40, 4)), 0, 1).astype("float32")
-    path = tmp_path_factory.mktemp("faults") / "small.npz"
-    np.savez(path, x=x, y=y)
-    return str(path)
-
-
-@pytest.fixture
-def told(capsys, monkeypatch):
-    """Run a command line; give its exit code, what it printed and its one line of error."""
-
-    def told(*arguments):
-        monkeypatch.setattr(sys, "argv", ["spikegrad", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        printed = capsys.readouterr()
-        assert printed.err.count("\n") == (caught.value.code == 2)
-        return caught.value.code, printed.out, printed.err.strip()
-
-    return told
-
 
 CONTRADICTIONS = {
     "--threshold 1 --set threshold=2": "`threshold` is given twice, as 1.0 and as 2 in `parameters`",

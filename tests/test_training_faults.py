@@ -25,34 +25,9 @@ TINY = ["--hidden", "4", "--steps", "3", "--epochs", "2", "--batch-size", "8"]
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    y = np.arange(40) % 2
-    x = np.clip(0.4 * y[:, None] + 0.5 * np.random.default_rng(0).random((40, 4)), 0, 1).astype("float32")
-    path = tmp_path_factory.mktemp("faults") / "small.npz"
-    np.savez(path, x=x, y=y)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
 def finished(small, tmp_path_factory):
     config = Config(data=small, hidden=(4,), steps=3, epochs=2, batch=8)
     return train(config, tmp_path_factory.mktemp("runs") / "run").run
-
-
-@pytest.fixture
-def told(capsys, monkeypatch):
-    """Run a command line; give its exit code, what it printed and its one line of error."""
-
-    def told(*arguments):
-        monkeypatch.setattr(sys, "argv", ["spikegrad", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        printed = capsys.readouterr()
-        assert printed.err.count("\n") == (caught.value.code == 2)
-        return caught.value.code, printed.out, printed.err.strip()
-
-    return told
 
 
 @pytest.mark.parametrize("settings", [["--lr", "1e9", "--optimizer", "sgd"], ["--weight-decay", "1e300"], ["--lr", "1e30", "--no-norm"]])

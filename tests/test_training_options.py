@@ -22,15 +22,6 @@ from spikegrad.training.network import Activity, Network
 TINY = {"hidden": (6,), "steps": 3, "epochs": 2, "batch": 8, "dropout": 0.0}
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    y = np.arange(40) % 2
-    x = np.clip(0.4 * y[:, None] + 0.5 * np.random.default_rng(0).random((40, 4)), 0, 1).astype("float32")
-    path = tmp_path_factory.mktemp("options") / "small.npz"
-    np.savez(path, x=x, y=y)
-    return str(path)
-
-
 @pytest.fixture
 def watched(monkeypatch):
     """Run with these settings, and give the learning rate, the momentum and the threads of every step, and the weights around it."""
