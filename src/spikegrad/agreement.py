@@ -13,12 +13,11 @@ from spikegrad.kernels import interpret
 from spikegrad.kernels.plan import Call
 from spikegrad.neuron import Neuron
 from spikegrad.simulation import FLOAT64, Values, rest, simulated, words
+from spikegrad.trace import TRANSCENDENTAL
 from spikegrad.vocabulary import Array
 
 STEPS, COLUMNS = 24, 32
 """Time steps and neurons."""
-ROUNDED = {"exp", "log", "sin", "cos", "tanh", "sigmoid", "arctan", "erf"}
-"""Operations that libraries round differently."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def compared(neuron: Neuron) -> tuple[Agreement, list[str]]:
     expected: tuple[Values, Values] | None = None
     error, wrong, skipped = _by_differences(case)
     plan = case.call.plan
-    rounded = ROUNDED & {str(operation) for program in (plan.step, plan.constants) for operation, *_ in program.instructions}
+    rounded = TRANSCENDENTAL & {str(operation) for program in (plan.step, plan.constants) for operation, *_ in program.instructions}
     for name, (why_not, run) in _backends(neuron).items():
         if why_not:
             skipped[name] = why_not

@@ -5,6 +5,7 @@ Where each value lives, in a register, a cache or in memory, is whose business p
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from spikegrad import trace
 from spikegrad.derive import again, plain, reverse, rewritten
-from spikegrad.trace import BOOLEANS, Program, Symbol, Value, argument, ordered
+from spikegrad.trace import BOOLEANS, TRANSCENDENTAL, Program, Symbol, Value, argument, ordered
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def passes(
         [given[n] for n in inputs if n not in passing],
         {n: given[n] for n in states},
         after,
+        cheaply=not set(passing) & set(inputs),
     )
     called: dict[int, str] = {}
     for node in cut.kept:
@@ -125,10 +127,12 @@ def _least(
     in_memory: Sequence[Symbol],
     states: Mapping[str, Symbol],
     after: Mapping[str, Value],
+    cheaply: bool,
 ) -> _Cut:
     """The fewest values of the forward step from which, and from inputs `in_memory`, all that the adjoints use can be computed.
 
-    Either all from this step, a minimum cut; or with states that follow from what the step before has kept, found by trying.
+    Either all from this step, a minimum cut; or with states that follow from what the step before has kept, found by trying. What is kept
+    `cheaply`, in a cache or registers, also holds values that take a dozen instructions to compute again.
     """
     sources = {id(node) for node in (*inputs, *states.values())}
     varying: dict[int, Symbol] = {}
@@ -142,7 +146,13 @@ def _least(
     cheap = {id(node) for node in in_memory}
     cut = _minimum_cut(varying, sources, cheap, needed)
     best = _Cut([n for n in cut if id(n) not in cheap], [n for n in cut if id(n) in cheap])
-    return min([best, *_with_restored(varying, needed, in_memory, states, after, best.cost)], key=lambda found: found.cost)
+    best = min([best, *_with_restored(varying, needed, in_memory, states, after, best.cost)], key=lambda found: found.cost)
+    if not cheaply:
+        return best
+    known = {*(id(node) for node in (*best.kept, *best.reread)), *(id(states[name]) for name in best.restored)}
+    computed = _needs(needed.values(), known, varying)
+    dear = [varying[key] for key in varying if key in computed and varying[key].operation in TRANSCENDENTAL]
+    return dataclasses.replace(best, kept=[*best.kept, *dear])
 
 
 _Place = str | tuple[int, int]

@@ -31,6 +31,9 @@ Value = Union["Symbol", float]
 FUNCTIONS = ("exp", "log", "sqrt", "sin", "cos", "tanh", "sigmoid", "arctan", "erf", "floor", "round", "step")
 """Functions of one argument that a formula may call."""
 
+TRANSCENDENTAL = frozenset(("exp", "log", "sin", "cos", "tanh", "sigmoid", "arctan", "erf"))
+"""Those of them that take a dozen instructions, and that libraries round differently."""
+
 BOOLEANS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "and", "or", "not")
 """Operations whose result is true or false."""
 
