@@ -158,7 +158,8 @@ def _kernels(neuron: Any, currents: list[Any], gradient: Any) -> Any:
     import torch
 
     from spikegrad.kernels.plan import Call
-    from spikegrad.kernels.torch import layer_of, values_of
+    from spikegrad.kernels.torch import layer_of
+    from spikegrad.kernels.values import values_of
 
     call = Call(neuron.record, neuron.spike.structure)
     resting = {name: getattr(neuron, name) for name in neuron.states}

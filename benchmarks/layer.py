@@ -199,7 +199,8 @@ def kernels(currents: Any, gradient: Any) -> Any:
 
     from spikegrad import ATan
     from spikegrad.kernels.plan import Call
-    from spikegrad.kernels.torch import layer_of, values_of
+    from spikegrad.kernels.torch import layer_of
+    from spikegrad.kernels.values import values_of
     from spikegrad.neurons import Leaky
 
     x, g, neuron, spike = torch.from_numpy(currents), torch.from_numpy(gradient), Leaky(contenders.BETA), ATan()

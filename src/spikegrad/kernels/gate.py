@@ -8,6 +8,7 @@ before a backward pass, which may run somewhere else, of the gradients that arri
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -83,6 +84,11 @@ def obstacle(*tensors: Tensor) -> str | None:
         if tensor.is_neg() or not _has_memory(tensor):
             return "it is given a tensor without memory of its own"
     return None
+
+
+def ordinary(x: object) -> TypeGuard[Tensor]:
+    """Whether something is, at first sight, a sequence that any layer can run over; what is not may be one or in need of an error."""
+    return type(x) is Tensor and x.layout is torch.strided and x.dtype in DTYPES and x.ndim > 1 and not x.is_nested
 
 
 def _elsewhere(tensor: Tensor) -> str:

@@ -15,7 +15,8 @@ from torch import Tensor
 from spikegrad.kernels import gate
 from spikegrad.kernels.plan import Call
 from spikegrad.kernels.text import read
-from spikegrad.kernels.torch import layer_of, run, values_of
+from spikegrad.kernels.torch import layer_of, run
+from spikegrad.kernels.values import values_of
 
 
 def _given(

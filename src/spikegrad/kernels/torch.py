@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,23 +22,11 @@ from spikegrad.kernels.cpu.passes import SAMPLES, Pass, Sizes
 from spikegrad.kernels.cpu.source import Variant
 from spikegrad.kernels.gate import DTYPES
 from spikegrad.kernels.plan import FED, Call
+from spikegrad.kernels.values import Number, Numbers, real, values_of
 from spikegrad.recorded import from_record
 from spikegrad.vocabulary import Array
 
 Given = tuple[Tensor | None, ...]
-Number = float | Tensor
-
-
-class Numbers(NamedTuple):
-    """The numbers of a layer, as floats where they are: those of the plan's parameters and of the surrogate, and where states rest.
-
-    None stands for each that is a tensor, in their order among the tensors; states that are given, and recurrent weights, count as such.
-    """
-
-    parameters: tuple[float | None, ...]
-    surrogate: tuple[float | None, ...]
-    state: tuple[float | None, ...]
-    weights: tuple[float | None, ...] = ()
 
 
 class Layer:
@@ -58,7 +46,7 @@ class Layer:
 
     def __init__(self, call: Call, numbers: Numbers, shape: torch.Size, dtype: torch.dtype) -> None:
         self.call, self.shape, self.dtype = call, shape, dtype
-        self.real = torch.float64 if dtype is torch.float64 else torch.float32
+        self.real = real(dtype)
         self.fed = call.connection == "all-to-all"
         self.inputs = tuple(name for name in call.plan.inputs if name != FED)
         self.states = (*call.plan.states, *("recurrent",) * self.fed)
@@ -138,6 +126,9 @@ class Layer:
         found = {name: results.empty(self.step, self.real) for name in (*self._firsts, *sorted(learned)) if name in asked} if asked else {}
         grads = [results.empty(self.shape, self.dtype) for _ in self.inputs]
         given.memory += (*found.values(), *grads)
+        if not tensors:
+            self._run(given, True, asked)
+            return grads, []
         if self.fed:
             given.memory.append(tensors[-1].to(self.real).contiguous())
             if "weights" in asked:
@@ -261,13 +252,18 @@ def _readable(x: Tensor | None) -> Tensor | None:
 
 def _obstacle(layer: Layer, saved: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given) -> str | None:
     """Why the kernels cannot run a backward pass now, though they ran the forward pass, or None."""
-    reason = gate.surroundings() or gate.obstacle(*saved, *tensors, *(g for g in arriving if g is not None))
-    if reason is None and any(x.shape != layer.shape or x.dtype not in (layer.dtype, layer.real) for x in saved):
-        return "what was saved comes back with another shape or dtype"
+    reason = gate.surroundings() or gate.obstacle(*saved, *tensors, *[g for g in arriving if g is not None])
+    for x in saved if reason is None else ():
+        if x.shape != layer.shape or x.dtype not in (layer.dtype, layer.real):
+            return "what was saved comes back with another shape or dtype"
     return reason
 
 
-@functools.lru_cache(maxsize=1024)
+_LAYERS = 1024
+"""Layers that are remembered."""
+
+
+@functools.lru_cache(_LAYERS)
 def layer_of(call: Call, numbers: Numbers, shape: torch.Size, dtype: torch.dtype) -> Layer:
     """The layer, the same object each time."""
     return Layer(call, numbers, shape, dtype)
@@ -356,32 +352,29 @@ _apply: Callable[..., Sequence[Tensor]] = super(torch.autograd.Function, _Fused)
 """Without what `torch.autograd.Function.apply` does for transforms, inside which the plain loop runs: that costs as much as a kernel."""
 
 
-@functools.lru_cache(maxsize=1024)
-def _floats(call: Call, numbers: tuple[tuple[str, float], ...], surrogate: tuple[float | None, ...], real: torch.dtype) -> Numbers:
-    """The numbers of a layer that starts from rest and whose neuron has no tensors."""
-    like, given, plan = torch.empty(0, dtype=real, device="cpu"), dict(numbers), call.plan
-    return Numbers(tuple(plan.computed(given, like).values()), surrogate, tuple(plan.rested(given, like).values()))
+_at_rest: dict[Hashable, Layer] = {}
+"""Layers that start from rest and whose numbers are floats, for which nothing need be asked of each number."""
 
 
-def values_of(
-    call: Call, state: Sequence[Tensor], numbers: Mapping[str, Number], surrogate: Mapping[str, Number], real: torch.dtype
-) -> tuple[Numbers, list[Tensor]]:
-    """What the passes take in place of the numbers, and the tensors among it."""
-    if not any(isinstance(x, Tensor) for x in numbers.values()):
-        learned = [x for x in surrogate.values() if isinstance(x, Tensor)]
-        spike = tuple(None if isinstance(x, Tensor) else x for x in surrogate.values()) if learned else tuple(surrogate.values())
-        known = _floats(call, tuple(numbers.items()), spike, real)
-        return known._replace(state=(None,) * len(state)) if state else known, [*learned, *state]
-    like, plan = torch.empty(0, dtype=real, device="cpu"), call.plan
-    weights = [numbers["weights"]] if "weights" in numbers else []
-    start = tuple(state) or (*plan.rested(numbers, like).values(), *[0.0] * len(weights))
-    parts: tuple[tuple[Number, ...], ...] = (tuple(plan.computed(numbers, like).values()), tuple(surrogate.values()), start, tuple(weights))
-    numbered = Numbers(*(tuple(None if isinstance(x, Tensor) else x for x in part) for part in parts))
-    return numbered, [x for part in parts for x in part if isinstance(x, Tensor)]
+def _constant(call: Call, numbers: Mapping[str, Number], surrogate: Mapping[str, Number], shape: torch.Size, dtype: torch.dtype) -> Layer:
+    key = call.key, tuple(numbers.values()), tuple(surrogate.values()), shape, dtype
+    found = _at_rest.get(key)
+    if found is None:
+        given, _ = values_of(call, (), numbers, surrogate, real(dtype))
+        if len(_at_rest) >= _LAYERS:
+            _at_rest.clear()
+        found = _at_rest[key] = layer_of(call, given, shape, dtype)
+    return found
 
 
 def run(
-    call: Call, inputs: Sequence[Tensor], state: Sequence[Tensor], numbers: Mapping[str, Number], surrogate: Mapping[str, Number]
+    call: Call,
+    inputs: Sequence[Tensor],
+    state: Sequence[Tensor],
+    numbers: Mapping[str, Number],
+    surrogate: Mapping[str, Number],
+    *,
+    constant: bool = False,
 ) -> Sequence[Tensor]:
     """Outputs, states after the last step and recorded values of a layer on the CPU.
 
@@ -391,10 +384,14 @@ def run(
         state: the states before the first step, in the working dtype; empty for rest.
         numbers: those of the neuron, and the resting numbers of its states, by name: floats or tensors; and recurrent `weights`.
         surrogate: those of the surrogate, likewise.
+        constant: that all of these are floats, and no state is given.
     """
     shape, dtype = inputs[0].shape, inputs[0].dtype
-    given, tensors = values_of(call, state, numbers, surrogate, torch.float64 if dtype is torch.float64 else torch.float32)
-    layer = layer_of(call, given, shape, dtype)
+    if constant:
+        layer, tensors = _constant(call, numbers, surrogate, shape, dtype), ()
+    else:
+        given, tensors = values_of(call, state, numbers, surrogate, real(dtype))
+        layer = layer_of(call, given, shape, dtype)
     if torch.is_grad_enabled():
         return _apply(layer, *inputs, *tensors)
     return layer.forward(inputs, tensors)

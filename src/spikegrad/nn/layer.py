@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from spikegrad.errors import meant
 from spikegrad.gradient.torch import constant
 from spikegrad.kernels import arguments, loop, text
+from spikegrad.kernels.gate import ordinary
 from spikegrad.kernels.plan import QUANTIZED, Call, Connection, array
 from spikegrad.neuron import Neuron
 from spikegrad.nn.backend import check, fused, kernels, obstacle, rewritten
@@ -215,12 +216,12 @@ class Layer(Stateful):
             TypeError: an input that is no tensor of floating point.
             ValueError: shapes that do not fit, the message names both; or a value to record that the step does not name.
         """
-        neuron = self.neuron
+        neuron = self._neuron
         wanted = ("u",) if record is True else () if record is False else (record,) if isinstance(record, str) else tuple(record)
         if unknown := [name for name in wanted if name not in self._record.recorded]:
             known = ", ".join(self._record.recorded) or "nothing"
             raise ValueError(f"record={unknown[0]!r}: the step of {type(neuron).__name__} names {known}")
-        given = arguments.inputs(neuron.inputs, currents, "torch")
+        given = (currents,) if len(neuron.inputs) == 1 and ordinary(currents) else arguments.inputs(neuron.inputs, currents, "torch")
         if lengths is None:
             outputs, last, recorded = self._run(wanted, given, state)
         else:
@@ -245,16 +246,15 @@ class Layer(Stateful):
         quantize, weight, compiling = self.quantize, self.weight, torch.compiler.is_compiling()
         if compiling:
             self._prepare(wanted)
-        call, like = self._call(wanted, spike), arguments.working(given[0])
+        call, like = self._call(wanted, spike), given[0] if given[0].dtype is torch.float32 else arguments.working(given[0])
         numbers, learned = self._numbers(quantize, weight), spike.learned()
         if weight is not None:
             arguments.weights(weight, like)
-        arguments.numbers({name: numbers[name] for name in self._tensors}, like)
-        if learned:
-            arguments.numbers({f"spike.{name}": x for name, x in learned.items()}, like)
+        if self._tensors or learned:
+            arguments.numbers({n: numbers[n] for n in self._tensors} | {f"spike.{n}": x for n, x in learned.items()}, like)
         start: tuple[Tensor, ...] = () if state is None else arguments.state(self._state_names, state, like)
         own = None if call.quantized else quantize
-        tensors = [*given, *start, *learned.values(), *(numbers[name] for name in self._tensors), *(() if weight is None else (weight,))]
+        tensors = [*given, *start, *learned.values(), *[numbers[name] for name in self._tensors], *(() if weight is None else (weight,))]
         if not fused(self.backend, obstacle(spike, self.inhibition, own is not None, tensors)):
             return self._plain(call, given, like, start, numbers, own)
         if len(given) > 1:
@@ -262,7 +262,8 @@ class Layer(Stateful):
         if compiling:
             found = self._compiled(wanted, given, start, numbers, learned)
         else:
-            found = kernels().run(call, given, start, numbers, spike.floats | learned if learned else spike.floats)
+            floats = numbers is self._floats and not learned and not len(start)
+            found = kernels().run(call, given, start, numbers, spike.floats | learned if learned else spike.floats, constant=floats)
         n, m = call.plan.outputs, call.plan.outputs + len(self._state_names)
         return found[:n], found[n:m], found[m:]
 
@@ -386,8 +387,7 @@ class Layer(Stateful):
         fields = {f.name: f.default for f in dataclasses.fields(self.neuron) if f.name not in (*self.neuron.numbers, "spike")}
         shown += [f"{name}={getattr(self.neuron, name)!r}" for name, default in fields.items() if getattr(self.neuron, name) != default]
         shown += [f"recurrent={self.connection!r}"] if self.connection != "none" else []
-        shown += [f"learn={self.learn}"] if self.learn else []
-        shown += ["inhibition=True"] if self.inhibition else []
+        shown += [f"learn={self.learn}"] * bool(self.learn) + ["inhibition=True"] * self.inhibition
         return ", ".join([type(self.neuron).__name__, *shown] if type(self) is Layer else shown)
 
 
