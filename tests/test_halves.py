@@ -15,7 +15,7 @@ from spikegrad.kernels.cpu import compiler
 from spikegrad.kernels.cpu.instructions import instruction
 
 CONVERSIONS: dict[str, tuple[torch.dtype, Any]] = {
-    "float16": (torch.float16, compiler.float16),
+    "float16": (torch.float16, compiler.float16[:2]),
     "float16 without instructions for it": (
         torch.float16,
         (
@@ -23,7 +23,7 @@ CONVERSIONS: dict[str, tuple[torch.dtype, Any]] = {
             instruction(types.uint16, types.float32)(compiler._narrowed_by_bits),
         ),
     ),
-    "bfloat16": (torch.bfloat16, compiler.bfloat16),
+    "bfloat16": (torch.bfloat16, compiler.bfloat16[:2]),
 }
 
 
@@ -62,6 +62,16 @@ def require_same(got: torch.Tensor, wanted: torch.Tensor) -> None:
 def test_every_pattern_is_read(conversion):
     dtype, (load, _) = conversion
     require_same(torch.from_numpy(applied(load, patterns(), np.float32)), as_torch(patterns(), dtype).float())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_spikes_are_written_without_rounding(dtype):
+    """Also what is no number: whatever bits it has once an operation made it quiet."""
+    nan = np.array([0x7FC00000, 0x7FC00001, 0x7FFFFFFF, 0xFFC00000, 0xFFFFFFFF], "uint32").view("float32")
+    spikes = np.concatenate([np.array([0.0, 1.0], "float32"), nan])
+    *_, emit = getattr(compiler, dtype)
+    of = getattr(torch, dtype)
+    require_same(as_torch(applied(emit, spikes, np.uint16), of), torch.from_numpy(spikes).to(of))
 
 
 def test_numbers_are_rounded_half_to_even(conversion):

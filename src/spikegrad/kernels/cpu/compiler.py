@@ -53,7 +53,7 @@ arctan, erf, floor, sqrt = math.atan, math.erf, np.floor, np.sqrt
 inf = np.inf
 """
 _HALVES = """
-elements, (load, store) = pointer(numba.uint16), {dtype}
+elements, (load, store, emit) = pointer(numba.uint16), {dtype}
 """
 
 
@@ -160,6 +160,11 @@ def _to_bfloat16(builder: Node, x: Node) -> Node:
     return builder.select(builder.fcmp_unordered("uno", x, x), _16(0x7FC0), rounded)
 
 
+def _spike_to_bfloat16(builder: Node, x: Node) -> Node:
+    """What has no more digits than a bfloat16: 0, 1, or what an operation made NaN, whose first digit is 1."""
+    return builder.trunc(builder.lshr(builder.bitcast(x, _32), _32(16)), _16)
+
+
 def _from_float16(builder: Node, x: Node) -> Node:
     return builder.fpext(builder.bitcast(x, _HALF), _SINGLE)
 
@@ -171,10 +176,10 @@ def _to_float16(builder: Node, x: Node) -> Node:
 _converts = binding.get_host_cpu_features().get("f16c", False) or "x86" not in binding.get_process_triple()
 _float16 = (_from_float16, _to_float16) if _converts else (_widened_by_bits, _narrowed_by_bits)
 float16, bfloat16 = (
-    (instruction(types.float32, types.uint16)(load), instruction(types.uint16, types.float32)(store))
-    for load, store in (_float16, (_from_bfloat16, _to_bfloat16))
+    (instruction(types.float32, types.uint16)(load), *(instruction(types.uint16, types.float32)(each) for each in stores))
+    for load, *stores in ((*_float16, _float16[1]), (_from_bfloat16, _to_bfloat16, _spike_to_bfloat16))
 )
-"""How the elements of half-precision sequences, their bits as whole numbers, become numbers and back."""
+"""How the elements of half-precision sequences, their bits as whole numbers, become numbers and back, and how spikes do."""
 
 
 def header(dtype: str) -> str:

@@ -39,7 +39,7 @@ from spikegrad.printing import DIALECTS, Names
 from spikegrad.trace import Program
 
 _NUMBA = DIALECTS["numba"]
-_WORDS = frozenset(("count", "j", "load", "store", "real", "np", "inf", "U", *_NUMBA.words, *keyword.kwlist))
+_WORDS = frozenset(("count", "j", "load", "store", "emit", "real", "np", "inf", "U", *_NUMBA.words, *keyword.kwlist))
 """Names that mean something else where a program is printed."""
 
 _FED = ("sent", "fed", "places")
@@ -295,8 +295,9 @@ class _Printer:
         body = [f"{known[argument]} = {' + '.join(map(element, each))}" for argument, each in sources.items() if each[0] not in alone]
         lines, results = printing.body(Program(program.instructions, program.results), _NUMBA, known, names, words)
         body += lines
-        for result, (label, how) in zip(results, writes, strict=True):
-            body.append(f"{row[label]}[j] {how} {f'store({result})' if label in self.halves else result}")
+        for value, result, (label, how) in zip(program.results, results, writes, strict=True):
+            store = "emit" if isinstance(value, int) and program.instructions[value][0] in ("fire", "fire_above") else "store"
+            body.append(f"{row[label]}[j] {how} {f'{store}({result})' if label in self.halves else result}")
         text = [f"def {name}({', '.join(['count', *row.values()])}):", "    for j in range(count):", *(f"        {line}" for line in body)]
         self.functions.append("\n".join(["@row", *text]))
         return (
