@@ -217,7 +217,7 @@ def _expression(operation: str, operands: list[tuple[str, int]], templates: Mapp
         text, held = operands[place]
         return text if held <= most else f"({text})"
 
-    if operation in _INFIX:
+    if operation in _INFIX and operation not in templates:
         symbol, held = _INFIX[operation]
         most = _ATOM if operation in ("and", "or") else _SUM if held == _LOGIC else held
         right = _UNARY - 1 if most == _ATOM else most if held == _LOGIC else held - 1
@@ -234,7 +234,12 @@ def _expression(operation: str, operands: list[tuple[str, int]], templates: Mapp
 
 
 def function(
-    program: Program, arguments: Sequence[str], name: str, of: str, words: Mapping[str, str] | None = None, comment: str = ""
+    program: Program,
+    arguments: Sequence[str],
+    name: str,
+    of: str | Dialect,
+    words: Mapping[str, str] | None = None,
+    comment: str = "",
 ) -> str:
     """The program as the source of one function ``name(*arguments)`` that returns its results.
 
@@ -243,7 +248,7 @@ def function(
     Raises:
         ValueError: if the dialect is unknown or has no word for an operation.
     """
-    language = dialect(of)
+    language = dialect(of) if isinstance(of, str) else of
     names = Names(reserved=language.taken(name, *(text.partition("(")[0] for text in (words or {}).values())))
     known = {argument: names.fresh(argument) for argument in arguments}
     try:

@@ -1,8 +1,8 @@
 """Whether a kernel may take the address of a tensor now.
 
-An address is taken only of dense tensors of PyTorch's own class, with memory of their own on the CPU, and outside of everything that wants
-to see operations instead of numbers: modes, transforms, tracers, exporters. Before a forward pass it is asked of what a layer is given;
-before a backward pass, which may run somewhere else, of the gradients that arrive and of what was saved.
+An address is taken only of dense tensors of PyTorch's own class, with memory of their own on the kernel's device, and outside of everything
+that wants to see operations instead of numbers: modes, transforms, tracers, exporters. Before a forward pass it is asked of what a layer is
+given; before a backward pass, which may run somewhere else, of the gradients that arrive and of what was saved.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from spikegrad.gradient.torch import constant
 
 DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
 """What kernels compute with, and how they call it."""
+
+CPU = torch.device("cpu")
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _dispatch_modes = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]
@@ -51,8 +53,8 @@ def functionalizing() -> bool:
     return any(level.key() == TransformType.Functionalize for level in get_interpreter_stack() or ())
 
 
-def compiling(*tensors: Tensor) -> str | None:
-    """Why a compiler that traces a layer must see its operations, and not the operator that runs the kernels; or None."""
+def compiling(*tensors: Tensor, device: torch.device = CPU) -> str | None:
+    """Why a compiler that traces a layer must see its operations, and not the operator that runs the kernels on a device; or None."""
     if _transforming():
         return _TRANSFORM
     if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
@@ -60,7 +62,7 @@ def compiling(*tensors: Tensor) -> str | None:
     for tensor in tensors:
         if type(tensor) not in _PLAIN and not type(tensor).__module__.startswith("torch._subclasses."):  # those of torch.export itself
             return f"it is given a {type(tensor).__name__}"
-        if not tensor.is_cpu:
+        if tensor.device != device:
             return f"its input is on {tensor.device}"
         if tensor.dtype not in DTYPES:
             return f"it is given numbers of {tensor.dtype}"
@@ -72,12 +74,13 @@ def _transforming() -> bool:
     return _transform() is not None or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
 
 
-def obstacle(*tensors: Tensor) -> str | None:
-    """Why a kernel cannot take the addresses of these tensors, or None."""
+def obstacle(*tensors: Tensor, device: torch.device = CPU) -> str | None:
+    """Why a kernel for this device cannot take the addresses of these tensors, or None."""
+    cpu = device is CPU
     for tensor in tensors:
         if type(tensor) not in _PLAIN:
             return f"it is given a {type(tensor).__name__}"
-        if not tensor.is_cpu or tensor.layout is not torch.strided or tensor.is_nested:
+        if not (tensor.is_cpu if cpu else tensor.device == device) or tensor.layout is not torch.strided or tensor.is_nested:
             return _elsewhere(tensor)
         if tensor.dtype not in DTYPES:
             return f"it is given numbers of {tensor.dtype}"

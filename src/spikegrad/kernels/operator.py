@@ -52,20 +52,20 @@ def _require_sequences(sequences: Sequence[Tensor], like: Tensor, others: Sequen
     """Raise an error unless the sequences are of the shape and dtype of one of them, and a kernel may take all addresses."""
     _require(all(x.shape == like.shape and x.dtype is like.dtype for x in sequences), "its inputs differ in shape or dtype")
     _require(like.ndim > 1, "its inputs have no time axis")
-    reason = gate.obstacle(*sequences, *others)
+    reason = gate.obstacle(*sequences, *others, device=like.device if like.is_cuda else gate.CPU)
     _require(reason is None, str(reason))
 
 
 # A layer where operations are compiled. It takes the inputs; the numbers and states that are tensors, whose names are the words of `names`,
 # ``spike.slope`` and ``first.v`` among them; one tensor of those numbers of the neuron, and resting numbers of its states, that are not;
 # one of the surrogate's, so that another slope compiles nothing; and the call as text.
-@torch.library.custom_op("spikegrad::layer", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("spikegrad::layer", mutates_args=(), device_types=("cpu", "cuda"))
 def _layer(inputs: list[Tensor], tensors: list[Tensor], floats: Tensor, surrogate: Tensor, text: str, names: str) -> list[Tensor]:
     with torch.no_grad():
         _require(len(inputs) == len(read(text).record.inputs), "it has not as many inputs as the layer")
         _require_sequences(inputs, inputs[0], tensors)
         call, state, numbers, spike = _given(inputs[0].shape, tensors, floats, surrogate, text, names)
-        return list(run(call, inputs, state, numbers, spike))
+        return list(run(call, inputs, state, numbers, spike, triton=inputs[0].is_cuda))
 
 
 @_layer.register_fake
@@ -81,7 +81,7 @@ def _made(call: Call, shape: torch.Size, dtype: torch.dtype) -> list[tuple[torch
     return [(shape, dtype)] * call.plan.outputs + [(shape[1:], real)] * states + [(shape, real)] * len(call.recorded)
 
 
-@torch.library.custom_op("spikegrad::layer_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("spikegrad::layer_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def _layer_backward(
     inputs: list[Tensor],
     tensors: list[Tensor],
@@ -104,11 +104,12 @@ def _layer_backward(
         _require(shapes == _made(call, like.shape, like.dtype), "its gradients are not those of the layer's results")
         _require(len(inputs) in (0, len(call.record.inputs)), "it has not as many inputs as the layer")
         numbers, values = values_of(call, state, floating, spike, real)
-        layer = layer_of(call, numbers, like.shape, like.dtype)
+        layer = layer_of(call, numbers, like.shape, like.dtype, like.device if like.is_cuda else None)
         plan = layer.call.plan  # an equal call that was not read from text, so that its parameters have other names
         sources = {name: numbers for name, numbers in plan.sources.items() if not (state and name.startswith("first."))}
         asked = tuple(not learning.isdisjoint(sources.get(name, (name,))) for name in layer.tensors)
-        if layer.fed:  # what was kept is computed anew: an operator returns what its caller asked for, and nothing beside it
+        if inputs and (layer.fed or like.is_cuda):
+            # What was kept is computed anew: an operator returns what its caller asked for, and nothing beside it.
             saved = layer.saving(inputs, values, layer.asked(asked)[1])[1]
         else:
             by_name = dict(zip(layer.inputs, inputs, strict=False))  # none, if none is read again

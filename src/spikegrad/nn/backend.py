@@ -1,10 +1,11 @@
-"""Which implementation runs a layer: the plain loop, or the fused kernels on the CPU."""
+"""Which implementation runs a layer: the plain loop, or the fused kernels, Numba's on the CPU and Triton's on GPUs."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -18,8 +19,9 @@ from spikegrad.kernels.lock import LOCK
 from spikegrad.nn.spike import Spike
 from spikegrad.surrogate import Surrogate
 
-BACKENDS = ("auto", "numba", "reference")
-INSTALLED = importlib.util.find_spec("numba") is not None
+BACKENDS = ("auto", "numba", "triton", "reference")
+INSTALLED = {name: importlib.util.find_spec(name) is not None for name in ("numba", "triton")}
+"""Compilers of kernels."""
 
 
 @functools.cache
@@ -52,28 +54,33 @@ def check(backend: str) -> None:
     """Refuse an unknown backend, and one that is not installed."""
     if backend not in BACKENDS:
         raise ValueError(f"`backend` must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
-    if backend == "numba" and not INSTALLED:
-        raise ValueError("backend='numba' needs Numba; install it with `pip install numba`")
-    if backend != "reference" and INSTALLED:
+    if not INSTALLED.get(backend, True):
+        raise ValueError(f"backend={backend!r} needs {backend.capitalize()}; install it with `pip install {backend}`")
+    if backend != "reference" and any(INSTALLED.values()):
         with LOCK:
             importlib.import_module("spikegrad.kernels.operator")  # it is registered before a compiler sees the layer
 
 
-def fused(backend: str, reason: str | None) -> bool:
-    """Whether the fused kernels run a layer, if there is no reason why they cannot.
+def compiler(backend: str, like: Tensor) -> str:
+    """Whose kernels would run a layer with such an input: ``"numba"`` or ``"triton"``."""
+    return backend if backend in INSTALLED else "numba" if like.is_cpu else "triton"
+
+
+def fused(backend: str, of: str, reason: str | None) -> bool:
+    """Whether the fused kernels of a compiler run a layer, if there is no reason why they cannot.
 
     Raises:
         ValueError: they were asked for by name and cannot; the message says why.
     """
     if backend == "reference":
         return False
-    if reason is not None and backend == "numba":
-        raise ValueError(f"backend='numba' cannot run this layer: {reason}; use backend='auto' or 'reference'")
-    return reason is None and INSTALLED
+    if reason is not None and backend == of:
+        raise ValueError(f"backend={backend!r} cannot run this layer: {reason}; use backend='auto' or 'reference'")
+    return reason is None and INSTALLED[of]
 
 
-def obstacle(spike: Spike, inhibition: bool, own_quantize: bool, tensors: Sequence[Tensor]) -> str | None:
-    """Why the kernels cannot run a layer with these, or None."""
+def obstacle(of: str, spike: Spike, inhibition: bool, own_quantize: bool, tensors: Sequence[Tensor], fed: bool) -> str | None:
+    """Why the kernels of a compiler cannot run a layer with these, the input first, or None."""
     surrogate = spike.surrogate
     if surrogate.stochastic:
         return f"{type(surrogate).__name__} draws noise"
@@ -85,9 +92,23 @@ def obstacle(spike: Spike, inhibition: bool, own_quantize: bool, tensors: Sequen
         return "it has inhibition"
     if own_quantize:
         return "its state is quantised by a function of its own"
+    device = gate.CPU
+    if of == "triton":
+        device = tensors[0].device
+        if (reason := _off_the_gpu(device, fed)) is not None:
+            return reason
     if torch.compiler.is_compiling():
-        return gate.compiling(*tensors)
-    return gate.surroundings() or gate.obstacle(*tensors)
+        return gate.compiling(*tensors, device=device)
+    return gate.surroundings() or gate.obstacle(*tensors, device=device)
+
+
+def _off_the_gpu(device: torch.device, fed: bool) -> str | None:
+    """Why Triton's kernels cannot run a layer there, or None; on the CPU they run in Triton's interpreter."""
+    if device.type != "cuda" and not (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+        return f"its input is on {device}; Triton's kernels run on GPUs, and on the CPU with TRITON_INTERPRET=1, slowly, to be tested"
+    if device.type == "cpu" and torch.compiler.is_compiling():
+        return "Triton's interpreter does not run where operations are compiled"
+    return "its neurons are connected all to all" if fed else None
 
 
 def rewritten(module: nn.Module, kind: type[nn.Module]) -> str | None:

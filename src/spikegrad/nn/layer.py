@@ -15,7 +15,7 @@ from spikegrad.kernels import arguments, loop, text
 from spikegrad.kernels.gate import ordinary
 from spikegrad.kernels.plan import QUANTIZED, Call, Connection, array
 from spikegrad.neuron import Neuron
-from spikegrad.nn.backend import check, fused, kernels, obstacle, rewritten
+from spikegrad.nn.backend import check, compiler, fused, kernels, obstacle, rewritten
 from spikegrad.nn.lengths import Currents, Lengths, to_ends
 from spikegrad.nn.parameters import checked, has_values, held, hold, named
 from spikegrad.nn.quantize import Quantize
@@ -74,7 +74,8 @@ class Layer(Stateful):
         spike: a module that spikes, in place of the neuron's surrogate: an `nn.Spike`.
         inhibition: winner takes all: of the features of a sample only the one furthest above its threshold may spike.
         quantize: rounds the states, where the step says `quantized`: an `nn.Quantize`, or any function of a tensor.
-        backend: ``"numba"`` for the fused kernels on the CPU, ``"reference"`` for the plain loop, ``"auto"`` for the fastest that can.
+        backend: ``"numba"``, on the CPU, or ``"triton"``, on GPUs, for fused kernels; ``"reference"`` for the plain loop; ``"auto"`` for
+            the fastest that can.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or outside of its range, named in the message.
@@ -219,13 +220,11 @@ class Layer(Stateful):
         neuron = self._neuron
         wanted = ("u",) if record is True else () if record is False else (record,) if isinstance(record, str) else tuple(record)
         if unknown := [name for name in wanted if name not in self._record.recorded]:
-            known = ", ".join(self._record.recorded) or "nothing"
-            raise ValueError(f"record={unknown[0]!r}: the step of {type(neuron).__name__} names {known}")
+            raise ValueError(f"record={unknown[0]!r}: {type(neuron).__name__}'s step names {', '.join(self._record.recorded) or 'nothing'}")
         given = (currents,) if len(neuron.inputs) == 1 and ordinary(currents) else arguments.inputs(neuron.inputs, currents, "torch")
-        if lengths is None:
-            outputs, last, recorded = self._run(wanted, given, state)
-        else:
-            outputs, last, recorded = self._run_to_ends(wanted, given, state, lengths)
+        outputs, last, recorded = (
+            self._run_to_ends(wanted, given, state, lengths) if lengths is not None else self._run(wanted, given, state)
+        )
         after = self.state_of(last)
         made = outputs[0] if len(outputs) == 1 else tuple(outputs)
         if record is False:
@@ -255,15 +254,16 @@ class Layer(Stateful):
         start: tuple[Tensor, ...] = () if state is None else arguments.state(self._state_names, state, like)
         own = None if call.quantized else quantize
         tensors = [*given, *start, *learned.values(), *[numbers[name] for name in self._tensors], *(() if weight is None else (weight,))]
-        if not fused(self.backend, obstacle(spike, self.inhibition, own is not None, tensors)):
+        kind = compiler(self.backend, like)
+        if not fused(self.backend, kind, obstacle(kind, spike, self.inhibition, own is not None, tensors, self.connection == "all-to-all")):
             return self._plain(call, given, like, start, numbers, own)
         if len(given) > 1:
             given = tuple(cast(x, given[0]) for x in given)
         if compiling:
             found = self._compiled(wanted, given, start, numbers, learned)
         else:
-            floats = numbers is self._floats and not learned and not len(start)
-            found = kernels().run(call, given, start, numbers, spike.floats | learned if learned else spike.floats, constant=floats)
+            surrogate, floats = spike.floats | learned, numbers is self._floats and not learned and not len(start)
+            found = kernels().run(call, given, start, numbers, surrogate, constant=floats, triton=kind == "triton")
         n, m = call.plan.outputs, call.plan.outputs + len(self._state_names)
         return found[:n], found[n:m], found[m:]
 

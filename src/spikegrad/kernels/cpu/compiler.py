@@ -10,12 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import os
-import stat
 import sys
-import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +25,7 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.runtime.nrt import rtsys
 from numpy.typing import NDArray
 
+from spikegrad.kernels import cache
 from spikegrad.kernels.cpu import elementary, instructions, source, threads
 from spikegrad.kernels.cpu.instructions import Node, instruction
 from spikegrad.kernels.cpu.source import Variant
@@ -185,14 +181,10 @@ float16, bfloat16 = (
 def header(dtype: str) -> str:
     """What precedes the functions of a generated module whose sequences are of this dtype."""
     files = (Path(__file__), Path(threads.__file__), Path(elementary.__file__), Path(instructions.__file__))
-    version = _digest("".join(path.read_text(encoding="utf-8") for path in files))
+    version = cache.digest("".join(path.read_text(encoding="utf-8") for path in files))
     real = "float64" if dtype == "float64" else "float32"
     text = _HEADER.format(real=real, bits=real[-2:], version=f"{version} {_converts}")
     return text + (_HALVES.format(dtype=dtype) if dtype in ("float16", "bfloat16") else "")
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -215,11 +207,11 @@ _modules: dict[str, ModuleType] = {}
 
 def loaded(name: str, text: str) -> ModuleType:
     """The module with this text; machine code from the disk cache where it has been before."""
-    module_name = f"spikegrad_generated_{name}_{_digest(text)}"
+    module_name = f"spikegrad_generated_{name}_{cache.digest(text)}"
     with LOCK:
         if module_name not in _modules:
             try:
-                found = _executed(module_name, text, _directory())
+                found = _executed(module_name, text, cache.directory(f"numba-{numba.__version__}"))
             except OSError:  # the disk is full, or the directory was removed
                 found = _executed(module_name, text, None)
             _modules[module_name] = found
@@ -230,7 +222,7 @@ def _executed(name: str, text: str, directory: Path | None) -> ModuleType:
     """The module, from its file in a directory or from memory."""
     module = ModuleType(name)
     sys.modules[name] = module  # Numba's cache finds functions by the name of their module
-    path = f"<{name}>" if directory is None else str(_written(directory, f"{name}.py", text))
+    path = f"<{name}>" if directory is None else str(cache.written(directory, f"{name}.py", text))
     module.__file__ = path
     try:
         exec(compile(text, path, "exec"), module.__dict__)
@@ -238,51 +230,3 @@ def _executed(name: str, text: str, directory: Path | None) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-def _written(directory: Path, name: str, text: str) -> Path:
-    """The file with this text, written so that another process sees all of it or nothing."""
-    path = directory / name
-    if not path.exists() or path.read_bytes() != text.encode():
-        handle, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.utime(temporary, (0, 0))  # Numba's cache compares times: whoever writes the file, what others compiled stays good
-        os.replace(temporary, path)
-    return path
-
-
-def _open_to_others(directory: Path) -> bool:
-    """Whether somebody else owns a directory, can write to it, or can exchange it in one of those above it."""
-    if not hasattr(os, "getuid"):
-        return False
-    found = directory.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return True
-    above = [parent.stat() for parent in directory.parents]
-    return any(s.st_uid not in (0, os.getuid()) or (s.st_mode & stat.S_IWOTH and not s.st_mode & stat.S_ISVTX) for s in above)
-
-
-@functools.cache
-def _directory() -> Path | None:
-    """Where compiled kernels lie, or None if there is no place that nobody else can write to."""
-    given = os.environ.get("SPIKEGRAD_CACHE")
-    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikegrad"
-    try:
-        base.mkdir(parents=True, exist_ok=True, mode=0o700)
-        directory = base.resolve() / f"numba-{numba.__version__}"
-        directory.mkdir(exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-        if not _open_to_others(directory.parent) and not _open_to_others(directory):
-            directory.chmod(0o700)
-            return directory
-    except (OSError, RuntimeError):  # there may be no home
-        return None
-    warnings.warn(
-        f"{directory} is not used for compiled kernels, since others can write to it or own it, and could run code here; every process "
-        "compiles for itself. Set SPIKEGRAD_CACHE to a directory of your own.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    return None

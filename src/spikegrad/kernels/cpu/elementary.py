@@ -8,8 +8,7 @@ what is.
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
+from spikegrad.kernels.elementary import coefficients
 
 WORDS = ("exp", "log", "sin", "cos", "tanh", "sigmoid")
 """Functions that `source` defines."""
@@ -77,70 +76,6 @@ exp, log, sin, cos, sigmoid, tanh, _turned = map(formulas, (exp, log, sin, cos, 
 """
 
 
-def _horner(variable: str, coefficients: list[float]) -> str:
-    text = f"real({coefficients[-1]!r})"
-    for c in reversed(coefficients[:-1]):
-        text = f"({text} * {variable} + real({c!r}))"
-    return text
-
-
-def _parts(value: Fraction, bits: int, count: int) -> list[float]:
-    """A constant as a sum whose first parts have few bits, so that their products with small whole numbers are exact."""
-    parts: list[float] = []
-    for _ in range(count - 1):
-        exponent = math.floor(math.log2(abs(value)))
-        unit = Fraction(2) ** (exponent - bits + 1)
-        part = round(value / unit) * unit
-        parts.append(float(part))
-        value -= part
-    return [*parts, float(value)]
-
-
-def _lambert(terms: int) -> tuple[list[int], list[int]]:
-    """Coefficients in x squared of tanh(x) / x, Lambert's continued fraction 1 / (1 + z / (3 + z / (5 + ...))), as above over below."""
-    above, below = [1], [2 * terms - 1]
-    for odd in range(2 * terms - 3, 0, -2):
-        shifted = [0, *above]
-        size = max(len(shifted), len(below))
-        total = [odd * (below[k] if k < len(below) else 0) + (shifted[k] if k < len(shifted) else 0) for k in range(size)]
-        above, below = below, total
-    return above, below
-
-
-_LN2 = Fraction("0.693147180559945309417232121458176568075500134360255254120680")
-_PI = Fraction("3.14159265358979323846264338327950288419716939937510582097494459")
-
-
 def source(dtype: str) -> str:
     """Source of `WORDS` for ``"float32"`` or ``"float64"``; needs `np`, `real`, `integer` (of its size) and `formulas`."""
-    single = dtype == "float32"
-    mantissa, bias, bits = (23, 127, 11) if single else (52, 1023, 32)
-    terms = (8, 6, 5) if single else (14, 11, 9)
-    ln2_high, ln2_low = _parts(_LN2, bits, 2)
-    pi2_1, pi2_2, pi2_3 = _parts(_PI / 2, bits, 3)
-    above, below = _lambert(6 if single else 10)
-    return _TEMPLATE.format(
-        tiny=2.0**-126 if single else 2.0**-1022,
-        lift=2.0**mantissa,
-        tanh_above=_horner("z", [c / below[0] for c in above]),
-        tanh_below=_horner("z", [c / below[0] for c in below]),
-        lowest=-87.3 if single else -708.4,
-        highest=89.0 if single else 709.9,
-        whole=1.5 * 2.0**mantissa,
-        log2e=math.log2(math.e),
-        ln2_high=ln2_high,
-        ln2_low=ln2_low,
-        two_over_pi=2 / math.pi,
-        pi2_1=pi2_1,
-        pi2_2=pi2_2,
-        pi2_3=pi2_3,
-        sqrt2=math.sqrt(2),
-        bias=bias,
-        mantissa=mantissa,
-        mantissa_mask=2**mantissa - 1,
-        one=bias << mantissa,
-        exp=_horner("r", [2 / math.factorial(k) for k in range(terms[0])]),
-        log=_horner("z", [1 / (2 * k + 1) for k in range(terms[1])]),
-        cos=_horner("z", [(-1) ** k / math.factorial(2 * k) for k in range(terms[2] + 1)]),
-        sin=_horner("z", [(-1) ** k / math.factorial(2 * k + 1) for k in range(terms[2])]),
-    )
+    return _TEMPLATE.format(**coefficients(dtype, "real({})"))

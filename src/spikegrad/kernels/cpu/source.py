@@ -33,7 +33,7 @@ from dataclasses import dataclass
 
 from spikegrad import printing
 from spikegrad.cut import Passes
-from spikegrad.derive import derivative_by, with_reciprocals
+from spikegrad.kernels.formulas import with_formulas
 from spikegrad.kernels.plan import FED, Call
 from spikegrad.printing import DIALECTS, Names
 from spikegrad.trace import Program
@@ -278,7 +278,8 @@ class _Printer:
 
         `reads` has the labels of the program's arguments, `writes` those of its results, and whether they are set, ``=``, or added, ``+=``.
         """
-        program, words = self._with_formulas(program)
+        program, words, formulas = with_formulas(self.variant.call.surrogate, program, _NUMBA)
+        self.functions += [f"@formulas\n{formula}" for formula in formulas]
         used = program.arguments()
         names = Names(reserved=_WORDS)
         known = {argument: names.fresh(argument.replace(".", "_")) for argument in reads if argument in used}
@@ -303,25 +304,6 @@ class _Printer:
         return (
             f"{name}({', '.join(['count', *(_variable(label) if label in self.single else self._pointer(label, time) for label in row)])})"
         )
-
-    def _with_formulas(self, program: Program) -> tuple[Program, dict[str, str]]:
-        """The program with the surrogate's numbers among its operands, and words for what of it is called; the functions are printed."""
-        surrogate = self.variant.call.surrogate
-        numbers = [f"spike.{name}" for name in surrogate.arguments[1:]]
-        words: dict[str, str] = {}
-        operations = dict.fromkeys(str(operation) for operation, *_ in program.instructions)
-        several = any(operation.startswith("primitive_by_") for operation in operations)
-        for operation in operations:
-            formula = surrogate.derivative
-            if operation.startswith("primitive_by_") and surrogate.primitive is not None:
-                formula = derivative_by(surrogate.primitive, surrogate.arguments, operation.removeprefix("primitive_by_"))
-            elif operation != "derivative":
-                continue
-            formula = with_reciprocals(formula, surrogate.arguments) if several else formula
-            self.functions.append("@formulas\n" + printing.function(formula, surrogate.arguments, operation, "numba").rstrip())
-            words[operation] = f"{operation}({', '.join(f'{{{k}}}' for k in range(1 + len(numbers)))})"
-        instructions = tuple((*i, *numbers) if i[0] in words else i for i in program.instructions)
-        return Program(instructions, program.results), words
 
     def _argument(self, name: str) -> tuple[str, str]:
         """Where the address of an argument is, and its stride."""

@@ -59,7 +59,7 @@ def obstacle(neuron: SpikingNeuron) -> str | None:
         return "its state is quantised"
     if has_hooks(neuron):
         return "it has hooks, which are called at each step"
-    if not INSTALLED:
+    if not INSTALLED["numba"]:
         return "Numba is not installed"
     if not isinstance(neuron, Recurrent):
         return None

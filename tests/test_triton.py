@@ -1,0 +1,384 @@
+"""Triton's kernels of layers, in Triton's interpreter on the CPU, against the plain loop.
+
+At least three programs each, the last of them not full, and more steps than a round has. What fires never or always, or has no gradient,
+would pass whatever a kernel computes, so that is asserted too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import driving, example, spread
+from torch import Tensor
+
+from spikegrad import ATan, FastSigmoid, neurons, nn
+from spikegrad.formulas import CATALOGUE as SURROGATES
+
+pytest.importorskip("triton")
+gpu = pytest.importorskip("spikegrad.kernels.gpu.layer")
+pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="there is a GPU, which has tests of its own")
+
+SHAPE = (19, 2, 67)
+"""134 columns are three programs of 64, and 19 steps two rounds of 16."""
+RECORDED = ("u", "excess")
+
+
+def given(neuron: Any, shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    return [torch.from_numpy(x).to(dtype) for x in driving(neuron, *shape)]
+
+
+def ran(layer: nn.Layer, inputs: list[Tensor], state: Any = None, record: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """Outputs, states, recorded values and every gradient of a layer, of a weighted sum of all that it returns, by name."""
+    leaves = [x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]
+    made, after, recorded = layer(tuple(leaves) if len(leaves) > 1 else leaves[0], state, record=record)
+    outputs = made if isinstance(made, tuple) else (made,)
+    states = after if isinstance(after, tuple) else (after,)
+    found = {f"output {k}": x for k, x in enumerate(outputs)} | {f"state {k}": x for k, x in enumerate(states)} | recorded
+    random = torch.Generator().manual_seed(3)
+    total = sum((x.double() * torch.randn(x.shape, generator=random, dtype=torch.float64)).sum() for x in found.values())
+    layer.zero_grad()
+    assert isinstance(total, Tensor)
+    total.backward()
+    grads = {f"grad of input {k}": x.grad for k, x in enumerate(leaves)}
+    grads |= {f"grad of {name}": p.grad for name, p in layer.named_parameters()}
+    return {name: x.detach() for name, x in found.items()} | {name: g for name, g in grads.items() if g is not None}
+
+
+def require_equal(
+    got: dict[str, Tensor], wanted: dict[str, Tensor], *, exact: bool = True, spiking: bool = True, eps: float = 1e-5
+) -> None:
+    """Values bit for bit, unless a function in them is rounded otherwise; gradients to rounding. And that there is something to see."""
+    assert got.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert got[name].shape == value.shape, name
+        assert got[name].dtype == value.dtype, name
+        if name.startswith("grad"):
+            assert value.abs().max() > 0, f"{name} is 0"
+        if exact and not name.startswith("grad"):
+            assert torch.equal(got[name], value), name
+        else:
+            size = value.double().abs().max()
+            assert (got[name].double() - value.double()).abs().max() <= eps * max(size, 1.0), name
+    if spiking:
+        assert 0.05 < wanted["output 0"].double().ne(0).double().mean() < 0.95
+
+
+def compare(neuron: Any, inputs: list[Tensor], state: Any = None, *, exact: bool = True, eps: float = 1e-5, **options: Any) -> None:
+    fires = "excess" in neuron.record.recorded
+    record = tuple(name for name in RECORDED if name in neuron.record.recorded)
+    results = [ran(nn.Layer(neuron, backend=backend, **options), inputs, state, record) for backend in ("triton", "reference")]
+    require_equal(*results, exact=exact, spiking=fires, eps=eps)
+
+
+def learnable(neuron: Any) -> list[str]:
+    """The numbers of a neuron or a surrogate that can be learned, from where they are."""
+    found: list[str] = []
+    for name, within in neuron.numbers.items():
+        try:
+            neuron.require_learnable(name)
+        except (TypeError, ValueError):
+            continue
+        if bool(within.inside(torch.tensor(getattr(neuron, name)))):
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("name", neurons.CATALOGUE)
+def test_every_neuron(name):
+    """Its numbers learned, every second one different for each neuron."""
+    neuron = example(name)
+    learn = learnable(neuron)
+    values = {n: torch.from_numpy(spread(neuron, n, SHAPE[-1])).float() for n in learn[::2]}
+    compare(neuron, given(neuron), exact=False, learn=learn, values=values, eps=1e-4)
+
+
+@pytest.mark.parametrize("name", neurons.CATALOGUE)
+def test_every_neuron_as_it_is(name):
+    """Numbers as values, and bit for bit but for rounded functions."""
+    neuron = example(name)
+    rounded = {"exp", "tanh", "sigmoid", "log"} & {str(operation) for operation, *_ in neuron.record.step.instructions}
+    compare(neuron, given(neuron), exact=not rounded)
+
+
+@pytest.mark.parametrize("name", [name for name, cls in SURROGATES.items() if not cls().stochastic])
+def test_every_surrogate(name):
+    """With what of it can be learned."""
+    surrogate = SURROGATES[name]()
+    learn = [f"spike.{n}" for n in learnable(surrogate)]
+    compare(neurons.Leaky(0.9, spike=surrogate), given(example("Leaky")), learn=learn, eps=1e-4)
+
+
+OPTIONS = [
+    {
+        "reset": reset,
+        "detach_reset": detached,
+        "spike_at_threshold": at,
+        **({"reset_delay": delay} if kind == "Leaky" else {}),
+        "kind": kind,
+    }
+    for kind, reset, detached, at, delay in itertools.product(
+        ("Leaky", "Adaptive"), ("subtract", "zero", "none"), (True, False), (True, False), (False, True)
+    )
+    if (kind == "Leaky" or not delay) and not (reset == "none" and (not detached or delay))
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option(options):
+    kind, options = options["kind"], {name: value for name, value in options.items() if name != "kind"}
+    neuron = example(kind, **options)
+    compare(neuron, [x.round(decimals=1) for x in given(neuron)])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 16, 17, 40])
+def test_any_number_of_steps(steps):
+    neuron = example("Synaptic")
+    compare(neuron, given(neuron, (steps, 3, 67)), learn="threshold")
+
+
+@pytest.mark.parametrize("shape", [(20, 64), (20, 1), (20, 2, 8, 16), (20, 130, 1)], ids=str)
+def test_any_number_of_columns(shape):
+    """Also those that fill programs, and are a multiple of 16, which the compiler is told."""
+    neuron = example("Leaky")
+    inputs = [x.abs() for x in given(neuron, shape)]
+    results = [ran(nn.Layer(neuron, learn="beta", backend=backend), inputs) for backend in ("triton", "reference")]
+    require_equal(*results, spiking=False)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3), (5, 0, 3)], ids=str)
+def test_nothing(shape):
+    x, state = torch.ones(shape, requires_grad=True), torch.full(shape[1:], 0.5)
+    layer = nn.Leaky(0.9, learn_beta=True, backend="triton")
+    spikes, after = layer(x, state)
+    assert spikes.shape == shape
+    assert torch.equal(after, state)
+    spikes.sum().backward()
+    assert float(layer.beta_logit.grad) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["Leaky", "Adaptive"])
+def test_dtypes(name, dtype):
+    """Half types are exact to one unit in the last place, which the interpreter cuts off in place of rounding; states to float32's."""
+    neuron = example(name)
+    inputs = given(neuron, dtype=dtype)
+    results = [ran(nn.Layer(neuron, learn="threshold", backend=b).to(torch.float64 if dtype is torch.float64 else torch.float32), inputs)
+               for b in ("triton", "reference")]  # fmt: skip
+    require_equal(*results, eps=4 * torch.finfo(dtype).eps if dtype.itemsize < 8 else 1e-12)
+    if dtype.itemsize < 4:
+        got, wanted = (each["grad of input 0"].view(torch.int16).int() for each in results)
+        assert (got - wanted).abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", ["Leaky", "Adaptive"])
+def test_states_go_in_and_out(name):
+    neuron = example(name)
+    layer = nn.Layer(neuron, backend="triton")
+    (x,) = given(neuron, (32, 2, 67))
+    whole, last = layer(x)
+    first, state = layer(x[:19])
+    second, after = layer(x[19:], state)
+    assert torch.equal(torch.cat([first, second]), whole)
+    for a, b in zip(*(each if isinstance(each, tuple) else (each,) for each in (after, last)), strict=True):
+        assert torch.equal(a, b)
+    states = tuple(torch.rand(2, 67, requires_grad=True) for _ in neuron.states)
+    found: list[tuple[Tensor, ...]] = []
+    for backend in ("triton", "reference"):
+        out = nn.Layer(neuron, backend=backend)(x, states if len(states) > 1 else states[0])[0]
+        found.append(torch.autograd.grad((out * x).sum(), states))
+    for ours, theirs in zip(*found, strict=True):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(ours, theirs)
+
+
+def _laid_out() -> dict[str, Tensor]:
+    x = torch.rand(19, 2, 6, 5, 4, generator=torch.Generator().manual_seed(0)) * 0.6
+    return {
+        "channels last": x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3),
+        "any order": x.permute(0, 4, 1, 3, 2).contiguous().permute(0, 2, 4, 3, 1),
+        "one step for all": x[:1].expand_as(x),
+        "rows apart": torch.cat([x, x], 1)[:, :2],
+        "batch first": x.transpose(0, 1).contiguous().transpose(0, 1),
+        "every second": torch.cat([x, x], -1)[..., ::2],
+        "no order at all": x[:, :, :1].expand_as(x),
+        "steps backwards": x.flip(0),
+    }
+
+
+@pytest.mark.parametrize("kind", _laid_out())
+def test_layouts(kind):
+    """A number for each channel reaches its columns wherever they lie; the output's strides are the input's where these are dense."""
+    x = _laid_out()[kind]
+    beta = torch.linspace(0.5, 0.9, 6).reshape(6, 1, 1)
+    theta = torch.linspace(0.8, 1.1, 20).reshape(5, 4)
+    layers = [
+        nn.Layer(neurons.Leaky(0.9), learn="beta", values={"beta": beta, "threshold": theta}, backend=b) for b in ("triton", "reference")
+    ]
+    results = [ran(layer, [x]) for layer in layers]
+    require_equal(*results)
+    if kind in ("channels last", "any order", "one step for all"):
+        assert layers[0](x)[0].stride()[1:] == x.stride()[1:]
+
+
+@pytest.mark.parametrize("arriving", ["sum", "other layout", "none"])
+def test_gradients_however_they_arrive(arriving):
+    x = torch.rand(19, 3, 67).mul_(0.6).requires_grad_()
+    found: list[Tensor] = []
+    for backend in ("triton", "reference"):
+        spikes, v = nn.Leaky(0.9, backend=backend)(x)
+        if arriving == "sum":
+            spikes.sum().backward()
+        elif arriving == "none":
+            v.square().sum().backward()
+        else:
+            spikes.backward(torch.rand(3, 67, 19, generator=torch.Generator().manual_seed(0)).permute(2, 0, 1))
+        assert x.grad is not None
+        found.append(x.grad)
+        x.grad = None
+    assert found[1].abs().max() > 0
+    torch.testing.assert_close(*found)
+
+
+def test_second_derivatives_run_the_loop():
+    x = torch.rand(5, 67).mul_(0.6).requires_grad_()
+    found: list[Tensor] = []
+    for backend in ("triton", "reference"):
+        (grad,) = torch.autograd.grad(nn.Leaky(0.9, backend=backend)(x)[0].square().sum(), x, create_graph=True)
+        found += torch.autograd.grad(grad.square().sum(), x)
+    torch.testing.assert_close(*found)
+
+
+def test_sums_are_the_same_each_time():
+    x = torch.rand(19, 5, 67)
+    layer, found = nn.Leaky(0.9, learn_beta=True, learn_threshold=True, backend="triton"), []
+    for _ in range(2):
+        layer.zero_grad()
+        layer(x)[0].square().sum().backward()
+        found.append([p.grad.clone() for p in layer.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_what_cannot_run_is_refused_in_words(monkeypatch):
+    x = torch.rand(4, 3)
+    refusals = {
+        "its neurons are connected all to all": nn.Layer(neurons.Leaky(0.9), recurrent="all-to-all", features=3, backend="triton"),
+        "it has inhibition": nn.Leaky(0.9, inhibition=True, backend="triton"),
+    }
+    for words, layer in refusals.items():
+        with pytest.raises(ValueError, match=rf"backend='triton' cannot run this layer: {words}"):
+            layer(x)
+    with pytest.raises(ValueError, match=r"inside a torch\.func transform"):
+        torch.func.vmap(nn.Leaky(0.9, backend="triton"))(x[None])
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(ValueError, match="its input is on cpu; Triton's kernels run on GPUs, and on the CPU with TRITON_INTERPRET=1"):
+        nn.Leaky(0.9, backend="triton")(x)
+    assert nn.Leaky(0.9)(x)[0].shape == x.shape
+
+
+OWN = """
+    import torch
+    from spikegrad import Decay, Neuron, Positive, State, Step, Surrogate, nn
+
+    class Bump(Surrogate):
+        width: float = 0.5
+
+        def derivative(self, x):
+            return 1 / (1 + (x / self.width) ** 2)
+
+    class Mine(Neuron):
+        beta: Decay = 0.8
+        threshold: Positive = 1.0
+        v: State = 0.0
+
+        def step(self, current, v):
+            u = self.beta * v * v + current
+            s = self.fire(u - self.threshold)
+            return Step(s, v=self.after_spike(u, s, self.threshold), u=u)
+
+    x = torch.rand(19, 2, 67, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found = []
+    for backend in ("triton", "reference"):
+        spikes, _ = nn.Layer(Mine(spike=Bump()), learn="beta", backend=backend)(x)
+        found.append((spikes, *torch.autograd.grad(spikes.square().sum(), x)))
+
+    assert torch.equal(found[0][0], found[1][0]) and 0.05 < float(found[0][0].mean()) < 0.95
+    torch.testing.assert_close(found[0][1], found[1][1])
+    print("fused")
+"""
+
+
+@pytest.mark.parametrize("how", ["script", "interactive"])
+def test_a_neuron_and_a_surrogate_of_ones_own(how, tmp_path):
+    """Neither has a source that could be read again where it is typed in."""
+    text, arguments = textwrap.dedent(OWN), [sys.executable, "-i"]
+    if how == "script":
+        (tmp_path / "own.py").write_text(text)
+        arguments = [sys.executable, str(tmp_path / "own.py")]
+    environment = os.environ | {"SPIKEGRAD_CACHE": str(tmp_path / "cache")}
+    ended = subprocess.run(arguments, input=text, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert "fused" in ended.stdout, ended.stderr
+
+
+def test_without_a_directory_for_kernels(tmp_path, monkeypatch):
+    from spikegrad.kernels import cache
+    from spikegrad.kernels.gpu import compiler
+
+    monkeypatch.setattr(cache, "directory", lambda name: None)
+    for each in (compiler.kernel, compiler._modules):
+        (each.cache_clear if hasattr(each, "cache_clear") else each.clear)()
+    compare(neurons.Leaky(0.83, spike=FastSigmoid(3.0)), [torch.rand(4, 3, 67)])
+    assert all(module.__file__.startswith("<") for module in compiler._modules.values())
+    for each in (compiler.kernel, compiler._modules):
+        (each.cache_clear if hasattr(each, "cache_clear") else each.clear)()
+
+
+def test_how_kernels_are_launched():
+    from spikegrad.kernels.gpu.choice import choice
+
+    assert choice(1, 500, 2**18) == (8, 512, 4)
+    assert choice(1, 100, 8192) == (16, 64, 1)
+    assert choice(3, 100, 2**20) == (4, 512, 4)
+    assert [choice(1, steps, 2**20).steps for steps in (0, 1, 2, 3, 4, 5, 9)] == [1, 1, 2, 4, 4, 8, 8]
+
+
+def test_kept_for_the_backward_pass():
+    """The inputs, which autograd shares, and states where rounds begin; nothing of the size of the sequence beside."""
+    x = torch.rand(40, 2, 67, requires_grad=True)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        nn.Layer(neurons.Leaky(0.9, spike=ATan()), backend="triton")(x)
+    assert [t.shape for t in saved] == [x.shape, (2, 1, 134)]
+    saved.clear()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        nn.Layer(neurons.Leaky(0.9, spike=ATan()), backend="triton")(x[:16])
+    assert [t.shape for t in saved] == [x[:16].shape]
+
+
+def test_numbers_in_every_place():
+    """One for all, for each channel, for each neuron, for each sample and neuron."""
+    x = torch.rand(19, 3, 4, 11) * 0.6
+    for shape in ((), (1,), (11,), (4, 1), (4, 11), (3, 1, 1), (3, 4, 11)):
+        value = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 0.3 + 0.6
+        results = [
+            ran(nn.Layer(neurons.Leaky(0.9), learn=("beta", "threshold"), values={"beta": value, "threshold": value + 0.2}, backend=b), [x])
+            for b in ("triton", "reference")
+        ]
+        require_equal(*results)
+
+
+def test_against_the_kernels_of_the_cpu():
+    """The polynomials of functions that libraries round differently are the same, but that the CPU's fuse products and sums."""
+    for name in ("AdEx", "ConductanceLeaky", "ComplementaryLeaky"):
+        neuron = example(name)
+        record = tuple(n for n in RECORDED if n in neuron.record.recorded)
+        ours, theirs = (ran(nn.Layer(neuron, backend=backend), given(neuron), None, record) for backend in ("triton", "numba"))
+        for key in ("output 0", *record):
+            np.testing.assert_allclose(ours[key], theirs[key], rtol=2e-5, atol=1e-6, err_msg=f"{name}: {key}")
