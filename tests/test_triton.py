@@ -341,12 +341,18 @@ def test_without_a_directory_for_kernels(tmp_path, monkeypatch):
 
 
 def test_how_kernels_are_launched():
-    from spikegrad.kernels.gpu.choice import choice
+    from spikegrad.kernels.gpu.choice import choice, work
+    from spikegrad.kernels.plan import Call
 
-    assert choice(1, 500, 2**18) == (8, 512, 4)
-    assert choice(1, 100, 8192) == (16, 64, 1)
-    assert choice(3, 100, 2**20) == (4, 512, 4)
-    assert [choice(1, steps, 2**20).steps for steps in (0, 1, 2, 3, 4, 5, 9)] == [1, 1, 2, 4, 4, 8, 8]
+    def of(name: str, steps: int, columns: int) -> tuple[int, int, int]:
+        neuron = example(name)
+        return choice(work(Call(neuron.record, neuron.spike.structure).plan.passes()), steps, columns)
+
+    assert of("Leaky", 500, 2**18) == (8, 512, 4)
+    assert of("Leaky", 100, 8192) == (16, 64, 1)
+    assert of("Izhikevich", 100, 2**20) == (4, 512, 4)
+    assert of("ConductanceLeaky", 100, 2**20) == (4, 256, 4)
+    assert [of("Leaky", steps, 2**20)[0] for steps in (0, 1, 2, 3, 4, 5, 9)] == [1, 1, 2, 4, 4, 8, 8]
 
 
 def test_kept_for_the_backward_pass():

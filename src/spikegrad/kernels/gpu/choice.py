@@ -1,14 +1,19 @@
 """How kernels are launched, by a rule and not by trying, which would cost the first step of every process seconds.
 
-What decides is how many loads are on their way at the same time. Many neurons give the card enough programs of 512 columns, whose accesses
-are 16 bytes wide, and eight steps a round; few neurons give it few programs, so that each must ask for more: 16 steps a round, and small
-programs of one warp, so that there are as many as can be. With three states and more a round's values would not fit in the registers.
-Measured on an H100: `docs/benchmarks.md`.
+What decides is how many loads are on their way at the same time: by the steps of a round, whose loads are independent, and by the warps
+that are resident, which registers limit. Many neurons give the card enough programs of 512 columns, whose accesses are 16 bytes wide; a
+round's values of eight steps then fit in 128 registers, with which 16 warps are resident, if a step is light, those of four if it is not. A
+heavy step, several exponentials for example, gets half of the columns. Few neurons give the card few programs, so that each must ask for
+more: twice the steps, and small programs of one warp, so that there are as many as can be.
+
+Registers were counted on kernels compiled for sm_90, ``python -m tests.ahead_of_time``; that 16 warps are enough, on an H100.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from spikegrad.cut import Passes
 
 
 class Choice(NamedTuple):
@@ -21,11 +26,20 @@ class Choice(NamedTuple):
 
 FEW = 2**16
 """Columns below which programs are small."""
+LIGHT, HEAVY = 24, 64
+"""Work of a step up to which a round has eight, and from which a program has half of the columns."""
+
+_WORK = {"exp": 12, "log": 16, "sin": 16, "cos": 16, "sigmoid": 16, "tanh": 20, "arctan": 16, "divide": 4, "derivative": 6}
+"""Of operations that are not one instruction."""
 
 
-def choice(states: int, steps: int, columns: int) -> Choice:
-    """How a layer with so many states, time steps and columns is launched."""
-    small = columns < FEW
-    most = 4 if states >= 3 else 16 if small else 8
-    unrolled = min(most, 1 << max(steps - 1, 0).bit_length())
-    return Choice(unrolled, 64, 1) if small else Choice(unrolled, 512, 4)
+def work(passes: Passes) -> int:
+    """About how many instructions the backward pass needs for a step of a column."""
+    return sum(_WORK.get(str(operation), 1) for program in (passes.recompute, passes.reverse) for operation, *_ in program.instructions)
+
+
+def choice(of_step: int, steps: int, columns: int) -> Choice:
+    """How a layer is launched with so much work in a step, so many time steps and columns."""
+    most = 8 if of_step <= LIGHT else 4
+    most, block, warps = (2 * most, 64, 1) if columns < FEW else (most, 512 if of_step <= HEAVY else 256, 4)
+    return Choice(min(most, 1 << max(steps - 1, 0).bit_length()), block, warps)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from spikegrad.kernels import layers
 from spikegrad.kernels.gate import DTYPES
-from spikegrad.kernels.gpu.choice import Choice, choice
+from spikegrad.kernels.gpu.choice import Choice, choice, work
 from spikegrad.kernels.gpu.compiler import kernel
-from spikegrad.kernels.gpu.source import How, Variant, labels
+from spikegrad.kernels.gpu.source import How, Variant, labels, recomputing
 from spikegrad.kernels.layers import Given
 from spikegrad.kernels.plan import Call
 from spikegrad.kernels.values import Numbers
@@ -41,7 +41,7 @@ class Layer(layers.Layer):
     def __init__(self, call: Call, numbers: Numbers, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(call, numbers, shape, dtype, device)
         self.columns = math.prod(self.step)
-        self.choice: Choice = choice(len(call.plan.states), shape[0], self.columns)
+        self.choice: Choice = choice(work(call.plan.passes()), shape[0], self.columns)
         self._constants = {n: self._constant(v) for n, v in self.values.items() if v is not None}
 
     def _constant(self, value: float) -> Tensor | float:
@@ -50,19 +50,22 @@ class Layer(layers.Layer):
 
     def forward(self, inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Outputs, states after the last step and recorded values."""
-        return self._forward(inputs, tensors, saves=False)[0]
+        return self._forward(inputs, tensors, frozenset(), saves=False)[0]
 
     def saving(
         self, inputs: Sequence[Tensor], tensors: Sequence[Tensor], learned: frozenset[str]
     ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """The same; and the sequences that `saved` names, and checkpoints."""
-        made, checkpoints = self._forward(inputs, tensors, saves=self._saves(learned))
+        made, checkpoints = self._forward(inputs, tensors, learned, saves=self._saves(learned))
         by_name = dict(zip(self.inputs, inputs, strict=True))
         return made, [*(by_name[name] for name in self.saved(learned)), *checkpoints]
 
     def _saves(self, learned: frozenset[str]) -> bool:
         """Whether the backward pass with gradients of the `learned` wants states at the beginnings of rounds."""
-        return self._again(learned) and self.shape[0] > self.choice.steps and bool(self.states)
+        return self._again(learned) and self.shape[0] > self.choice.steps and self._carried(learned) > 0
+
+    def _carried(self, learned: frozenset[str]) -> int:
+        return len(recomputing(self.call, self.call.plan.passes(learned))[0])
 
     def _again(self, learned: frozenset[str]) -> bool:
         passes = self.call.plan.passes(learned)
@@ -72,7 +75,9 @@ class Layer(layers.Layer):
         """The inputs that the backward pass is given."""
         return self.inputs if self._again(learned) else self.call.plan.passes(learned).reread
 
-    def _forward(self, inputs: Sequence[Tensor], tensors: Sequence[Tensor], *, saves: bool) -> tuple[list[Tensor], list[Tensor]]:
+    def _forward(
+        self, inputs: Sequence[Tensor], tensors: Sequence[Tensor], learned: frozenset[str], *, saves: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
         plan, order = self.call.plan, _order(inputs[0])
         given = _Given(self, order)
         for name, x in zip(self.inputs, inputs, strict=True):
@@ -81,8 +86,8 @@ class Layer(layers.Layer):
         outputs = [given.made(str(k), self.dtype) for k in range(plan.outputs)]
         recorded = [given.made(name, self.real) for name in self.call.recorded]
         last = [given.columns(f"last.{name}") for name in self.states]
-        checkpoints = [given.checkpoints()] if saves else []
-        self._launch(given, frozenset(), backward=False, saves=saves)
+        checkpoints = [given.checkpoints(self._carried(learned))] if saves else []
+        self._launch(given, learned if saves else frozenset(), backward=False, saves=saves)
         return [*outputs, *last, *recorded], checkpoints
 
     def backward(
@@ -290,11 +295,11 @@ class _Given:
         self.zeroed.append(self._tensor(label))
         return self._tensor(label)
 
-    def checkpoints(self) -> Tensor:
-        """Room for the states at the beginnings of rounds but the first."""
+    def checkpoints(self, states: int) -> Tensor:
+        """Room for so many states at the beginnings of rounds but the first."""
         layer = self.layer
         rounds = -(-layer.shape[0] // layer.choice.steps)
-        self.memory("checkpoints", torch.empty(rounds - 1, len(layer.states), layer.columns, dtype=layer.real, device=layer.device))
+        self.memory("checkpoints", torch.empty(rounds - 1, states, layer.columns, dtype=layer.real, device=layer.device))
         return self._tensor("checkpoints")
 
     def _tensor(self, label: str) -> Tensor:

@@ -19,12 +19,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from spikegrad import printing
+from spikegrad import printing, trace
+from spikegrad.cut import Passes
 from spikegrad.kernels.formulas import with_formulas
 from spikegrad.kernels.gpu import language
 from spikegrad.kernels.plan import Call
 from spikegrad.printing import Names
-from spikegrad.trace import Program
+from spikegrad.trace import Program, argument, ordered
 
 How = Literal["rows", "apart", "one", "none", "value", "each", "columns"]
 """How an argument is given: a sequence whose rows lie one after the other, or so far ``apart``; ``one`` number in memory; not at all, where
@@ -111,12 +112,30 @@ def labels(call: Call, learned: frozenset[str], *, backward: bool) -> tuple[str,
     return (*inputs, *(first if again else ()), *numbers, *bars, *grads, *(("checkpoints",) if again else ()))
 
 
+def recomputing(call: Call, passes: Passes) -> tuple[tuple[str, ...], Program]:
+    """How all that the reverse steps use is computed anew: from which states where a round begins, and what is kept and these states."""
+    given = {name: argument(name) for name in sorted(passes.recompute.arguments())}
+    results, names = trace.symbols(passes.recompute, given)
+    kept = results[: len(passes.kept)]
+    after = dict(zip(call.plan.states, results[len(passes.kept) :], strict=True))
+    found, roots = {*passes.restored}, [*kept, *(after[name] for name in passes.restored)]
+    while True:
+        read = {node.name for node in ordered(roots) if node.operation == "argument"} & after.keys()
+        if read <= found:
+            break
+        roots += [after[name] for name in sorted(read - found)]
+        found |= read
+    states = tuple(name for name in call.plan.states if name in found)
+    return states, trace.flatten([*kept, *(after[name] for name in states)], names)
+
+
 class Printer:
     """The text of one variant's kernel, and its arguments."""
 
     def __init__(self, variant: Variant) -> None:
         self.variant, self.plan, self.passes = variant, variant.call.plan, variant.call.plan.passes(variant.learned)
         self.real = f"tl.{variant.real}"
+        self.carried, self.again = recomputing(variant.call, self.passes)
         self.how = dict(variant.given)
         self.names = Names(reserved=language.dialect(variant.real, exact=True).taken(*_OWN))
         self.local = {label: self.names.fresh(label.replace(".", "_") if label[0].isalpha() else f"output_{label}") for label in self.how}
@@ -215,7 +234,7 @@ class Printer:
         return f"_state_{name}"
 
     def _checkpoint(self, place: int) -> str:
-        return f"{self.local['checkpoints']} + ((t // {self.variant.steps} - 1) * {len(self.plan.states)} + {place}) * n + j"
+        return f"{self.local['checkpoints']} + ((t // {self.variant.steps} - 1) * {len(self.carried)} + {place}) * n + j"
 
     def _call(
         self, name: str, program: Program, known: Mapping[str, str], step: int, columns: Sequence[int] = (), *, exact: bool
@@ -257,7 +276,7 @@ class Printer:
         self._masks()
         if variant.saves:
             self._line("if t > 0:", within=1)
-            for place, name in enumerate(plan.states):
+            for place, name in enumerate(self.carried):
                 self._line(f"tl.store({self._checkpoint(place)}, {self._state(name)}, mask=inside)", within=2)
         read = self.passes.forward.arguments()
         steps = [{name: self._load(name, step) for name in plan.inputs if name in read} for step in range(variant.steps)]
@@ -293,13 +312,13 @@ class Printer:
         inputs = [{n: self._load(n, k) for n in plan.inputs if n in self.how} for k in range(variant.steps)]
         coming = [{f"bar_{n}": self._load(f"bar.{n}", k) for n in outputs} for k in range(variant.steps)]
         kept: list[dict[str, str]] = [{} for _ in inputs]
-        states = {name: self._state(name) for name in plan.states}
+        states = {name: self._state(name) for name in self.carried}
         for step in range(variant.steps if again else 0):
             before = {name: f"_before{step}_{name}" for name in states}
             self._line(*(f"{before[name]} = {states[name]}" for name in states), within=1)
             known = inputs[step] | before | self.value
             places = range(len(passes.kept), len(passes.kept) + len(states))
-            results = self._call("recompute", passes.recompute, known, step, places, exact=True)
+            results = self._call("recompute", self.again, known, step, places, exact=True)
             kept[step] = before | dict(zip(passes.kept, results, strict=False))
             if step + 1 < variant.steps:
                 self._line(*(f"{states[name]} = {results[place]}" for name, place in zip(states, places, strict=True)), within=1)
@@ -325,7 +344,7 @@ class Printer:
 
     def _first_states(self) -> None:
         """The states where a round begins."""
-        states = self.plan.states
+        states = self.carried
         first = [f"{self._state(name)} = {self._columns(f'first.{name}')}" for name in states]
         if not self.variant.saves:
             self._line(*first, within=1)
