@@ -2,19 +2,24 @@
 
     python -m tests.mutations --count 30 --seed 1 --out tests/mutations.json
 
-Draws mutations of training, kernels and compat, each file with the weight of its length, and runs the tests that are named after the
-mutated part, then, where these pass, the rest of the suite. Each run has a copy of the sources and a cache of its own. What has been tried
-already is read from ``--out`` and not tried again, so a stopped run goes on.
+Draws mutations of training, kernels and compat, each file with the weight of its length, and runs the test files that have to do with the
+mutated part, those first that name the mutated module, up to the first failure and at most for `--seconds`. Each run has a copy of the
+sources and a cache of its own. What no test failed for is written down with an empty text: it needs a test, or a reason why it does not
+matter. What has been tried already is read from ``--out`` and not tried again, so a stopped run goes on; what is drawn depends on the
+sources, so that they should not change meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import json
 import os
 import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,18 +28,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "src" / "spikegrad"
+_LAYERS = ("kernels", "layer", "products", "halves", "threads", "memory", "text", "compiler", "concurrency", "arguments", "modes", "jax")
 NEAR = {
-    "training": ["test_training*", "test_cli*", "test_data*", "test_option*"],
-    "kernels/jax": ["test_jax*", "test_layer*"],
-    "kernels/handler": ["test_jax*"],
-    "kernels": [f"test_{name}*" for name in ["kernels", "layer", "products", "halves", "threads", "memory", "text", "compiler", "jax"]],
-    "compat/snntorch": ["test_compat_snntorch*", "test_snntorch*"],
-    "compat/sinabs": ["test_compat_sinabs*"],
-    "compat/braintools": ["test_compat_braintools*"],
-    "compat/spikede": ["test_compat_spikede*"],
-    "compat": ["test_neurons*", "test_compat*"],
-}  # fmt: skip
-"""Tests that are run first, by the beginning of the mutated file's path."""
+    "training": ["training*", "cli*", "command_line*", "data*"],
+    "kernels/jax": ["jax*", "layer*", "kernels*"],
+    "kernels/handler": ["jax*", "kernels*"],
+    "kernels/sharding": ["jax*"],
+    "kernels": [f"{name}*" for name in (*_LAYERS, "ordinary", "recompute", "export", "recurrent", "neurons", "honoured")],
+    "compat/snntorch": ["compat_snntorch*", "snntorch*", "compat_forwarding", "compat_subclasses", "compat_other_direction"],
+    "compat/sinabs": ["compat_sinabs*", "compat_subclasses", "peers_rows"],
+    "compat/braintools": ["compat_braintools*", "compat_subclasses", "compat_forwarding", "peers_rows"],
+    "compat/spikede": ["compat_spikede*", "compat_subclasses", "peers_rows"],
+    "compat": ["compat*", "neurons*", "peers_rows"],
+}
+"""Names of the tests that have to do with a file, by the beginning of its path."""
 
 COMPARED: dict[type[ast.cmpop], str] = {
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
@@ -131,28 +138,48 @@ def drawn(seed: int, count: int) -> Iterator[tuple[Path, Edit, str]]:
             yield path, edit, made
 
 
-def killed(path: Path, made: str, processes: int) -> str:
-    """The first test that fails with this mutation, or an empty text."""
+def related(path: Path) -> list[str]:
+    """Test files that have to do with a source file; first those that name it, the short ones before the long ones."""
     name = path.relative_to(SOURCES).as_posix()
     near = next(patterns for start, patterns in NEAR.items() if name.startswith(start))
-    first = sorted({str(found) for pattern in near for found in (ROOT / "tests").glob(f"{pattern}.py")})
+    found = {test for pattern in near for test in (ROOT / "tests").glob(f"test_{pattern}.py")}
+    module = re.compile(rf"\b{path.parent.name}(\.| import .*\b){path.stem}\b")
+    return [str(test) for test in sorted(found, key=lambda test: (not module.search(test.read_text("utf-8")), test.stat().st_size))]
+
+
+def ended(command: list[str], environment: dict[str, str], log: Path, seconds: float) -> int | None:
+    """The exit code of a command, or None after so many seconds; what it started ends with it."""
+    with log.open("w") as out:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def killed(path: Path, made: str, processes: int, seconds: float) -> str:
+    """The first test that fails with this mutation, or an empty text."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(ROOT / "src", Path(folder) / "src")
-        (Path(folder) / "src" / "spikegrad" / name).write_text(made, encoding="utf-8")
+        (Path(folder) / "src" / path.relative_to(ROOT / "src")).write_text(made, encoding="utf-8")
         paths = os.pathsep.join((str(Path(folder) / "src"), str(ROOT)))
         environment = {**os.environ, "PYTHONPATH": paths, "SPIKEGRAD_CACHE": str(Path(folder) / "cache")}
         if given := os.environ.get("SPIKEGRAD_CACHE"):
-            shutil.copytree(given, environment["SPIKEGRAD_CACHE"])
-        for tests in (first, [str(ROOT / "tests")]):
-            command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", str(processes), "-p", "no:cacheprovider", *tests]
-            try:
-                done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False)
-            except subprocess.TimeoutExpired:
-                return "the suite does not end"
-            if done.returncode:
-                failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-                return failed[0].split(" - ")[0] if failed else (done.stdout + done.stderr).strip().splitlines()[-1]
-    return ""
+            # A link is enough: what writes there writes a new file and renames it.
+            shutil.copytree(given, environment["SPIKEGRAD_CACHE"], copy_function=os.link)
+        parallel = str(processes) if processes > 1 else "0"
+        command = [sys.executable, "-m", "pytest", "-v", "-x", "-n", parallel, "-p", "no:cacheprovider", *related(path)]
+        log = Path(folder) / "log"
+        code = ended(command, environment, log, seconds)
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if code is None:
+            return f"nothing in {seconds:.0f} s, which ended in {lines[-1][:200]}"
+        failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+        return "" if code == 0 else failed[0].split(" - ")[0] if failed else lines[-1]
 
 
 def main() -> None:
@@ -161,6 +188,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of what is drawn")
     parser.add_argument("--count", type=int, default=30, help="how many")
     parser.add_argument("--processes", type=int, default=2, help="of a test run")
+    parser.add_argument("--seconds", type=float, default=600, help="for which a mutation is tested at most")
     parser.add_argument("--list", action="store_true", help="only say what would be tried")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of what was found")
     given = parser.parse_args()
@@ -175,8 +203,8 @@ def main() -> None:
         if given.list:
             print()
             continue
-        by = killed(path, made, given.processes)
-        print(f"killed by {by}" if by else "SURVIVED", flush=True)
+        by = killed(path, made, given.processes, given.seconds)
+        print(by or "SURVIVED", flush=True)
         known.append({**entry, "killed by": by})
         given.out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
