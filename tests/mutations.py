@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +31,7 @@ SOURCES = ROOT / "src" / "spikegrad"
 _LAYERS = ("kernels", "layer", "products", "halves", "threads", "memory", "text", "compiler", "concurrency", "arguments", "modes", "jax")
 NEAR = {
     "training": ["training*", "cli*", "command_line*", "data*"],
+    "kernels/gpu": ["triton*"],
     "kernels/jax": ["jax*", "layer*", "kernels*"],
     "kernels/handler": ["jax*", "kernels*"],
     "kernels/sharding": ["jax*"],
@@ -122,9 +123,9 @@ def mutated(text: str, edit: Edit) -> str | None:
         return None
 
 
-def drawn(seed: int, count: int) -> Iterator[tuple[Path, Edit, str]]:
-    """Mutations, without end if `count` allows."""
-    files = [path for part in ("training", "kernels", "compat") for path in sorted((SOURCES / part).rglob("*.py"))]
+def drawn(seed: int, count: int, parts: Sequence[str]) -> Iterator[tuple[Path, Edit, str]]:
+    """Mutations of these folders, without end if `count` allows."""
+    files = [path for part in parts for path in sorted((SOURCES / part).rglob("*.py"))]
     texts = {path: path.read_text(encoding="utf-8") for path in files}
     every = {path: list(mutations(text)) for path, text in texts.items()}
     chance = random.Random(seed)
@@ -188,12 +189,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of what is drawn")
     parser.add_argument("--count", type=int, default=30, help="how many")
     parser.add_argument("--processes", type=int, default=2, help="of a test run")
+    parser.add_argument("--of", nargs="+", default=["training", "kernels", "compat"], help="folders of the package")
     parser.add_argument("--seconds", type=float, default=600, help="for which a mutation is tested at most")
     parser.add_argument("--list", action="store_true", help="only say what would be tried")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of what was found")
     given = parser.parse_args()
     known = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else []
-    for path, ((line, column), (last, end), new), made in drawn(given.seed, given.count):
+    for path, ((line, column), (last, end), new), made in drawn(given.seed, given.count, given.of):
         lines = path.read_text(encoding="utf-8").splitlines()
         old = lines[line - 1].encode()[column:end].decode() if line == last else lines[line - 1].strip()
         entry = {"file": path.relative_to(ROOT).as_posix(), "line": line, "column": column, "old": old.strip(), "new": new.strip()}
