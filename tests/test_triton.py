@@ -1,4 +1,4 @@
-"""Triton's kernels of layers, in Triton's interpreter on the CPU, against the plain loop.
+"""Triton's kernels of layers against the plain loop: where there is no GPU in Triton's interpreter, on the CPU.
 
 At least three programs each, the last of them not full, and more steps than a round has. What fires never or always, or has no gradient,
 would pass whatever a kernel computes, so that is asserted too.
@@ -19,12 +19,12 @@ import torch
 from tests.conftest import driving, example, spread
 from torch import Tensor
 
-from spikegrad import ATan, FastSigmoid, neurons, nn
+from spikegrad import ATan, FastSigmoid, NoisyThreshold, neurons, nn
 from spikegrad.formulas import CATALOGUE as SURROGATES
 
 pytest.importorskip("triton")
-gpu = pytest.importorskip("spikegrad.kernels.gpu.layer")
-pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="there is a GPU, which has tests of its own")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.gpu if DEVICE == "cuda" else []
 
 SHAPE = (19, 2, 67)
 """134 columns are three programs of 64, and 19 steps two rounds of 16."""
@@ -32,18 +32,22 @@ RECORDED = ("u", "excess")
 
 
 def given(neuron: Any, shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    return [torch.from_numpy(x).to(dtype) for x in driving(neuron, *shape)]
+    return [torch.from_numpy(x).to(DEVICE, dtype) for x in driving(neuron, *shape)]
+
+
+def uniform(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 def ran(layer: nn.Layer, inputs: list[Tensor], state: Any = None, record: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """Outputs, states, recorded values and every gradient of a layer, of a weighted sum of all that it returns, by name."""
-    leaves = [x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]
+    layer, leaves = layer.to(DEVICE), [x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]
     made, after, recorded = layer(tuple(leaves) if len(leaves) > 1 else leaves[0], state, record=record)
     outputs = made if isinstance(made, tuple) else (made,)
     states = after if isinstance(after, tuple) else (after,)
     found = {f"output {k}": x for k, x in enumerate(outputs)} | {f"state {k}": x for k, x in enumerate(states)} | recorded
     random = torch.Generator().manual_seed(3)
-    total = sum((x.double() * torch.randn(x.shape, generator=random, dtype=torch.float64)).sum() for x in found.values())
+    total = sum((x.double() * torch.randn(x.shape, generator=random, dtype=torch.float64).to(DEVICE)).sum() for x in found.values())
     layer.zero_grad()
     assert isinstance(total, Tensor)
     total.backward()
@@ -155,8 +159,8 @@ def test_any_number_of_columns(shape):
 
 @pytest.mark.parametrize("shape", [(0, 2, 3), (5, 0, 3)], ids=str)
 def test_nothing(shape):
-    x, state = torch.ones(shape, requires_grad=True), torch.full(shape[1:], 0.5)
-    layer = nn.Leaky(0.9, learn_beta=True, backend="triton")
+    x, state = torch.ones(shape, device=DEVICE, requires_grad=True), torch.full(shape[1:], 0.5, device=DEVICE)
+    layer = nn.Leaky(0.9, learn_beta=True, backend="triton").to(DEVICE)
     spikes, after = layer(x, state)
     assert spikes.shape == shape
     assert torch.equal(after, state)
@@ -189,7 +193,7 @@ def test_states_go_in_and_out(name):
     assert torch.equal(torch.cat([first, second]), whole)
     for a, b in zip(*(each if isinstance(each, tuple) else (each,) for each in (after, last)), strict=True):
         assert torch.equal(a, b)
-    states = tuple(torch.rand(2, 67, requires_grad=True) for _ in neuron.states)
+    states = tuple(uniform(2, 67, seed=seed).requires_grad_() for seed, _ in enumerate(neuron.states))
     found: list[tuple[Tensor, ...]] = []
     for backend in ("triton", "reference"):
         out = nn.Layer(neuron, backend=backend)(x, states if len(states) > 1 else states[0])[0]
@@ -200,7 +204,7 @@ def test_states_go_in_and_out(name):
 
 
 def _laid_out() -> dict[str, Tensor]:
-    x = torch.rand(19, 2, 6, 5, 4, generator=torch.Generator().manual_seed(0)) * 0.6
+    x = uniform(19, 2, 6, 5, 4) * 0.6
     return {
         "channels last": x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3),
         "any order": x.permute(0, 4, 1, 3, 2).contiguous().permute(0, 2, 4, 3, 1),
@@ -230,7 +234,7 @@ def test_layouts(kind):
 
 @pytest.mark.parametrize("arriving", ["sum", "other layout", "none"])
 def test_gradients_however_they_arrive(arriving):
-    x = torch.rand(19, 3, 67).mul_(0.6).requires_grad_()
+    x = uniform(19, 3, 67).mul_(0.6).requires_grad_()
     found: list[Tensor] = []
     for backend in ("triton", "reference"):
         spikes, v = nn.Leaky(0.9, backend=backend)(x)
@@ -239,7 +243,7 @@ def test_gradients_however_they_arrive(arriving):
         elif arriving == "none":
             v.square().sum().backward()
         else:
-            spikes.backward(torch.rand(3, 67, 19, generator=torch.Generator().manual_seed(0)).permute(2, 0, 1))
+            spikes.backward(uniform(3, 67, 19).permute(2, 0, 1))
         assert x.grad is not None
         found.append(x.grad)
         x.grad = None
@@ -248,7 +252,7 @@ def test_gradients_however_they_arrive(arriving):
 
 
 def test_second_derivatives_run_the_loop():
-    x = torch.rand(5, 67).mul_(0.6).requires_grad_()
+    x = uniform(5, 67).mul_(0.6).requires_grad_()
     found: list[Tensor] = []
     for backend in ("triton", "reference"):
         (grad,) = torch.autograd.grad(nn.Leaky(0.9, backend=backend)(x)[0].square().sum(), x, create_graph=True)
@@ -257,8 +261,8 @@ def test_second_derivatives_run_the_loop():
 
 
 def test_sums_are_the_same_each_time():
-    x = torch.rand(19, 5, 67)
-    layer, found = nn.Leaky(0.9, learn_beta=True, learn_threshold=True, backend="triton"), []
+    x = uniform(19, 5, 67)
+    layer, found = nn.Leaky(0.9, learn_beta=True, learn_threshold=True, backend="triton").to(DEVICE), []
     for _ in range(2):
         layer.zero_grad()
         layer(x)[0].square().sum().backward()
@@ -267,9 +271,9 @@ def test_sums_are_the_same_each_time():
 
 
 def test_what_cannot_run_is_refused_in_words(monkeypatch):
-    x = torch.rand(4, 3)
+    x = uniform(4, 3)
     refusals = {
-        "its neurons are connected all to all": nn.Layer(neurons.Leaky(0.9), recurrent="all-to-all", features=3, backend="triton"),
+        "NoisyThreshold draws noise": nn.Leaky(0.9, spike=NoisyThreshold(), backend="triton"),
         "it has inhibition": nn.Leaky(0.9, inhibition=True, backend="triton"),
     }
     for words, layer in refusals.items():
@@ -277,7 +281,8 @@ def test_what_cannot_run_is_refused_in_words(monkeypatch):
             layer(x)
     with pytest.raises(ValueError, match=r"inside a torch\.func transform"):
         torch.func.vmap(nn.Leaky(0.9, backend="triton"))(x[None])
-    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    x = x.cpu()
     with pytest.raises(ValueError, match="its input is on cpu; Triton's kernels run on GPUs, and on the CPU with TRITON_INTERPRET=1"):
         nn.Leaky(0.9, backend="triton")(x)
     assert nn.Leaky(0.9)(x)[0].shape == x.shape
@@ -303,10 +308,11 @@ OWN = """
             s = self.fire(u - self.threshold)
             return Step(s, v=self.after_spike(u, s, self.threshold), u=u)
 
-    x = torch.rand(19, 2, 67, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = torch.rand(19, 2, 67, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
     found = []
     for backend in ("triton", "reference"):
-        spikes, _ = nn.Layer(Mine(spike=Bump()), learn="beta", backend=backend)(x)
+        spikes, _ = nn.Layer(Mine(spike=Bump()), learn="beta", backend=backend).to(device)(x)
         found.append((spikes, *torch.autograd.grad(spikes.square().sum(), x)))
 
     assert torch.equal(found[0][0], found[1][0]) and 0.05 < float(found[0][0].mean()) < 0.95
@@ -327,6 +333,30 @@ def test_a_neuron_and_a_surrogate_of_ones_own(how, tmp_path):
     assert "fused" in ended.stdout, ended.stderr
 
 
+@pytest.mark.parametrize("recurrent", ["all-to-all", "one-to-one"])
+@pytest.mark.parametrize("name", ["Leaky", "Adaptive", "GatedLeaky"])
+def test_recurrent(name, recurrent):
+    """Weights whose sums are exact, so that spikes agree whatever the order of a product."""
+    neuron = example(name)
+    inputs, results = given(neuron, (7, 3, 32)), []
+    record = tuple(n for n in RECORDED if n in neuron.record.recorded)
+    for backend in ("triton", "reference"):
+        layer = nn.Layer(neuron, learn="threshold", recurrent=recurrent, features=32, backend=backend)
+        with torch.no_grad():
+            layer.weight.copy_((uniform(*layer.weight.shape) * 17).floor().sub(8).div(32))
+        results.append(ran(layer, inputs, None, record))
+    require_equal(*results)
+    layer = nn.Layer(neuron, recurrent=recurrent, features=32, backend="triton").to(DEVICE)
+    whole, last = layer(inputs[0] if len(inputs) == 1 else tuple(inputs))
+    _, state = layer(inputs[0][:3] if len(inputs) == 1 else tuple(x[:3] for x in inputs))
+    second, after = layer(inputs[0][3:] if len(inputs) == 1 else tuple(x[3:] for x in inputs), state)
+    assert torch.equal(whole[3:], second)
+    assert all(torch.equal(a, b) for a, b in zip(last, after, strict=True))
+    nothing, same = layer(inputs[0][:0] if len(inputs) == 1 else tuple(x[:0] for x in inputs), after)
+    assert nothing.shape == (0, 3, 32)
+    assert all(torch.equal(a, b) for a, b in zip(after, same, strict=True))
+
+
 def test_without_a_directory_for_kernels(tmp_path, monkeypatch):
     from spikegrad.kernels import cache
     from spikegrad.kernels.gpu import compiler
@@ -334,7 +364,7 @@ def test_without_a_directory_for_kernels(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "directory", lambda name: None)
     for each in (compiler.kernel, compiler._modules):
         (each.cache_clear if hasattr(each, "cache_clear") else each.clear)()
-    compare(neurons.Leaky(0.83, spike=FastSigmoid(3.0)), [torch.rand(4, 3, 67)])
+    compare(neurons.Leaky(0.83, spike=FastSigmoid(3.0)), [uniform(4, 3, 67)])
     assert all(module.__file__.startswith("<") for module in compiler._modules.values())
     for each in (compiler.kernel, compiler._modules):
         (each.cache_clear if hasattr(each, "cache_clear") else each.clear)()
@@ -357,7 +387,7 @@ def test_how_kernels_are_launched():
 
 def test_kept_for_the_backward_pass():
     """The inputs, which autograd shares, and states where rounds begin; nothing of the size of the sequence beside."""
-    x = torch.rand(40, 2, 67, requires_grad=True)
+    x = uniform(40, 2, 67).requires_grad_()
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         nn.Layer(neurons.Leaky(0.9, spike=ATan()), backend="triton")(x)
@@ -370,9 +400,9 @@ def test_kept_for_the_backward_pass():
 
 def test_numbers_in_every_place():
     """One for all, for each channel, for each neuron, for each sample and neuron."""
-    x = torch.rand(19, 3, 4, 11) * 0.6
+    x = uniform(19, 3, 4, 11) * 0.6
     for shape in ((), (1,), (11,), (4, 1), (4, 11), (3, 1, 1), (3, 4, 11)):
-        value = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 0.3 + 0.6
+        value = uniform(*shape, seed=1).cpu() * 0.3 + 0.6
         results = [
             ran(nn.Layer(neurons.Leaky(0.9), learn=("beta", "threshold"), values={"beta": value, "threshold": value + 0.2}, backend=b), [x])
             for b in ("triton", "reference")
@@ -382,9 +412,10 @@ def test_numbers_in_every_place():
 
 def test_against_the_kernels_of_the_cpu():
     """The polynomials of functions that libraries round differently are the same, but that the CPU's fuse products and sums."""
-    for name in ("AdEx", "ConductanceLeaky", "ComplementaryLeaky"):
-        neuron = example(name)
-        record = tuple(n for n in RECORDED if n in neuron.record.recorded)
-        ours, theirs = (ran(nn.Layer(neuron, backend=backend), given(neuron), None, record) for backend in ("triton", "numba"))
-        for key in ("output 0", *record):
-            np.testing.assert_allclose(ours[key], theirs[key], rtol=2e-5, atol=1e-6, err_msg=f"{name}: {key}")
+    neuron = example("ConductanceLeaky")
+    (e, i), found = given(neuron), []
+    for backend, device in (("triton", DEVICE), ("numba", "cpu")):
+        spikes, _, u = nn.Layer(neuron, backend=backend)((e.to(device), i.to(device)), record=True)
+        found.append((spikes.cpu(), u.cpu()))
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)

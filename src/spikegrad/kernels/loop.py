@@ -86,7 +86,7 @@ def run(
         current, draw = given
         states = carry[: len(names)]
         if weights is not None:
-            current = (*current, _fed_back(carry[-1], weights))
+            current = (*current, fed_back(carry[-1], weights))
         evaluate = known or evaluator(program, draw)
         values = evaluate({**arrays, **dict(zip(plan.inputs, current, strict=True)), **dict(zip(names, states, strict=True))})
         values = [x if x.shape == like.shape[1:] else namespace(library(like)).broadcast_to(x, like.shape[1:]) for x in values]
@@ -119,7 +119,7 @@ def run(
     return list(out), [*last[: len(plan.states)], *last[len(names) :]], list(recorded)
 
 
-def _fed_back(spikes: Array, weights: Array) -> Array:
+def fed_back(spikes: Array, weights: Array) -> Array:
     """What all neurons receive of the step before, in the working dtype, whatever autocast says: it is added to a state."""
     if library(spikes) == "torch":
         torch, device = namespace("torch"), spikes.device.type

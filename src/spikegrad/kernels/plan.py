@@ -181,20 +181,25 @@ def composed(call: Call) -> StepRecord:
     return _with_levels(record) if call.quantized else record
 
 
-def _fed_back(record: StepRecord, *, own: bool) -> StepRecord:
+def fed_as_input(call: Call) -> Call:
+    """A layer with ``"all-to-all"`` connections as one without, which is given what is fed back as its last input."""
+    return dataclasses.replace(call, record=_fed_back(call.record, own=False, name="fed_back"), connection="none")
+
+
+def _fed_back(record: StepRecord, *, own: bool, name: str = FED) -> StepRecord:
     """The step of neurons that receive what is fed back: as their input `FED` if they have one, else added to their first input.
 
     If it is each neuron's own first output of the step before, that is a state more, and its weight a number more; else it is an input
-    more, which whoever runs the layer computes.
+    more, of this name, which whoever runs the layer computes.
     """
     given: dict[str, Value] = {name: argument(name) for name in (*record.inputs, *record.states, *record.numbers)}
-    fed = argument("weight") * argument("recurrent") if own else argument(FED)
+    fed = argument("weight") * argument("recurrent") if own else argument(name)
     first = record.inputs[0]
     given |= {FED: fed} if FED in record.inputs else {first: given[first] + fed}
     inputs = tuple(name for name in record.inputs if name != FED)
     results, called = trace.symbols(record.step, given)
     if not own:
-        return dataclasses.replace(record, inputs=(*inputs, FED), step=trace.flatten(results, called))
+        return dataclasses.replace(record, inputs=(*inputs, name), step=trace.flatten(results, called))
     results.insert(record.outputs + len(record.states), results[0])
     return dataclasses.replace(
         record,

@@ -185,6 +185,11 @@ def run(
         triton: by Triton's kernels instead of Numba's.
     """
     shape, dtype, device = inputs[0].shape, inputs[0].dtype, inputs[0].device if triton else None
+    if triton and call.connection == "all-to-all":
+        from spikegrad.kernels.gpu import recurrent
+
+        step = functools.partial(run, surrogate=surrogate, triton=True)
+        return recurrent.run(call, inputs, state, numbers, step)
     if constant:
         layer, tensors = _constant(call, numbers, surrogate, shape, dtype, device), ()
     else:

@@ -106,9 +106,12 @@ def _off_the_gpu(device: torch.device, fed: bool) -> str | None:
     """Why Triton's kernels cannot run a layer there, or None; on the CPU they run in Triton's interpreter."""
     if device.type != "cuda" and not (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"its input is on {device}; Triton's kernels run on GPUs, and on the CPU with TRITON_INTERPRET=1, slowly, to be tested"
-    if device.type == "cpu" and torch.compiler.is_compiling():
+    compiled = torch.compiler.is_compiling()
+    if device.type == "cpu" and compiled:
         return "Triton's interpreter does not run where operations are compiled"
-    return "its neurons are connected all to all" if fed else None
+    return (
+        "a kernel for each step, of neurons connected all to all, does not run where operations are compiled" if fed and compiled else None
+    )
 
 
 def rewritten(module: nn.Module, kind: type[nn.Module]) -> str | None:
