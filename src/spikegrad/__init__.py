@@ -43,9 +43,11 @@ from spikegrad.state import detach as detach
 from spikegrad.surrogate import Surrogate as Surrogate
 
 if TYPE_CHECKING:
+    from spikegrad.insight import diagnose as diagnose
+    from spikegrad.insight import match as match
     from spikegrad.insight import record as record
 
-_INSIGHT = frozenset(("record",))
+_INSIGHT = frozenset(("diagnose", "match", "record"))
 """Names that need PyTorch, which is loaded with the first of them."""
 
 

@@ -18,7 +18,7 @@ from spikegrad.nn import Layer, SpikingLinear
 from spikegrad.surrogate import Surrogate
 
 WHAT = ("current", "spikes", "potential", "excess")
-"""What is recorded of a layer."""
+"""What is recorded of a layer; as its spikes, whatever it puts out."""
 
 
 class LayerRecord:
@@ -107,24 +107,25 @@ class LayerRecord:
     def fire(self, x: Tensor) -> Tensor:
         """What it makes of a potential over the threshold: spikes with the gradient of its surrogate."""
         module: Any = self.module
-        return module.spike(x) if isinstance(module, Layer) else module.spike_grad(x)
+        spike: Any = getattr(module, "spike" if isinstance(module, Layer) else "spike_grad")
+        return spike(x)
 
     def derivative(self, x: Tensor) -> Tensor:
         """Its surrogate's derivative at potentials over the threshold, whoever wrote it."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             fired = self.fire(x).sum()
-            return torch.autograd.grad(fired, x)[0] if fired.requires_grad else torch.zeros_like(x)
+            return torch.autograd.grad(fired, x)[0].detach() if fired.requires_grad else torch.zeros_like(x)
 
     @property
     def surrogate(self) -> Surrogate | None:
         """Its surrogate, with what is learned of it as it is now, the mean where neurons differ; None if it is not one of spikegrad's."""
         module: Any = self.module
-        spike = module.spike if isinstance(module, Layer) else getattr(module, "spike_grad", None)
+        spike: Any = getattr(module, "spike" if isinstance(module, Layer) else "spike_grad", None)
         surrogate = getattr(spike, "surrogate", None)
         if not isinstance(surrogate, Surrogate):
             return None
-        learned = spike.learned() if isinstance(spike, nn.Module) else {}
+        learned = spike.learned() if hasattr(spike, "learned") else {}
         return dataclasses.replace(surrogate, **{name: float(x.detach().mean()) for name, x in learned.items()})
 
     def __repr__(self) -> str:
@@ -241,7 +242,7 @@ def _sequences(name: str, layer: Layer, gradient: bool, undo: contextlib.ExitSta
         currents, outputs = args[0] if args else kwargs["currents"], made[0] if isinstance(made, tuple) else made
         if not _in_backward():
             first = currents[0] if isinstance(currents, tuple | list) else currents
-            found.take(current=first, spikes=outputs if spiking else None, potential=recorded.get("u"), excess=recorded.get("excess"))
+            found.take(current=first, spikes=outputs, potential=recorded.get("u"), excess=recorded.get("excess"))
         asked = kwargs["record"].asked
         if asked is False:
             return made, state
