@@ -130,7 +130,7 @@ def exploding() -> Case:
 def dead_readout() -> Case:
     """Of five neurons for each class."""
     model = chain(2, ATan())
-    model[4], model[5] = torch.nn.Linear(HIDDEN, 5 * CLASSES), nn.Leaky(0.9, spike=Triangle(0.99))
+    model[4], model[5] = torch.nn.Linear(HIDDEN, 5 * CLASSES), nn.Leaky(0.9, spike=Triangle(0.8))
     with torch.no_grad():
         for p in model[4].parameters():
             p.mul_(0.01)

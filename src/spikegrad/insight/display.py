@@ -28,16 +28,15 @@ ILL = COLOURS[1]
 def table(diagnosis: Diagnosis) -> Table:
     """One row for each layer; what is ill stands out."""
     ill = {name for finding in diagnosis.findings for name in finding.layers}
-    made = Table(box=None, pad_edge=False, header_style="dim")
-    made.add_column("layer")
+    made = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    made.add_column("layer", no_wrap=True)
     updates = diagnosis.loss_after is not None
-    heads = ["neurons", "spikes/step", "silent", "saturated", "potential", "peak left", "gradient", "dead weights"] + ["update"] * updates
+    heads = ["spikes\na step", "silent", "satu-\nrated", "potential", "peak\nleft", "gradient", "dead\nweights"] + ["update"] * updates
     for head in heads:
         made.add_column(head, justify="right", no_wrap=True)
     for m in diagnosis.layers:
         of_spikes = [f"{m.rate:.3f}", percent(m.silent), percent(m.saturated)] if m.spiking else ["", "", ""]
         cells = [
-            str(m.neurons),
             *of_spikes,
             f"{m.mean:.2g} ± {m.deviation:.2g}",
             percent(m.left) if m.spiking else "",
@@ -53,7 +52,7 @@ def table(diagnosis: Diagnosis) -> Table:
 def report(diagnosis: Diagnosis) -> Any:
     """The table, the loss, and the findings."""
     after = "" if diagnosis.loss_after is None else f", {diagnosis.loss_after:.4g} after one update"
-    parts: list[Any] = [table(diagnosis), f"[dim]Potentials in thresholds, ± their deviation. Loss {diagnosis.loss:.4g}{after}.[/]", ""]
+    parts: list[Any] = [table(diagnosis), f"[dim]Potentials in thresholds, with their deviation. Loss {diagnosis.loss:.4g}{after}.[/]", ""]
     if diagnosis.healthy:
         parts.append("[bold green]Nothing was found to be wrong.[/]")
     for number, finding in enumerate(diagnosis.findings, 1):

@@ -34,7 +34,7 @@ class Measured:
 
     Attributes:
         name: where it stands in the model.
-        kind: its class.
+        kind: its class, of an `nn.Layer` that of its neuron.
         spiking: whether it spikes; if not, what is said of spikes and of the surrogate is 0.
         neurons: how many.
         steps: how long the sequence was.
@@ -173,7 +173,7 @@ def _measure(layer: LayerRecord, done: Pass, parameters: Mapping[str, Tensor], u
     current = batched(layer.current)
     common: dict[str, Any] = {
         "name": layer.name,
-        "kind": type(layer.module).__name__,
+        "kind": type(layer.module.neuron if type(layer.module) is Layer else layer.module).__name__,
         "spiking": layer.spiking,
         "neurons": current[0, 0].numel(),
         "steps": len(current),

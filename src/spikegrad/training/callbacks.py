@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Any, cast
 
 import lightning
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 
+from spikegrad.training.examine import warning
 from spikegrad.training.folder import Row, Run
 from spikegrad.training.module import SpikingModule
 
@@ -69,6 +72,40 @@ class Keeper(lightning.Callback):
 
 def _merit(row: Row) -> tuple[float, float]:
     return row["validation_accuracy"], -row["validation_loss"]
+
+
+class Watch(lightning.Callback):
+    """Says once, in one line, when a layer was silent or saturated for an epoch or the loss does not move, and what to do about it.
+
+    Args:
+        run: the folder, which the `Keeper` before this has written.
+        console: where to say it; a Python warning if None.
+    """
+
+    def __init__(self, run: Run, console: Console | None) -> None:
+        self.run, self.console, self.told = run, console, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """A resumed run says it no second time."""
+        return {"told": self.told}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.told = state_dict["told"]
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Look at the epoch."""
+        if self.told or not trainer.is_global_zero:
+            return
+        said = warning(self.run.metrics(), cast(SpikingModule, pl_module).network.classes)
+        if said is None:
+            return
+        self.told = True
+        text = f"{said}; for why: spikegrad diagnose {self.run.path}"
+        if self.console is None:
+            warnings.warn(text, stacklevel=1)  # what is above is Lightning, whose own warnings are not shown
+        else:
+            self.console.print(f"[yellow]warning[/]  {escape(text)}", soft_wrap=True)
 
 
 class Bar(lightning.Callback):
