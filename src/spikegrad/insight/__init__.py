@@ -4,6 +4,7 @@ from spikegrad.insight.diagnosis import Diagnosis as Diagnosis
 from spikegrad.insight.diagnosis import diagnose as diagnose
 from spikegrad.insight.findings import Change as Change
 from spikegrad.insight.findings import Finding as Finding
+from spikegrad.insight.initialising import fluctuation_driven as fluctuation_driven
 from spikegrad.insight.matching import match as match
 from spikegrad.insight.measuring import Measured as Measured
 from spikegrad.insight.recording import LayerRecord as LayerRecord

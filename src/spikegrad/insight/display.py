@@ -28,7 +28,7 @@ ILL = COLOURS[1]
 def table(diagnosis: Diagnosis) -> Table:
     """One row for each layer; what is ill stands out."""
     ill = {name for finding in diagnosis.findings for name in finding.layers}
-    made = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     made.add_column("layer", no_wrap=True)
     updates = diagnosis.loss_after is not None
     heads = ["spikes\na step", "silent", "satu-\nrated", "potential", "peak\nleft", "gradient", "dead\nweights"] + ["update"] * updates
@@ -44,8 +44,7 @@ def table(diagnosis: Diagnosis) -> Table:
             percent(m.dead) if m.weights else "",
             *([percent(m.update or 0) if m.weights else ""] if updates else []),
         ]
-        name = f"{escape(m.name)} [dim]{m.kind}[/]" if m.name else m.kind
-        made.add_row(name, *cells, style="bold red" if m.name in ill else None)
+        made.add_row(escape(m.name or m.kind), *cells, style="bold red" if m.name in ill else None)
     return made
 
 

@@ -107,3 +107,10 @@ def reach(module: nn.Module) -> Tensor:
         run = {**interpret.words(neuron.spike), "quantized": lambda x: x}  # pyright: ignore[reportUnknownLambdaType]
         below = trace.evaluator(plan.step, np.float64)({name: np.asarray(x) for name, x in given.items()}, run)[-1]
     return torch.from_numpy(np.array(np.maximum(np.abs(below), 1e-12), dtype=np.float64))
+
+
+def answered(kernel: Tensor, x: Tensor) -> Tensor:
+    """What a kernel makes of a sequence ``(time, any)``."""
+    steps = len(x)
+    lag = torch.arange(steps)[:, None] - torch.arange(steps)[None]
+    return torch.where(lag >= 0, kernel[lag.clamp(min=0)], 0.0) @ x

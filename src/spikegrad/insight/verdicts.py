@@ -14,7 +14,7 @@ from spikegrad.insight.findings import Change, Finding, listed
 from spikegrad.insight.matching import matched_width
 from spikegrad.insight.measuring import Measured, Pass, Update, batched, peak_of
 from spikegrad.insight.recording import LayerRecord
-from spikegrad.insight.response import reach, response_of
+from spikegrad.insight.response import answered, reach, response_of
 from spikegrad.insight.wiring import behind, ordered
 from spikegrad.nn import Layer
 
@@ -177,7 +177,7 @@ class Verdicts:
         mean = float(current.mean()) if biases else 0.0
         kernel = response_of(self.done.recording[m.name].module, len(current)).to(current)
         kernel = kernel.flatten(1).mean(1) if kernel.ndim > 1 else kernel
-        free = _answered(kernel, (current - mean).flatten(1)) / float(reach(self.done.recording[m.name].module).mean())
+        free = answered(kernel, (current - mean).flatten(1)) / float(reach(self.done.recording[m.name].module).mean())
         size = float((free - (free.mean() if biases else 0.0)).square().mean().sqrt())
         if not (math.isfinite(size) and size > 1e-12):
             return None, "Nothing arrives: look at what is before it."
@@ -341,13 +341,6 @@ def percent(share: float) -> str:
 def _finite(layer: LayerRecord) -> bool:
     values = (layer.current, layer.potential)
     return all(bool(x.isfinite().all()) for x in values if x is not None)
-
-
-def _answered(kernel: Tensor, x: Tensor) -> Tensor:
-    """What a kernel makes of a sequence ``(time, any)``."""
-    steps = len(x)
-    lag = torch.arange(steps)[:, None] - torch.arange(steps)[None]
-    return torch.where(lag >= 0, kernel[lag.clamp(min=0)], 0.0) @ x
 
 
 def _telling(current: Tensor, labels: Any) -> Tensor:
