@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -82,14 +81,16 @@ def fluctuation_driven(
                     variance = _variance(layer, batched(spikes))
                     total = variance.flatten().sum() if module.connection == "all-to-all" else variance.mean()
                     weights.normal_(0, float((share / total.clamp(min=1e-12)).sqrt()) * deviation, generator=generator)
-            _correct(model, x, name, owner, weights, deviation)
+            _correct(model, x, name, owner, weights, deviation, share)
     reached, _, _ = _run(model, x)
     return {name: deviation_of(layer) for name, layer in reached.items() if layer.called and layer.spiking}
 
 
 def deviation_of(layer: LayerRecord) -> float:
-    """Standard deviation of a neuron's potential over time and samples, root mean square over neurons, as a share of the way to its
-    threshold."""
+    """How far a layer's potentials fluctuate: their standard deviation over time and samples, as a share of the way to the threshold.
+
+    Of the neurons the root mean square.
+    """
     excess = layer.excess
     assert excess is not None
     return float((batched(excess.detach()) / reach(layer.module).to(excess)).double().var((0, 1), correction=0).mean().sqrt())
@@ -119,7 +120,8 @@ def _owner(model: nn.Module, layer: LayerRecord, wires: Wires) -> nn.Module:
     if not isinstance(module, Map):
         found = "nothing that learns" if module is None else f"a {type(module).__name__}"
         raise ValueError(
-            f"the weights of `{layer.name}` cannot be set: it is fed by {found}, and must be by a Linear, a convolution or an nn.SpikingLinear"
+            f"the weights of `{layer.name}` cannot be set: it is fed by {found}, and must be by a Linear, a convolution or an "
+            "nn.SpikingLinear"
         )
     return module
 
@@ -143,7 +145,7 @@ def _spread(owner: nn.Module, given: Tensor, layer: LayerRecord) -> float:
         return float(variance.sum(-1).mean())
     convolution: Any = owner
     size = (convolution.groups, convolution.in_channels // convolution.groups, *convolution.kernel_size)
-    function = {1: nn.functional.conv1d, 2: nn.functional.conv2d, 3: nn.functional.conv3d}[len(convolution.kernel_size)]
+    function: Any = {1: nn.functional.conv1d, 2: nn.functional.conv2d, 3: nn.functional.conv3d}[len(convolution.kernel_size)]
     padding = convolution.padding if convolution.padding_mode == "zeros" else 0
     options = {"stride": convolution.stride, "padding": padding, "dilation": convolution.dilation, "groups": convolution.groups}
     return float(function(variance[None], torch.ones(size, dtype=variance.dtype, device=variance.device), **options).mean())
@@ -162,14 +164,30 @@ def _draw(owner: Any, deviation: float, spread: float, generator: torch.Generato
         owner.bias.zero_()
 
 
-def _correct(model: nn.Module, x: Any, name: str, owner: Any, weights: Tensor | None, deviation: float) -> None:
-    """Scale a layer's weights until its potential has the deviation; recurrent ones along with those that feed it."""
-    scaled: Sequence[Tensor] = [owner.weight] if weights is None else [owner.weight, weights]
-    for _ in range(ROUNDS):
+def _correct(model: nn.Module, x: Any, name: str, owner: Any, weights: Tensor | None, deviation: float, share: float) -> None:
+    """Scale a layer's weights until its potential has the deviation, and of that its own spikes bring their share."""
+    for _ in range(ROUNDS if weights is None else 2 * ROUNDS):
         seen, _, _ = _run(model, x)
-        now = deviation_of(seen[name])
-        if not now > 0 or abs(now / deviation - 1) < NEAR:
+        now, own = deviation_of(seen[name]), _own_share(seen[name]) if share else share
+        if not now > 0 or (abs(now / deviation - 1) < NEAR and abs(own - share) < NEAR):
             return
         with torch.no_grad():
-            for each in scaled:
-                each.mul_(min(max(deviation / now, 0.5), 2.0))
+            owner.weight.mul_(_within(deviation / now * math.sqrt((1 - share) / max(1 - own, 1e-6))))
+            if weights is not None and share:
+                weights.mul_(_within(deviation / now * math.sqrt(share / max(own, 1e-6))))
+
+
+def _within(factor: float) -> float:
+    return min(max(factor, 0.5), 2.0)
+
+
+def _own_share(layer: LayerRecord) -> float:
+    """What share of the variance of a recurrent layer's potential its own spikes bring, were it never reset."""
+    module: Any = layer.module
+    spikes = layer.spikes
+    assert spikes is not None
+    spikes = batched(spikes.detach()).float()
+    late = torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
+    fed = late @ module.weight.detach().T if module.connection == "all-to-all" else late * module.weight.detach()
+    own, given = (float(_variance(layer, part).mean()) for part in (fed, batched(layer.current.detach())))
+    return own / max(own + given, 1e-30)

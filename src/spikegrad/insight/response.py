@@ -40,7 +40,8 @@ def response(neuron: Neuron, steps: int, values: dict[str, Any] | None = None) -
     """
     wanted = next((name for name in ("excess", "u") if name in neuron.record.recorded), None)
     plan = Call(neuron.record, neuron.spike.structure, () if wanted is None else (wanted,)).plan
-    numbers: dict[str, Any] = {**neuron.parameters, **{name: getattr(neuron, name) for name in neuron.states}, **(values or {})}
+    given = {**neuron.parameters, **{name: getattr(neuron, name) for name in neuron.states}, **(values or {})}
+    numbers: dict[str, Any] = {name: np.asarray(x, dtype=np.float64) for name, x in given.items()}
     shape = np.broadcast_shapes(*(np.shape(x) for x in numbers.values()))
     evaluate = trace.evaluator(plan.step, np.float64)
     run = {**interpret.words(neuron.spike), "quantized": lambda x: x}  # pyright: ignore[reportUnknownLambdaType]
@@ -99,8 +100,8 @@ def reach(module: nn.Module) -> Tensor:
         return threshold.detach()
     neuron = module.neuron
     values = {name: getattr(module, name) for name in neuron.numbers}
-    numbers: dict[str, Any] = {name: x.detach().double().cpu().numpy() if isinstance(x, Tensor) else x for name, x in values.items()}
-    numbers |= {name: getattr(neuron, name) for name in neuron.states}
+    values |= {name: getattr(neuron, name) for name in neuron.states}
+    numbers: dict[str, Any] = {name: np.asarray(torch.as_tensor(x).detach().double().cpu()) for name, x in values.items()}
     plan = Call(neuron.record, neuron.spike.structure, ("excess",)).plan
     with np.errstate(all="ignore"):
         given = plan.computed(numbers, np.float64(0)) | plan.rested(numbers, np.float64(0)) | dict.fromkeys(plan.inputs, 0.0)
