@@ -10,3 +10,4 @@ from spikegrad.insight.measuring import Measured as Measured
 from spikegrad.insight.recording import LayerRecord as LayerRecord
 from spikegrad.insight.recording import Recording as Recording
 from spikegrad.insight.recording import record as record
+from spikegrad.insight.schedule import SlopeSchedule as SlopeSchedule
