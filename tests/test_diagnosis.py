@@ -282,3 +282,38 @@ def test_match_of_snntorch_and_of_what_has_no_width():
     odd = snntorch.Leaky(beta=0.9, spike_grad=snntorch.surrogate.custom_surrogate(lambda x, g, s: g * torch.exp(-(x**2))))
     with pytest.raises(ValueError, match="no slope was found to change"):
         spikegrad.match(nn.Steps(odd), x)
+
+
+def test_what_is_no_loss_and_no_batch():
+    healthy = made("feedforward", 0)
+    x, y = healthy.batch(8)
+    with pytest.raises(TypeError, match=r"must return one number as a tensor, got shape \(8, 4\)"):
+        spikegrad.diagnose(healthy.model, (x, y), lambda out, y: out[-1])
+    with pytest.raises(TypeError, match="must return one number as a tensor, got float"):
+        spikegrad.diagnose(healthy.model, (x, y), lambda out, y: 1.0)
+    with pytest.raises(TypeError, match="`batch` must be a pair"):
+        spikegrad.diagnose(healthy.model, x, healthy.loss)
+
+
+def test_layers_without_weights():
+    """Of neurons that are given their input as it is, the threshold is what can be changed."""
+    net = nn.Leaky(0.5, threshold=100.0, spike=Triangle(0.5), backend="reference")
+    x = torch.rand(10, 8, 5)
+    found = spikegrad.diagnose(net, (x, None), lambda out, _: out.mean())
+    assert verdict(found) == ("silent", ("",))
+    assert "Set its threshold to" in str(found)
+    found.findings[0].apply(net)
+    assert 0 < net(x)[0].mean() < 1
+    one = nn.Sequential(torch.nn.Linear(5, 4), nn.Leaky(0.9, backend="reference"))
+    assert spikegrad.diagnose(one, (torch.rand(10, 5), None), lambda out, _: out.mean()).layers[0].neurons == 4
+
+
+def test_weights_that_are_too_large_are_no_steep_surrogate():
+    torch.manual_seed(0)
+    wild = case(chain(2, FastSigmoid(5)), mean, sgd(0.1))
+    with torch.no_grad():
+        wild.model[0].weight.mul_(300)
+    found = diagnosis(wild)
+    assert verdict(found) == ("overdriven", ("1",))
+    found.findings[0].apply(wild.model)
+    assert diagnosis(wild).healthy

@@ -1,11 +1,14 @@
 """A run says of itself why it does not learn."""
 
+import contextlib
 import json
+import warnings
 
 import pytest
 
-from spikegrad.training import Config, resume, train
-from spikegrad.training.examine import course_says, examine, warning
+from spikegrad.training import Config, DivergedError, resume, train
+from spikegrad.training.examine import course_says, examine, examine_start, warning
+from spikegrad.training.folder import Run
 
 TINY = {"hidden": (6, 5), "steps": 3, "epochs": 2, "batch": 8, "dropout": 0.0}
 DEAD = {**TINY, "norm": False, "threshold": 50.0, "surrogate": "Triangle", "parameters": {"spike.width": 0.1}}
@@ -79,3 +82,45 @@ def test_what_is_warned_of():
 def test_what_is_no_run(tmp_path, told):
     code, _, error = told("diagnose", tmp_path / "nothing")
     assert (code, error) == (2, f"spikegrad: {tmp_path / 'nothing'} is not a run: there is no such folder")
+
+
+WAYS = [
+    {},
+    {"hidden": (64, 64, 64), "norm": False},
+    {"loss": "max"},
+    {"loss": "count", "norm": False},
+    {"encoding": "rate", "steps": 20},
+    {"encoding": "latency", "steps": 20, "norm": False},
+    {"recurrent": "all-to-all"},
+    *({"neuron": name} for name in ("Synaptic", "Adaptive", "AdEx", "ResonateAndFire", "Ternary", "RefractoryLeaky", "IntegerLeaky")),
+    *({"neuron": name} for name in ("SigmaDelta", "TwoCompartment", "Izhikevich")),
+    *({"surrogate": "FastSigmoid", "parameters": {"slope": slope}} for slope in (25, 100)),
+    {"surrogate": "StraightThrough"},
+    {"surrogate": "Sigmoid", "parameters": {"slope": 25}},
+    {"learn": ("beta", "slope")},
+    {"optimizer": "sgd", "lr": 0.1},
+    {"lr": 0.03},
+    {"lr": 30.0},
+    {"beta": 0.5},
+    {"hidden": (64,) * 6},
+    {"norm": False, "threshold": 30.0, "surrogate": "Triangle"},
+]
+
+
+@pytest.mark.slow
+def test_a_verdict_where_it_does_not_learn_and_none_where_it_does(tmp_path):
+    """On digits, before and after training; its output lies in tests/evidence/runs_diagnosed.txt."""
+    print("\n`pytest -m slow -n 0 -s tests/test_training_diagnosis.py -k verdict`; digits, 4 epochs")
+    for number, way in enumerate(WAYS):
+        config = Config(**{"hidden": (64,), "epochs": 4, **way})
+        before = examine_start(config)
+        with warnings.catch_warnings(), contextlib.suppress(DivergedError):
+            warnings.simplefilter("ignore")
+            train(config, tmp_path / str(number))
+        run = Run.open(tmp_path / str(number))
+        learned = max((row["validation_accuracy"] for row in run.metrics()), default=0.0)
+        after = examine(run.path)[0]
+        kinds = [[finding.kind for finding in found.findings] for found in (before, after)]
+        print(f"{way!s:<75} {learned:.3f}  {' '.join(kinds[0]) or '-'}  {' '.join(kinds[1]) or '-'}", flush=True)
+        assert (learned >= 0.85) == before.healthy, (way, learned, before)
+        assert learned < 0.85 or after.healthy, (way, after)

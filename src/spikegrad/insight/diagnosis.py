@@ -90,7 +90,7 @@ def diagnose(model: nn.Module, batch: tuple[Any, Any], loss: Loss, optimizer: to
 
     Raises:
         ValueError: there is no spiking layer, or the optimiser has no parameter of the model or cannot take a step by itself.
-        TypeError: the loss is no tensor of one number.
+        TypeError: the batch is no pair, or the loss no tensor of one number.
 
     Example:
         >>> import torch
@@ -108,6 +108,8 @@ def diagnose(model: nn.Module, batch: tuple[Any, Any], loss: Loss, optimizer: to
         >>> spikegrad.diagnose(net, (x, y), lambda out, y: torch.nn.functional.cross_entropy(out.mean(0), y)).healthy
         True
     """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"`batch` must be a pair, an input of the model and what the loss compares with, got {type(batch).__name__}")
     x, y = batch
     done = run(model, x, y, loss)
     calmer: dict[str, tuple[float, float]] = {}

@@ -83,8 +83,8 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        kind: its name: ``"silent"``, ``"saturated"``, ``"dead readout"``, ``"exploding"``, ``"steep"``, ``"forgetful"``, ``"hasty"``,
-            ``"no gradient"`` or ``"not a number"``.
+        kind: its name: ``"silent"``, ``"saturated"``, ``"dead readout"``, ``"exploding"``, ``"steep"``, ``"overdriven"``,
+            ``"forgetful"``, ``"hasty"``, ``"no gradient"`` or ``"not a number"``.
         layers: the layers that it is about, by name.
         says: what was measured.
         cause: what it probably comes from.

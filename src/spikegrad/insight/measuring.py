@@ -126,6 +126,10 @@ def run(model: nn.Module, x: Any, y: Any, loss: Loss) -> Pass:
     with undisturbed(model), torch.enable_grad(), record(model, gradient=True) as seen:
         output = model(x)
         value = loss(first_of(output), y)
+    if not isinstance(value, Tensor) or value.numel() != 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        given = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__  # pyright: ignore
+        raise TypeError(f"`loss` must return one number as a tensor, got {given}; take its mean over samples and time")
+    value = value.reshape(())
     wires = wiring(model, seen)
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     parts = {name: [x for x in layer.parts("current") if x.requires_grad] for name, layer in seen.items()}

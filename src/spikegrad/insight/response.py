@@ -113,5 +113,6 @@ def reach(module: nn.Module) -> Tensor:
 def answered(kernel: Tensor, x: Tensor) -> Tensor:
     """What a kernel makes of a sequence ``(time, any)``."""
     steps = len(x)
-    lag = torch.arange(steps)[:, None] - torch.arange(steps)[None]
+    time = torch.arange(steps, device=kernel.device)
+    lag = time[:, None] - time
     return torch.where(lag >= 0, kernel[lag.clamp(min=0)], 0.0) @ x

@@ -25,6 +25,8 @@ DRIVEN = 0.3
 SATURATED = 0.9
 STEEP = 0.003
 """A surrogate is too steep if its derivative is on average below this share of its peak, in a layer that spikes."""
+WILD = 5.0
+"""Potentials that deviate by so many thresholds are far from it however wide the surrogate."""
 EXPLODING, ALIGNED = 10.0, 0.45
 """A reset that passes gradients makes them explode if they are so many times those without, or their cosine with those is below this."""
 SEEN = 0.2
@@ -184,6 +186,8 @@ class Verdicts:
         factor = 1 / size
         if not last:
             module: Any = self.done.recording[m.name].module
+            if isinstance(module, Layer) and "threshold" not in module.neuron.numbers:
+                return None, f"Multiply its input by {factor:.3g}."
             threshold = float(torch.as_tensor(module.threshold).detach().double().mean()) * size
             return Change(numbers={m.name: {"threshold": threshold}}), f"Set its threshold to {threshold:.3g}."
         owner = last[0].rpartition(".")[0]
@@ -223,6 +227,8 @@ class Verdicts:
 
     def _steep(self) -> list[Finding]:
         steep = [m for name in self.order if (m := self.layers[name]).spiking and not stuck(m) and m.left < STEEP]
+        if wild := [m for m in steep if m.deviation > WILD]:
+            return [self._overdriven(wild)]
         if not steep:
             return []
         # A surrogate that is too steep in one layer is so in those that happen to be silent, too.
@@ -250,6 +256,26 @@ class Verdicts:
                 Change(half_width=widths),
             )
         ]
+
+    def _overdriven(self, wild: Sequence[Measured]) -> Finding:
+        """Layers whose potentials are far from the threshold on both sides: not the surrogate is too narrow, the weights are too large."""
+        changes = [change for m in wild if (change := self._rescaled(m)[0]) is not None]
+        largest = max(wild, key=lambda m: m.deviation)
+        return Finding(
+            "overdriven",
+            tuple(m.name for m in wild),
+            f"{called(largest, True)}: the potential deviates by {largest.deviation:.2g} thresholds, and {percent(largest.left)} of the "
+            "surrogate's peak is left on average.",
+            "The weights are so large that neurons are almost never near their threshold; after some training, because of a learning rate "
+            "that was too high.",
+            "Scale the weights of "
+            + listed(tuple(f"`{name}` by {x:.2g}" for change in changes for name, x in change.scale.items()))
+            + ", or start anew with a lower learning rate.",
+            Change(
+                scale={name: x for change in changes for name, x in change.scale.items()},
+                shift={name: x for change in changes for name, x in change.shift.items()},
+            ),
+        )
 
     def _forgetful(self) -> list[Finding]:
         """Whether what tells samples apart arrives when no gradient reaches."""
