@@ -13,7 +13,7 @@ from tests.sick import HEALTHY, SICK, Case, case, chain, mean, sgd
 from torch.nn.functional import cross_entropy
 
 import spikegrad
-from spikegrad import ATan, FastSigmoid, Triangle, nn
+from spikegrad import ATan, FastSigmoid, StraightThrough, Triangle, nn
 from spikegrad.compat import snntorch as ours
 from spikegrad.insight import Diagnosis
 
@@ -272,7 +272,7 @@ def test_match_of_snntorch_and_of_what_has_no_width():
     net = nn.Sequential(
         nn.Steps(snntorch.Leaky(beta=0.9, spike_grad=given)),
         nn.Steps(ours.Leaky(beta=0.9)),
-        nn.Leaky(0.9, spike=spikegrad.StraightThrough()),
+        nn.Leaky(0.9, spike=StraightThrough()),
     )
     x = 3 * torch.rand(10, 8, 20)
     widths = spikegrad.match(net, x)
@@ -317,3 +317,21 @@ def test_weights_that_are_too_large_are_no_steep_surrogate():
     assert verdict(found) == ("overdriven", ("1",))
     found.findings[0].apply(wild.model)
     assert diagnosis(wild).healthy
+
+
+@pytest.mark.parametrize(("spike", "scale"), [(FastSigmoid(5, height=10), 1.0), (StraightThrough(), 3.0)], ids=["peak", "weights"])
+def test_gradients_that_explode_through_recurrence(spike, scale):
+    def made(seed):
+        torch.manual_seed(seed)
+        layer = nn.RecurrentLeaky(32, 0.9, spike=spike)
+        with torch.no_grad():
+            layer.weight.mul_(scale)
+        model = nn.Sequential(torch.nn.Linear(20, 32), layer, torch.nn.Linear(32, 4), nn.LeakyIntegrator(0.9))
+        return case(model, mean, sgd(0.01))
+
+    for seed in range(3):
+        wild = made(seed)
+        found = diagnosis(wild)
+        assert verdict(found) == ("exploding", ("1",)), found
+        found.findings[0].apply(wild.model)
+        assert diagnosis(wild).healthy

@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from spikegrad.insight.findings import percent
 from spikegrad.insight.measuring import QUANTILES, Measured
-from spikegrad.insight.verdicts import percent
 from spikegrad.plots import COLOURS, INK, LINE, MUTED, STYLE
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikegrad.insight.matching import set_half_width
+from spikegrad.insight.matching import set_half_width, set_peak
+from spikegrad.insight.measuring import Measured
 from spikegrad.insight.recording import record
 from spikegrad.nn import Layer
 from spikegrad.nn.parameters import coordinate
@@ -28,6 +29,7 @@ class Change:
         scale: factors of parameters, by their names.
         shift: what is then added to every element of parameters, by their names.
         half_width: of the surrogates of layers, by their names, in the unit of the potential.
+        peak: of the surrogates of layers, likewise, in 1/potential.
         numbers: numbers of the neurons of layers, by the names of layers and of numbers.
         options: options of the neurons of layers, likewise.
         learning_rate: a factor of all learning rates; None to leave them.
@@ -36,6 +38,7 @@ class Change:
     scale: Mapping[str, float] = _empty()
     shift: Mapping[str, float] = _empty()
     half_width: Mapping[str, float] = _empty()
+    peak: Mapping[str, float] = _empty()
     numbers: Mapping[str, Mapping[str, float]] = _empty()
     options: Mapping[str, Mapping[str, bool]] = _empty()
     learning_rate: float | None = None
@@ -51,18 +54,20 @@ class Change:
         parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
         if missing := [each for each in (*self.scale, *self.shift) if each not in parameters]:
             raise ValueError(f"the model has no parameter {missing[0]!r}; is it the model that was diagnosed?")
-        if missing := [each for each in (*self.half_width, *self.numbers, *self.options) if each not in modules]:
+        if missing := [each for each in (*self.half_width, *self.peak, *self.numbers, *self.options) if each not in modules]:
             raise ValueError(f"the model has no layer {missing[0]!r}; is it the model that was diagnosed?")
         with torch.no_grad():
             for name, factor in self.scale.items():
                 parameters[name].mul_(factor)
             for name, amount in self.shift.items():
                 parameters[name].add_(amount)
-        if self.half_width:
+        if self.half_width or self.peak:
             with record(model) as layers:
                 pass
             for name, width in self.half_width.items():
                 set_half_width(layers[name], width)
+            for name, peak in self.peak.items():
+                set_peak(layers[name], peak)
         for name, numbers in self.numbers.items():
             for number, value in numbers.items():
                 set_number(modules[name], number, value)
@@ -119,6 +124,20 @@ class Finding:
     def __str__(self) -> str:
         said = f"{self.says} {self.cause} {self.advice}"
         return said if not self.consequences else f"{said} As a consequence, {listed(self.consequences)}."
+
+
+def called(m: Measured, first: bool = False) -> str:
+    """A layer in a sentence."""
+    return f"{'Layer' if first else 'layer'} `{m.name}`" if m.name else f"{'The' if first else 'the'} {m.kind}"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage of two digits, never 0 or 100 if it is not."""
+    value = 100 * share
+    if 0 < value < 0.001:
+        return "less than 0.001 %"
+    text = f"{value:.0f}" if 10 <= value <= 90 or value in (0, 100) else f"{value:.2g}" if value < 10 else f"{min(value, 99.9):.3g}"
+    return f"{text} %"
 
 
 def listed(names: tuple[str, ...]) -> str:

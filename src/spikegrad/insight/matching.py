@@ -104,6 +104,14 @@ def set_half_width(layer: LayerRecord, width: float) -> None:
         module.spike_grad = dataclasses.replace(spike, surrogate=other)
 
 
+def set_peak(layer: LayerRecord, peak: float) -> None:
+    """Give the surrogate of a layer of `spikegrad.nn` another peak, by its `scale`."""
+    module: Any = layer.module
+    surrogate = module.spike.surrogate
+    set_surrogate(module.spike, dataclasses.replace(surrogate, scale=surrogate.scale * peak / surrogate.peak))
+    module.neuron = dataclasses.replace(module.neuron, spike=module.spike.surrogate)
+
+
 def set_surrogate(spike: Any, surrogate: Surrogate) -> None:
     """Give an `nn.Spike` other numbers, also where they are learned or tensors."""
     for name in spike.given:

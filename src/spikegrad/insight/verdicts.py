@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from spikegrad import ranges
-from spikegrad.insight.findings import Change, Finding, listed
+from spikegrad.insight.findings import Change, Finding, called, listed, percent
+from spikegrad.insight.information import decays_of, finite
+from spikegrad.insight.information import telling as telling_of
 from spikegrad.insight.matching import matched_width
 from spikegrad.insight.measuring import Measured, Pass, Update, batched, peak_of
-from spikegrad.insight.recording import LayerRecord
 from spikegrad.insight.response import answered, reach, response_of
 from spikegrad.insight.wiring import behind, ordered
 from spikegrad.nn import Layer
@@ -25,6 +24,8 @@ DRIVEN = 0.3
 SATURATED = 0.9
 STEEP = 0.003
 """A surrogate is too steep if its derivative is on average below this share of its peak, in a layer that spikes."""
+GROWN = 1e3
+"""The gradient of a recurrent layer explodes if it is so many times that of the readout, and grows as much over the sequence."""
 WILD = 5.0
 """Potentials that deviate by so many thresholds are far from it however wide the surrogate."""
 EXPLODING, ALIGNED = 10.0, 0.45
@@ -76,7 +77,7 @@ class Verdicts:
     def _not_a_number(self) -> list[Finding]:
         if math.isfinite(self.done.loss):
             return []
-        first = next((name for name in self.order if not _finite(self.done.recording[name])), None)
+        first = next((name for name in self.order if not finite(self.done.recording[name])), None)
         where = (
             "all currents and potentials are finite"
             if first is None
@@ -200,6 +201,43 @@ class Verdicts:
         return Change(scale=dict.fromkeys(last, factor), shift=shift), f"{words}{wider}."
 
     def _exploding(self) -> list[Finding]:
+        return self._exploding_resets() or self._exploding_recurrence()
+
+    def _exploding_recurrence(self) -> list[Finding]:
+        """Whether a gradient grows from step to step through recurrent weights."""
+        ends = max((m.gradient for m in self.layers.values() if m.readout), default=0.0)
+        found: dict[str, float] = {}
+        for name in self.order:
+            m, module = self.layers[name], self.done.recording[name].module
+            if not (isinstance(module, Layer) and module.connection != "none" and m.spiking) or not m.gradient > GROWN * ends:
+                continue
+            quarter = max(m.steps // 4, 1)
+            grown = max(m.gradient_over_time[:quarter]) / max(*m.gradient_over_time[-quarter:], 1e-300)
+            if grown > GROWN:
+                found[name] = grown
+        if not found:
+            return []
+        peaks = {name: 1 / float(reach(self.done.recording[name].module).mean()) for name in found}
+        wide = {name: peak for name, peak in peaks.items() if peak_of(self.done.recording[name]) > 1.5 * peak}
+        others = {name: x ** (-1 / self.layers[name].steps) / 2 for name, x in found.items() if name not in wide}
+        weak = {f"{name}.weight" if name else "weight": factor for name, factor in others.items()}
+        told = [f"bring the surrogate's peak in {called(self.layers[name])} to {peak:.2g} with its `scale`" for name, peak in wide.items()]
+        told += [f"scale `{name}` by {factor:.2g}" for name, factor in weak.items()]
+        top = max(found, key=lambda name: found[name])
+        return [
+            Finding(
+                "exploding",
+                tuple(found),
+                f"{called(self.layers[top], True)}: the gradient of its current is {self.layers[top].gradient:.2g}, and {found[top]:.2g} "
+                "times as large in the first quarter of the steps as in the last.",
+                "Each step multiplies the gradient by its recurrent weights times the surrogate, "
+                f"whose peak is {peak_of(self.done.recording[top]):.3g}.",
+                f"{listed(tuple(told))[:1].upper()}{listed(tuple(told))[1:]}.",
+                Change(scale=weak, peak=wide),
+            )
+        ]
+
+    def _exploding_resets(self) -> list[Finding]:
         """Whether a gradient through resets is much larger than without, or has lost its direction."""
         known = {name: calm for name, calm in self.calmer.items() if name in self.layers and self.layers[name].weight_gradient > 0}
         ratios = {name: self.layers[name].weight_gradient / max(norm, 1e-300) for name, (norm, _) in known.items()}
@@ -285,8 +323,9 @@ class Verdicts:
         total, seen, steps = 0.0, 0.0, list[int]()
         for name in first:
             over_time = torch.tensor(self.layers[name].gradient_over_time, dtype=torch.float64)
-            telling = _telling(batched(self.done.recording[name].current.detach()), self.labels)
-            reached = over_time >= REACHED * over_time.max()
+            telling = telling_of(batched(self.done.recording[name].current.detach()), self.labels)
+            late = over_time[-max(len(over_time) // 4, 1) :].max()  # where gradients explode, those of early steps are no measure
+            reached = over_time >= REACHED * (late if late > 0 else over_time.max())
             total, seen = total + float(telling.sum()), seen + float(telling[reached].sum())
             steps += [int(reached.sum())]
         if not total or seen / total >= SEEN:
@@ -299,7 +338,7 @@ class Verdicts:
             kernel = kernel.flatten(1).mean(1) if kernel.ndim > 1 else kernel
             memory = float(kernel.sum() / kernel.max().clamp(min=1e-30))
             wanted = math.exp(-1 / length)
-            if memory < length / 4 and (decays := [n for n in _decays(module) if n in ("beta", "rho", "alpha")]):
+            if memory < length / 4 and (decays := [n for n in decays_of(module) if n in ("beta", "rho", "alpha")]):
                 numbers[name] = {decays[-1] if "beta" not in decays else "beta": round(wanted, 4)}
         told = (
             listed(tuple(f"{n} {x} in {called(self.layers[name])}" for name, each in numbers.items() for n, x in each.items()))
@@ -348,48 +387,3 @@ class Verdicts:
 def stuck(m: Measured) -> bool:
     """Whether a layer's neurons spike never, or always."""
     return m.silent >= SILENT or m.saturated >= SATURATED
-
-
-def called(m: Measured, first: bool = False) -> str:
-    """A layer in a sentence."""
-    return f"{'Layer' if first else 'layer'} `{m.name}`" if m.name else f"{'The' if first else 'the'} {m.kind}"
-
-
-def percent(share: float) -> str:
-    """A share as a percentage of two digits, never 0 or 100 if it is not."""
-    value = 100 * share
-    if 0 < value < 0.001:
-        return "less than 0.001 %"
-    text = f"{value:.0f}" if 10 <= value <= 90 or value in (0, 100) else f"{value:.2g}" if value < 10 else f"{min(value, 99.9):.3g}"
-    return f"{text} %"
-
-
-def _finite(layer: LayerRecord) -> bool:
-    values = (layer.current, layer.potential)
-    return all(bool(x.isfinite().all()) for x in values if x is not None)
-
-
-def _telling(current: Tensor, labels: Any) -> Tensor:
-    """How much of a current at each step depends on the class, or on the sample where there are no classes: a variance, ``(time,)``."""
-    current = current.double().flatten(2)
-    samples = current.shape[1]
-    known = isinstance(labels, Tensor) and labels.shape == (samples,) and not labels.is_floating_point()
-    if not known or samples < 4:
-        return current.var(1, correction=0).sum(1)
-    means, errors = list[Tensor](), list[Tensor]()
-    for label in labels.unique():
-        own = current[:, labels.to(current.device) == label.to(current.device)]
-        means.append(own.mean(1))
-        if own.shape[1] > 1:
-            errors.append(own.var(1) / own.shape[1])
-    between = torch.stack(means).var(0, correction=0) if len(means) > 1 else current.var(1, correction=0)
-    noise = torch.stack(errors).mean(0) if errors else torch.zeros_like(between)
-    return (between - noise).sum(1).clamp(min=0)
-
-
-def _decays(module: Any) -> Iterable[str]:
-    """The numbers of a layer that say what is left after a step."""
-    if isinstance(module, Layer):
-        kinds = ranges.hints(type(module.neuron))
-        return [name for name in module.neuron.numbers if kinds[name] == ranges.Decay]
-    return [name for name in ("alpha", "beta") if isinstance(getattr(module, name, None), Tensor)]
