@@ -31,21 +31,28 @@ def table(diagnosis: Diagnosis) -> Table:
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     made.add_column("layer", no_wrap=True)
     updates = diagnosis.loss_after is not None
-    heads = ["spikes\na step", "silent", "satu-\nrated", "potential", "peak\nleft", "gradient", "dead\nweights"] + ["update"] * updates
+    heads = ["spikes\na step", "silent\n%", "satu-\nrated %", "potential", "peak\nleft %", "gradient", "dead\nweights %"] + [
+        "update\n%"
+    ] * updates
     for head in heads:
         made.add_column(head, justify="right", no_wrap=True)
     for m in diagnosis.layers:
-        of_spikes = [f"{m.rate:.3f}", percent(m.silent), percent(m.saturated)] if m.spiking else ["", "", ""]
+        of_spikes = [f"{m.rate:.3f}", _share(m.silent), _share(m.saturated)] if m.spiking else ["", "", ""]
         cells = [
             *of_spikes,
             f"{m.mean:.2g} ± {m.deviation:.2g}",
-            percent(m.left) if m.spiking else "",
+            _share(m.left) if m.spiking else "",
             f"{m.gradient:.1e}",
-            percent(m.dead) if m.weights else "",
-            *([percent(m.update or 0) if m.weights else ""] if updates else []),
+            _share(m.dead) if m.weights else "",
+            *([_share(m.update or 0) if m.weights else ""] if updates else []),
         ]
         made.add_row(escape(m.name or m.kind), *cells, style="bold red" if m.name in ill else None)
     return made
+
+
+def _share(share: float) -> str:
+    """As `percent` says it, where the column says that it is one."""
+    return percent(share).replace("less than ", "<").removesuffix(" %")
 
 
 def report(diagnosis: Diagnosis) -> Any:
