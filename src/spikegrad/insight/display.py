@@ -28,19 +28,17 @@ ILL = COLOURS[1]
 def table(diagnosis: Diagnosis) -> Table:
     """One row for each layer; what is ill stands out."""
     ill = {name for finding in diagnosis.findings for name in finding.layers}
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     made.add_column("layer", no_wrap=True)
     updates = diagnosis.loss_after is not None
-    heads = ["spikes\na step", "silent\n%", "satu-\nrated %", "potential", "peak\nleft %", "gradient", "dead\nweights %"] + [
-        "update\n%"
-    ] * updates
+    heads = ["spikes\na step", "silent\n%", "satur.\n%", "potential", "peak\nleft %", "gradient", "dead\n%"] + ["update\n%"] * updates
     for head in heads:
         made.add_column(head, justify="right", no_wrap=True)
     for m in diagnosis.layers:
         of_spikes = [f"{m.rate:.3f}", _share(m.silent), _share(m.saturated)] if m.spiking else ["", "", ""]
         cells = [
             *of_spikes,
-            f"{m.mean:.2g} ± {m.deviation:.2g}",
+            f"{_short(m.mean)} ± {_short(m.deviation)}",
             _share(m.left) if m.spiking else "",
             f"{m.gradient:.1e}",
             _share(m.dead) if m.weights else "",
@@ -55,10 +53,18 @@ def _share(share: float) -> str:
     return percent(share).replace("less than ", "<").removesuffix(" %")
 
 
+def _short(x: float) -> str:
+    return f"{x:.2f}" if abs(x) < 10 else f"{x:.2g}"
+
+
 def report(diagnosis: Diagnosis) -> Any:
     """The table, the loss, and the findings."""
     after = "" if diagnosis.loss_after is None else f", {diagnosis.loss_after:.4g} after one update"
-    parts: list[Any] = [table(diagnosis), f"[dim]Potentials in thresholds, with their deviation. Loss {diagnosis.loss:.4g}{after}.[/]", ""]
+    parts: list[Any] = [
+        table(diagnosis),
+        f"[dim]Potentials in thresholds, with their deviation; dead: weights without a gradient. Loss {diagnosis.loss:.4g}{after}.[/]",
+        "",
+    ]
     if diagnosis.healthy:
         parts.append("[bold green]Nothing was found to be wrong.[/]")
     for number, finding in enumerate(diagnosis.findings, 1):
