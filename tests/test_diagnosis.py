@@ -9,7 +9,7 @@ import pytest
 import snntorch
 import torch
 from rich.console import Console
-from tests.sick import HEALTHY, SICK, Case, case, chain, mean, sgd
+from tests.sick import HEALTHY, SICK, Case, adam, case, chain, mean, sgd
 from torch.nn.functional import cross_entropy
 
 import spikegrad
@@ -144,14 +144,15 @@ def test_nothing_is_changed():
 
 
 def test_consequences_follow_their_cause():
-    """Of three silent layers the first is the finding; a layer that no input could reach anyway says nothing of itself."""
+    """Of three silent layers the first is the finding: with it awake, the others are."""
     torch.manual_seed(0)
     sick = case(chain(3, Triangle(0.5)), mean, sgd(0.1))
     with torch.no_grad():
         for p in sick.model[0].parameters():
             p.mul_(0.01)
-        sick.model[2].bias.zero_()
-        sick.model[4].bias.zero_()
+        for place in (2, 4):
+            sick.model[place].bias.zero_()
+            sick.model[place].weight.mul_(4)
     found = diagnosis(sick)
     assert verdict(found) == ("silent", ("1",))
     assert found.findings[0].consequences == ("layer `3` is silent", "layer `5` is silent")
@@ -335,3 +336,29 @@ def test_gradients_that_explode_through_recurrence(spike, scale):
         assert verdict(found) == ("exploding", ("1",)), found
         found.findings[0].apply(wild.model)
         assert diagnosis(wild).healthy
+
+
+@pytest.mark.parametrize("optimizer", [sgd(0.1), adam()], ids=["sgd", "adam"])
+def test_layers_that_are_silent_each_for_itself_are_treated_together(optimizer):
+    """A threshold out of reach everywhere: with the first layer awake, the second is as silent as before."""
+    torch.manual_seed(0)
+    sick = case(chain(2, ATan(), threshold=20.0), mean, optimizer)
+    before = copy.deepcopy(sick.model.state_dict())
+    found = diagnosis(sick)
+    torch.testing.assert_close(sick.model.state_dict(), before, rtol=0, atol=0)
+    assert verdict(found) == ("silent", ("1", "3"))
+    assert found.findings[0].change.scale.keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert not found.findings[0].consequences
+    found.findings[0].apply(sick.model)
+    assert diagnosis(sick).healthy
+
+
+def test_a_wide_surrogate_does_not_wake_a_layer_without_input():
+    torch.manual_seed(0)
+    quiet = case(chain(2, ATan()), mean, sgd(0.1))
+    with torch.no_grad():
+        quiet.model[0].weight.mul_(0.01)
+        quiet.model[0].bias.mul_(0.01)
+    found = diagnosis(quiet)
+    assert verdict(found) == ("silent", ("1",))
+    assert "only a small gradient" in str(found)

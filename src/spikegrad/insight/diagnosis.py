@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from spikegrad.insight.findings import Finding
+from spikegrad.insight.findings import Finding, joined
 from spikegrad.insight.measuring import Loss, Measured, compared, detached_resets, measured, run, updated
 from spikegrad.insight.verdicts import Verdicts
 
@@ -121,6 +121,27 @@ def diagnose(model: nn.Module, batch: tuple[Any, Any], loss: Loss, optimizer: to
         step = functools.cache(functools.partial(updated, model, x, y, loss, optimizer, done.gradients))
     layers = measured(done, model, None if step is None else step(1.0).sizes)
     rates = () if optimizer is None else tuple(float(group["lr"]) for group in optimizer.param_groups)
-    findings = Verdicts(done, layers, y, calmer, step, rates).all()
+    findings = [_to_the_end(each, model, x, y, loss) for each in Verdicts(done, layers, y, calmer, step, rates).all()]
     after = None if step is None else step(1.0).loss
     return Diagnosis(done.loss, after, tuple(layers.values()), tuple(findings))
+
+
+def _to_the_end(finding: Finding, model: nn.Module, x: Any, y: Any, loss: Loss) -> Finding:
+    """A finding whose consequences were looked at again with its advice followed: what is ill even so is treated along with it."""
+    while finding.consequences and finding.change is not None and not finding.change.numbers:
+        names = [*finding.change.scale]
+        kept = {name: p.detach().clone() for name, p in model.named_parameters() if name in names}
+        try:
+            finding.change.apply(model)
+            done = run(model, x, y, loss)
+            found = Verdicts(done, measured(done, model, None), y, {}, None).stuck()
+        finally:
+            with torch.no_grad():
+                for name, p in model.named_parameters():
+                    if name in kept:
+                        p.copy_(kept[name])
+        ill = next((each for each in found if each.change is not None and each.layers[0] not in finding.layers), None)
+        if ill is None or not any(f"`{ill.layers[0]}` is" in said for said in finding.consequences):
+            break
+        finding = joined(finding, ill)
+    return finding

@@ -126,6 +126,22 @@ class Finding:
         return said if not self.consequences else f"{said} As a consequence, {listed(self.consequences)}."
 
 
+def joined(first: Finding, second: Finding) -> Finding:
+    """Two findings as one: the second is what is still ill when the advice of the first is followed."""
+    assert first.change is not None
+    assert second.change is not None
+    change = dataclasses.replace(
+        first.change, scale={**first.change.scale, **second.change.scale}, shift={**first.change.shift, **second.change.shift}
+    )
+    return dataclasses.replace(
+        first,
+        layers=(*first.layers, *second.layers),
+        advice=f"{first.advice} Then {second.advice[:1].lower()}{second.advice[1:]}",
+        change=change,
+        consequences=tuple(each for each in first.consequences if f"`{second.layers[0]}` is" not in each),
+    )
+
+
 def called(m: Measured, first: bool = False) -> str:
     """A layer in a sentence."""
     return f"{'Layer' if first else 'layer'} `{m.name}`" if m.name else f"{'The' if first else 'the'} {m.kind}"

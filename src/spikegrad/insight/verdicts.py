@@ -17,8 +17,9 @@ from spikegrad.insight.response import answered, reach, response_of
 from spikegrad.insight.wiring import behind, ordered
 from spikegrad.nn import Layer
 
-SILENT, LEFT = 0.9, 0.01
-"""A layer is silent if so many of its neurons never spike and the surrogate keeps less than that of its peak there."""
+SILENT, LEFT, STILL = 0.9, 0.01, 0.1
+"""A layer is silent if so many of its neurons never spike, and the surrogate keeps less than that of its peak there, or the potential
+deviates by fewer thresholds than that."""
 DRIVEN = 0.3
 """The potential of a layer that gets enough input deviates by so many thresholds."""
 SATURATED = 0.9
@@ -68,7 +69,7 @@ class Verdicts:
         found = self._not_a_number() or self._no_gradient()
         if found:
             return found
-        found = [*self._stuck(), *self._exploding(), *self._steep()]
+        found = [*self.stuck(), *self._exploding(), *self._steep()]
         if all(finding.kind != "exploding" for finding in found):
             found += self._overflowing()
         found = found or self._forgetful()
@@ -122,7 +123,7 @@ class Verdicts:
             )
         ]
 
-    def _stuck(self) -> list[Finding]:
+    def stuck(self) -> list[Finding]:
         """Layers that spike never or always; of those behind one another, the first."""
         ill: dict[str, str] = {}
         steep = any(m.spiking and not stuck(m) and m.left < STEEP for m in self.layers.values())
@@ -130,7 +131,7 @@ class Verdicts:
             m = self.layers[name]
             if steep and m.deviation >= DRIVEN and m.left < STEEP:
                 continue  # its input is as strong as that of others, and its surrogate as steep
-            if m.spiking and m.silent >= SILENT and m.left < LEFT:
+            if m.spiking and m.silent >= SILENT and (m.left < LEFT or m.deviation < STILL):
                 ill[name] = "silent"
             elif m.spiking and (m.saturated >= SATURATED or (m.saturated >= 0.2 and m.silent + m.saturated >= 0.95 and m.left < LEFT)):
                 ill[name] = "saturated"
@@ -166,7 +167,7 @@ class Verdicts:
             (m.name,),
             f"{called(m, True)}: {percent(m.silent)} of neurons never spike; the potential is {m.mean:.2g} ± {m.deviation:.2g} "
             f"thresholds, and {percent(m.left)} of the surrogate's peak is left there.",
-            f"It {reaction}, and its weights get next to no gradient that could change that.",
+            f"It {reaction}, and its weights get {'next to no' if m.left < LEFT else 'only a small'} gradient that could change that.",
             words,
             change,
             consequences,
@@ -269,8 +270,8 @@ class Verdicts:
             return [self._overdriven(wild)]
         if not steep:
             return []
-        # A surrogate that is too steep in one layer is so in those that happen to be silent, too.
-        names = [name for name in self.order if (m := self.layers[name]).spiking and m.left < STEEP]
+        # It is so in those that happen to be silent, too, and hardly better in those that are near.
+        names = [name for name in self.order if (m := self.layers[name]).spiking and m.left < 5 * STEEP]
         widths = {name: width for name in names if (width := matched_width(self.done.recording[name])) is not None}
         if not widths:
             return []
