@@ -1,5 +1,7 @@
 """Surrogate gradients for spiking neural networks: each written once, right, and running everywhere."""
 
+from typing import TYPE_CHECKING, Any
+
 from spikegrad import functional as functional
 from spikegrad.checking import check as check
 from spikegrad.citation import cite as cite
@@ -39,3 +41,25 @@ from spikegrad.ranges import decay as decay
 from spikegrad.recorded import from_formula as from_formula
 from spikegrad.state import detach as detach
 from spikegrad.surrogate import Surrogate as Surrogate
+
+if TYPE_CHECKING:
+    from spikegrad.insight import SlopeSchedule as SlopeSchedule
+    from spikegrad.insight import diagnose as diagnose
+    from spikegrad.insight import fluctuation_driven as fluctuation_driven
+    from spikegrad.insight import match as match
+    from spikegrad.insight import record as record
+
+_INSIGHT = frozenset(("SlopeSchedule", "diagnose", "fluctuation_driven", "match", "record"))
+"""Names that need PyTorch, which is loaded with the first of them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _INSIGHT:
+        from spikegrad import insight
+
+        return getattr(insight, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_INSIGHT})

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", prog="spikegrad")
-    for add in (_train, _evaluate, _list, _show, _plot):
+    for add in (_train, _evaluate, _diagnose, _list, _show, _plot):
         add(commands)
     parser.commands = commands.choices
     options = vars(parser.parse_args(arguments))
@@ -117,6 +117,8 @@ def _train(commands: _Commands) -> None:
     )
     said = "settings from a JSON file, such as a run's config.json; options beside it win"
     group.add_argument("--config", metavar="FILE", action=_Once, type=_text, help=said)
+    said = "say before and after training what is wrong with the network, if anything is"
+    group.add_argument("--diagnose", action="store_true", help=said)
     groups = {"run": group}
     for entry in dataclasses.fields(Config):
         title = entry.metadata["group"].lower()
@@ -212,6 +214,19 @@ def _evaluate(commands: _Commands) -> None:
         from spikegrad.cli.training import evaluate
 
         return evaluate(run, data)
+
+    parser.set_defaults(call=call)
+
+
+def _diagnose(commands: _Commands) -> None:
+    said = "why a run does not learn: firing, potentials and gradients of every layer, the likely cause and what to try"
+    parser = commands.add_parser("diagnose", help=said, description=said.capitalize() + ".")
+    parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run, which is given diagnosis.json and a picture")
+
+    def call(run: str) -> int:
+        from spikegrad.cli.training import diagnose
+
+        return diagnose(run)
 
     parser.set_defaults(call=call)
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 def train(**options: Any) -> int:
     """Turn options into a configuration, train, and tell what came out."""
-    resumed, out, config_file = options.pop("resume"), options.pop("out"), options.pop("config")
+    resumed, out, config_file, examined = (options.pop(name) for name in ("resume", "out", "config", "diagnose"))
     given = {name: _parsed(name, each) for name, each in options.items() if each not in (None, [], ())}
     if resumed is not None and (out is not None or config_file is not None):
         raise InputError(f"--resume continues {resumed} where it is, as it was configured; leave out --out and --config")
     if resumed is not None:
-        return _resume(resumed, given)
+        return _resume(resumed, given, examined)
     config = Config.read(config_file) if config_file is not None else Config()
     config = config.changed(**_over(config, given))
     if not config.rate_weight and (idle := [name for name in ("rate_lower", "rate_upper") if name in given]):
@@ -35,9 +35,13 @@ def train(**options: Any) -> int:
     if out is not None and first_process():
         Run.check(out)
     console = _console()
+    if examined:
+        from spikegrad.training.examine import examine_start
+
+        console.print("[bold]before training[/]", examine_start(config), "", sep="\n")
     from spikegrad.training.run import train as start
 
-    return _tell(start(config, out, console=console), console)
+    return _told(start(config, out, console=console), console, examined)
 
 
 def _over(config: Config, given: dict[str, Any]) -> dict[str, Any]:
@@ -60,14 +64,52 @@ def _over(config: Config, given: dict[str, Any]) -> dict[str, Any]:
     return {**dict.fromkeys(unused), **given, "parameters": kept | given.get("parameters", {})}
 
 
-def _resume(path: str, given: dict[str, Any]) -> int:
+def _resume(path: str, given: dict[str, Any], examined: bool) -> int:
     from spikegrad.training.folder import Run
 
     Config.read(Run.open(path).path / "config.json").changed(**given)
     console = _console()
     from spikegrad.training.run import resume
 
-    return _tell(resume(path, console=console, **given), console)
+    return _told(resume(path, console=console, **given), console, examined)
+
+
+def _told(outcome: Outcome, console: Console, examined: bool) -> int:
+    """What came out, and if asked why."""
+    code = _tell(outcome, console)
+    if examined and not code and outcome.test is not None:
+        console.print("\n[bold]after training[/]")
+        _examine(str(outcome.run.path), console)
+    return code
+
+
+def diagnose(run: str) -> int:
+    """Why a run does not learn, on the terminal and in its folder."""
+    from spikegrad.training.folder import Run
+
+    Run.open(run)
+    _examine(run, _console())
+    return 0
+
+
+def _examine(path: str, console: Console) -> None:
+    import json
+
+    from spikegrad import plots
+    from spikegrad.training.examine import examine
+    from spikegrad.training.folder import Run
+
+    found, course = examine(path)
+    run = Run.open(path)
+    run.write("diagnosis.json", json.dumps({**found.to_dict(), "course": course}, indent=2) + "\n")
+    picture = run.path / f"diagnosis.{Config.read(run.path / 'config.json').pictures}"
+    figure = found.figure()
+    run.replace(picture, lambda new: plots.write(figure, new, picture.suffix[1:]))
+    console.print(found)
+    console.print()
+    for sentence in course:
+        console.print(sentence, soft_wrap=True)
+    console.print(f"[dim]{run.path / 'diagnosis.json'}  {picture.name}[/]", soft_wrap=True)
 
 
 def evaluate(run: str, data: str | None) -> int:

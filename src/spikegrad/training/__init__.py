@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, Any
 from spikegrad.training.config import Config as Config
 
 if TYPE_CHECKING:
+    from spikegrad.training.callbacks import SlopeCallback as SlopeCallback
     from spikegrad.training.module import DivergedError as DivergedError
     from spikegrad.training.run import Outcome as Outcome
     from spikegrad.training.run import evaluate as evaluate
     from spikegrad.training.run import resume as resume
     from spikegrad.training.run import train as train
 
-__all__ = ["Config", "DivergedError", "Outcome", "evaluate", "resume", "train"]
+__all__ = ["Config", "DivergedError", "Outcome", "SlopeCallback", "evaluate", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:
     # Configurations are checked before anything heavy is loaded; only training itself needs Lightning.
+    if name == "SlopeCallback":
+        from spikegrad.training.callbacks import SlopeCallback
+
+        return SlopeCallback
     if name in ("DivergedError", "Outcome", "evaluate", "resume", "train"):
         from spikegrad.training import run
 

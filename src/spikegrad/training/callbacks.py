@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Mapping
 from typing import Any, cast
 
 import lightning
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 
+from spikegrad.insight import SlopeSchedule
+from spikegrad.training.examine import warning
 from spikegrad.training.folder import Row, Run
 from spikegrad.training.module import SpikingModule
 
@@ -69,6 +74,67 @@ class Keeper(lightning.Callback):
 
 def _merit(row: Row) -> tuple[float, float]:
     return row["validation_accuracy"], -row["validation_loss"]
+
+
+class Watch(lightning.Callback):
+    """Says once, in one line, when a layer was silent or saturated for an epoch or the loss does not move, and what to do about it.
+
+    Args:
+        run: the folder, which the `Keeper` before this has written.
+        console: where to say it; a Python warning if None.
+    """
+
+    def __init__(self, run: Run, console: Console | None) -> None:
+        self.run, self.console, self.told = run, console, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """A resumed run says it no second time."""
+        return {"told": self.told}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.told = state_dict["told"]
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Look at the epoch."""
+        if self.told or not trainer.is_global_zero:
+            return
+        said = warning(self.run.metrics(), cast(SpikingModule, pl_module).network.classes)
+        if said is None:
+            return
+        self.told = True
+        text = f"{said}; for why: spikegrad diagnose {self.run.path}"
+        if self.console is None:
+            warnings.warn(text, stacklevel=1)  # what is above is Lightning, whose own warnings are not shown
+        else:
+            self.console.print(f"[yellow]warning[/]  {escape(text)}", soft_wrap=True)
+
+
+class SlopeCallback(lightning.Callback):
+    """Sharpens the surrogates of a Lightning module from its first epoch to its last: a `spikegrad.SlopeSchedule`.
+
+    Args:
+        start: factor of the slopes in the first epoch; or one for each layer, by its name in the Lightning module.
+        end: factor in the last epoch.
+
+    Example:
+        >>> import lightning
+        >>> from spikegrad.training import SlopeCallback
+        >>> trainer = lightning.Trainer(max_epochs=10, callbacks=[SlopeCallback(0.2)], logger=False, enable_checkpointing=False)
+    """
+
+    def __init__(self, start: float | Mapping[str, float], end: float | Mapping[str, float] = 1.0) -> None:
+        self.start, self.end = start, end
+        self.schedule: SlopeSchedule | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Note the slopes."""
+        self.schedule = SlopeSchedule(pl_module, self.start, self.end, steps=max((trainer.max_epochs or 1) - 1, 1))
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Set them: they follow from the epoch alone, so that a resumed run goes on as it was."""
+        assert self.schedule is not None
+        self.schedule.set(trainer.current_epoch / self.schedule.steps)
 
 
 class Bar(lightning.Callback):

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from spikegrad import plots
 from spikegrad.data import Dataset, load
 from spikegrad.errors import InputError
-from spikegrad.training.callbacks import Bar, Keeper
+from spikegrad.training.callbacks import Bar, Keeper, Watch
 from spikegrad.training.config import Config
 from spikegrad.training.feasible import enough_memory, fitted, require_encodable, require_possible
 from spikegrad.training.folder import PICTURES, Run, first_process
@@ -206,7 +206,7 @@ def _complete(
 ) -> Outcome:
     """Train what is left, then test the best weights and draw the pictures."""
     keeper = Keeper(run)
-    trainer.callbacks.append(keeper)  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.callbacks += [keeper, Watch(run, console)]  # pyright: ignore[reportAttributeAccessIssue]
     if console is not None and trainer.is_global_zero:
         trainer.callbacks.append(Bar(console))  # pyright: ignore[reportAttributeAccessIssue]
     interrupted = False
