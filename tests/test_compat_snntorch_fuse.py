@@ -17,6 +17,7 @@ from torch.nn import functional
 from spikegrad import ATan
 from spikegrad.compat import snntorch as ours
 from spikegrad.compat.snntorch import FusionError, FusionWarning, fuse
+from spikegrad.compat.snntorch.fusion import sequence
 from spikegrad.nn import Spike
 
 theirs = pytest.importorskip("snntorch")
@@ -940,6 +941,19 @@ def feedback(net, x, mem1, mem2, spk2, step):
     return plain(net, x + net.back(spk2), mem1, mem2, spk2, step)
 
 
+def feedback_in_lines(net, x, mem1, mem2, spk2, step):
+    current = net.fc1(x + net.back(spk2))
+    spk1, mem1 = net.lif1(current, mem1)
+    spk2, mem2 = net.lif2(net.fc2(spk1), mem2)
+    return spk2, mem1, mem2
+
+
+def own_spikes(net, x, mem1, mem2, spk2, step):
+    _, mem1 = net.lif1(net.fc1(x), mem1)
+    spk2, mem2 = net.lif2(spk2, mem2)
+    return spk2, mem1, mem2
+
+
 def scaled_state(net, x, mem1, mem2, spk2, step):
     return plain(net, x, mem1 * 0.5, mem2, spk2, step)
 
@@ -1047,6 +1061,11 @@ REFUSED = {
         r"the input of `lif1` depends on its own output of an earlier step, "
         r"`lif1` -> `fc2` -> `lif2` -> `back` -> `add` -> `fc1` -> `lif1`.*"
         r"only the states of spiking layers may pass from step to step, or use RLeaky",
+    ),
+    "feedback in lines": (feedback_in_lines, r"the input of `lif1` depends on its own .*`lif1` \(.*py:\d+: `current = net\.fc1"),
+    "own spikes": (
+        own_spikes,
+        r"the input of `lif2` depends on its own .*`lif2` -> `lif2` \(.*net\.lif2\(spk2, mem2\)",
     ),
     "scaled state": (
         scaled_state,
@@ -1358,3 +1377,25 @@ def test_a_program_that_has_no_layer_of_ours():
     ))  # fmt: skip
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_layer_s_own_steps_begin_where_they_are_told(hidden):
+    """Also of a layer that keeps its state itself, which is as it was afterwards."""
+    neuron, other = (ours.Leaky(0.9, init_hidden=hidden, inhibition=True) for _ in range(2))
+    x, start = inputs(), inputs(steps=1, seed=2)[0]
+    kept = neuron.mem
+    found, why = sequence.run(neuron, x, {"mem": start}, frozenset(("spk", "mem")))
+    assert why == "it has inhibition"
+    assert neuron.mem is kept
+    if hidden:
+        other.mem = start
+        expected = torch.stack([other(current) for current in x])
+    else:
+        mem, spikes = start, []
+        for current in x:
+            spk, mem = other(current, mem)
+            spikes.append(spk)
+        expected = torch.stack(spikes)
+    assert torch.equal(found["spk"], expected)
+    assert not torch.equal(found["spk"], sequence.run(neuron, x, {}, frozenset(("spk",)))[0]["spk"])

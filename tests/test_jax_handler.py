@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,3 +80,21 @@ def test_large_results_begin_on_huge_pages(monkeypatch):
     assert first % 2**21 == length % 2**21 == 0
     assert start <= first < first + length <= start + size
     assert length >= size - 2 * 2**21
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in /proc")
+def test_a_call_leaves_no_memory_behind():
+    """The last who leaves a job frees it, with its scratch of a megabyte."""
+    x = jnp.ones((200, 2, 1024))
+    call = jax.jit(jax.grad(lambda x: sj.leaky(x, 0.9)[0].sum()))
+
+    def pages() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    for _ in range(20):
+        jax.block_until_ready(call(x))
+    before = pages()
+    for _ in range(150):
+        jax.block_until_ready(call(x))
+    grown = (pages() - before) * os.sysconf("SC_PAGE_SIZE")
+    assert grown < 50 * 2**20, f"150 calls kept {grown / 2**20:.0f} MiB"
