@@ -15,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 
+from tests.conftest import example  # noqa: E402
 from tests.test_kernels import agree, build, drive, leaves, outcome, randn, start  # noqa: E402
 from torch.nn.utils import parametrize  # noqa: E402
 
@@ -393,3 +394,17 @@ def test_shapes_that_do_not_fit(what):
         told.add(str(error.value))
     (text,) = told
     assert all(word in text for word in words), text
+
+
+def test_inputs_and_numbers_that_are_computed_from_each_other():
+    """A gradient that is to be differentiated again comes from the plain loop: each by itself, and what leads from one to another once."""
+    x0, found = torch.rand(6, 2, 5, generator=torch.Generator().manual_seed(0)), []
+    for backend in ("auto", "reference"):
+        x = x0.clone().requires_grad_()
+        current = x * 1.5
+        spikes, _ = nn.Layer(example("GatedLeaky"), backend=backend)((current, torch.sigmoid(current)))
+        (grad,) = torch.autograd.grad((spikes * x0).sum(), x, create_graph=True)
+        found.append((grad, *torch.autograd.grad(grad.square().sum(), x)))
+    for ours, theirs in zip(*found, strict=True):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(ours, theirs)

@@ -35,7 +35,7 @@ _transform: Callable[[], CInterpreter | None] = peek_interpreter_stack
 def surroundings() -> str | None:
     """What around a call wants to see operations, or None."""
     if _transform() is not None or forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
-        return _TRANSFORM
+        return TRANSFORM
     if _dispatch_modes():
         return "it runs inside a dispatch mode, such as that of fake tensors or a tracer"
     if _tracing():
@@ -45,7 +45,7 @@ def surroundings() -> str | None:
     return None
 
 
-_TRANSFORM = "it runs inside a torch.func transform or forward-mode differentiation"
+TRANSFORM = "it runs inside a torch.func transform or forward-mode differentiation"
 
 
 def functionalizing() -> bool:
@@ -56,7 +56,7 @@ def functionalizing() -> bool:
 def compiling(*tensors: Tensor, device: torch.device = CPU) -> str | None:
     """Why a compiler that traces a layer must see its operations, and not the operator that runs the kernels on a device; or None."""
     if _transforming():
-        return _TRANSFORM
+        return TRANSFORM
     if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
         return "it is exported to ONNX"
     for tensor in tensors:
@@ -84,7 +84,7 @@ def obstacle(*tensors: Tensor, device: torch.device = CPU) -> str | None:
             return _elsewhere(tensor)
         if tensor.dtype not in DTYPES:
             return f"it is given numbers of {tensor.dtype}"
-        if tensor.is_neg() or not _has_memory(tensor):
+        if tensor.is_neg() or not has_memory(tensor):
             return "it is given a tensor without memory of its own"
     return None
 
@@ -100,7 +100,7 @@ def _elsewhere(tensor: Tensor) -> str:
     return f"its input is on {tensor.device}" if tensor.layout is torch.strided else f"its input has the layout {tensor.layout}"
 
 
-def _has_memory(tensor: Tensor) -> bool:
+def has_memory(tensor: Tensor) -> bool:
     """Whether there are numbers at the tensor's address: it may stand for zeros or for a tensor of a transform, or its memory was freed."""
     try:
         # Freed memory has size 0, and the address is what is left, how far into it the tensor began.

@@ -66,6 +66,9 @@ def _by_the_loop(
     if layer.fed:
         what = "twice" if again else f"here ({reason})"
         raise RuntimeError(f"a fused layer with all-to-all connections cannot be differentiated {what}; make it with backend='reference'")
+    with torch.enable_grad():
+        # Each by itself, where one was computed from another: the way from the one to the other is autograd's, outside of the layer.
+        inputs, tensors = ([x.view_as(x) for x in each] for each in (inputs, tensors))
     named = layer.named(tensors)
     numbers = {name.removeprefix("spike."): value for name, value in named.items() if name.startswith("spike.")}
     surrogate = from_record(call.surrogate)(**{name: 1.0 if isinstance(x, Tensor) else x for name, x in numbers.items()})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spikegrad.gradient.function import Function, Gradients
+from spikegrad.kernels.gate import has_memory
 from spikegrad.nn.layer import Layer, State, Stateful
 from spikegrad.nn.recompute import Blocks, Packed, replayed, visible
 
@@ -87,6 +88,8 @@ class SpikingLinear(Stateful):
             wanted = f"(time, batch, {self.weight.shape[1]})"
             raise ValueError(f"input spikes must be {wanted}, got shape {tuple(spikes.shape)}")
         plain = visible(spikes)
+        if plain and spikes.is_cpu and not has_memory(spikes):  # PyTorch's own `==` would read it
+            raise RuntimeError("input spikes are out of bounds for storage of size 0: their memory was given back")
         if plain and not bool(((spikes == 0) | (spikes == 1)).all()):
             raise ValueError("input spikes must be 0 or 1; for other inputs use torch.nn.Linear and a layer of neurons")
         mask = torch.bernoulli(torch.full_like(spikes, 1 - self.dropout)) if self.training and self.dropout else None

@@ -181,6 +181,8 @@ class _Replayed(Function):
     def backward(ctx: _Context, *arriving: Tensor | None) -> Gradients:
         """First derivatives on tensors cut off from the graph; where these are to be differentiated again, on the graph itself."""
         job = ctx.job
+        if gate.surroundings() == gate.TRANSFORM:
+            raise RuntimeError("what is recomputed cannot be differentiated inside a torch.func transform; keep it, with memory='save'")
         kept, *tensors = ctx.saved_tensors
         needs, again = ctx.needs_input_grad[2:], torch.is_grad_enabled()
         # An alias each: the derivative by one is not to include what flows through another that was computed from it.

@@ -136,6 +136,8 @@ class Fused(nn.Module):
         Raises:
             FusionError: with arguments of these shapes the structure does not allow it.
         """
+        if torch.jit.is_tracing():
+            raise refused(self.original, "torch.jit.trace does not see what it runs", None, "trace the original network")
         function, args, kwargs = self._called(args, kwargs)
         if self._as_written:
             with own_state(*(m for m in self.original.modules() if isinstance(m, SpikingNeuron)), rest=True):

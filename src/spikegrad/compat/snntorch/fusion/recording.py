@@ -21,6 +21,7 @@ import spikegrad
 from spikegrad.compat.snntorch.fusion.operations import Constant, FusionError, Named, Node, Out, Recording, Tree, leaves, over, refused
 from spikegrad.compat.snntorch.fusion.undisturbed import undisturbed
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
+from spikegrad.kernels import gate
 from spikegrad.vocabulary import fits
 
 _LIBRARIES = tuple(os.path.dirname(str(package.__file__)) + os.sep for package in (torch, spikegrad))
@@ -64,6 +65,9 @@ class Recorder(TorchFunctionMode):
 
     def record(self, function: Callable[..., Tree], args: tuple[Tree, ...], kwargs: Mapping[str, Tree]) -> Recording:
         """Call a function and record it. Its tensor arguments become the inputs."""
+        if gate.surroundings() == gate.TRANSFORM:
+            why = "its first call with arguments of these shapes records it, which it cannot inside a torch.func transform"
+            raise refused(self.root, why, None, "call it once outside of that")
         inputs: list[Node] = []
 
         def take(given: Tensor) -> Tensor:
