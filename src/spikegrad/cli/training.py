@@ -35,7 +35,7 @@ def train(**options: Any) -> int:
     if out is not None and first_process():
         Run.check(out)
     console = _console()
-    if examined:
+    if examined and first_process():
         from spikegrad.training.examine import examine_start
 
         console.print("[bold]before training[/]", examine_start(config), "", sep="\n")

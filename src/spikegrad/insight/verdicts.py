@@ -23,6 +23,7 @@ deviates by fewer thresholds than that."""
 DRIVEN = 0.3
 """The potential of a layer that gets enough input deviates by so many thresholds."""
 SATURATED = 0.9
+"""A layer is saturated if so many of its neurons spike in nine of ten steps or more."""
 STEEP = 0.003
 """A surrogate is too steep if its derivative is on average below this share of its peak, in a layer that spikes."""
 GROWN = 1e3
@@ -34,7 +35,7 @@ EXPLODING, ALIGNED = 10.0, 0.45
 SEEN = 0.2
 """A network is forgetful if less than this share of what tells samples apart arrives in steps that get a gradient."""
 REACHED = 0.01
-"""A step gets a gradient if it is at least this share of the largest."""
+"""A step gets a gradient if it is at least this share of the largest in the last quarter of the steps."""
 WORSE = 1.5
 """An update is too large if the loss of the same batch is so many times as high afterwards."""
 
