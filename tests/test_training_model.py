@@ -42,6 +42,7 @@ def file(tmp_path, monkeypatch):
     return tmp_path / "own.py"
 
 
+@pytest.mark.filterwarnings("ignore:the loss has not moved")  # which is not asked of so few steps
 def test_a_network_of_ones_own(small, file, tmp_path, told):
     out = tmp_path / "run"
     code, printed, _ = told("train", "--data", small, "--model", "own.py:net", "--steps", 4, "--epochs", 2, "--out", out)
