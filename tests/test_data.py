@@ -113,9 +113,8 @@ def test_wrong_files_are_named(tmp_path, write):
         cut: "not a readable .npz file",
         pickled: "pickled.npz: `x` holds Python objects, as of samples of different lengths; bring all to one shape",
         tmp_path / "absent.npz": "no such file",
-        tmp_path: "is not a file",
         "digit": "unknown data 'digit'; did you mean digits?",
-        "cifar": "unknown data 'cifar'; choose from digits, the path of an .npz file",
+        "cifar": "unknown data 'cifar'; choose from digits, randman, the path of an .npz or .h5 file or of a folder",
     }.items():
         with pytest.raises(InputError, match=message) as caught:
             data.load(str(path))

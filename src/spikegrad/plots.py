@@ -214,9 +214,10 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
         ("Accuracy, %", [("train_accuracy", "training"), ("validation_accuracy", "validation")], 100),
         ("Firing, % of steps", [(name, f"layer {name[5:]}") for name in rates], 100),
     ]
+    panels = [panel for panel in panels if panel[1]]
     with matplotlib.rc_context(STYLE):
         figure = _figure(11.5, 3.6)
-        for axes, (title, lines, factor) in zip(figure.subplots(1, 3), panels, strict=True):
+        for axes, (title, lines, factor) in zip(figure.subplots(1, len(panels)), panels, strict=True):
             axes.set_title(title)
             axes.axvline(best, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
             for number, (name, label) in enumerate(lines):

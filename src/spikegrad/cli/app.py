@@ -17,6 +17,8 @@ METAVARS = {
     "parameters": "NAME=VALUE",
     "data": "NAME|FILE",
     "hidden": "N,N",
+    "sensor": "N,N",
+    "model": "FILE:FUNCTION",
     "neuron": "NAME|FILE:CLASS",
     "learn": "NAMES",
     "surrogate": "NAME",
@@ -51,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", prog="spikegrad")
-    for add in (_train, _evaluate, _diagnose, _list, _show, _plot):
+    for add in (_train, _evaluate, _predict, _diagnose, _list, _show, _plot):
         add(commands)
     parser.commands = commands.choices
     options = vars(parser.parse_args(arguments))
@@ -209,11 +211,12 @@ def _evaluate(commands: _Commands) -> None:
     parser = commands.add_parser("evaluate", help=said, description=said.capitalize() + ".")
     parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run")
     parser.add_argument("--data", metavar="NAME|FILE", action=_Once, type=_text, help="other data, of which every sample is used")
+    _add_model(parser)
 
-    def call(run: str, data: str | None) -> int:
+    def call(**options: Any) -> int:
         from spikegrad.cli.training import evaluate
 
-        return evaluate(run, data)
+        return evaluate(**options)
 
     parser.set_defaults(call=call)
 
@@ -229,6 +232,27 @@ def _diagnose(commands: _Commands) -> None:
         return diagnose(run)
 
     parser.set_defaults(call=call)
+
+
+def _predict(commands: _Commands) -> None:
+    said = "what a run's best weights answer to each sample of a file, with or without labels"
+    parser = commands.add_parser("predict", help=said, description=said.capitalize() + ".")
+    parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run")
+    parser.add_argument("data", metavar="FILE", type=_text, help="data as for train, or samples without labels: .npz with x, .npy, .bin")
+    parser.add_argument("--out", metavar="FILE", action=_Once, type=_text, help="a new .csv file for the answers and scores of all samples")
+    _add_model(parser)
+
+    def call(**options: Any) -> int:
+        from spikegrad.cli.training import predict
+
+        return predict(**options)
+
+    parser.set_defaults(call=call)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    said = "the run's own network, whose file has moved or changed and is to be taken as it is"
+    parser.add_argument("--model", metavar="FILE:FUNCTION", action=_Once, type=_text, help=said)
 
 
 def _list(commands: _Commands) -> None:

@@ -1,4 +1,4 @@
-"""``spikegrad train`` and ``spikegrad evaluate``."""
+"""``spikegrad train``, ``spikegrad evaluate`` and ``spikegrad predict``."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _examine(path: str, console: Console) -> None:
     console.print(f"[dim]{run.path / 'diagnosis.json'}  {picture.name}[/]", soft_wrap=True)
 
 
-def evaluate(run: str, data: str | None) -> int:
+def evaluate(run: str, data: str | None, model: str | None) -> int:
     """Accuracy, firing rates and confusions of a run's best weights on its test samples."""
     from spikegrad.data.source import check_name
     from spikegrad.training.folder import Run
@@ -121,11 +121,47 @@ def evaluate(run: str, data: str | None) -> int:
     if data is not None:
         check_name(data)
     console = _console()
-    from spikegrad.training.run import evaluate as start
+    from spikegrad.training.answers import evaluate as start
 
-    measured = start(run, data)
+    measured = start(run, data, model=model)
     _tell_measurement(console, measured, "test accuracy" if data is None else "accuracy")
     _tell_confusion(console, measured)
+    return 0
+
+
+def predict(run: str, data: str, out: str | None, model: str | None) -> int:
+    """What a run's best weights answer: a line for each of few samples, how often each class for many; all of them in a file."""
+    from pathlib import Path
+
+    from spikegrad.training.folder import Run
+
+    opened = Run.open(run)
+    if out is not None and Path(out).suffix != ".csv":
+        raise InputError(f"--out must end in .csv, got {out!r}")
+    if out is not None and Path(out).exists():
+        raise InputError(f"{out} exists already and nothing is overwritten; choose another name with --out")
+    console = _console()
+    from spikegrad.training.answers import predict as start
+
+    found = start(run, data, model=model)
+    if len(found.scores) <= 20:
+        for number, (answer, certain) in enumerate(zip(found.answers, found.certainty, strict=True)):
+            wrong = found.labels is not None and found.labels[number] != answer
+            right = f"  [red]wrong, it is {found.names[found.labels[number]]}[/]" if wrong and found.labels is not None else ""
+            sample = Path(found.files[number]).name if found.files else f"sample {number}"
+            console.print(f"{sample}  [bold]{found.names[answer]}[/]  {100 * certain:.0f} %{right}", soft_wrap=True)
+    else:
+        for label, name in enumerate(found.names):
+            console.print(f"{int((found.answers == label).sum()):>7} times {name}", soft_wrap=True)
+    for part in dict.fromkeys(found.parts) if found.labels is not None else ():
+        right, total = found.right(part)
+        console.print(f"{part:<10} accuracy  {100 * right / total:.2f} %  {right} of {total}")
+    if found.labels is not None:
+        right, total = found.right()
+        console.print(f"accuracy       [bold green]{100 * right / total:.2f} %[/]  {right} of {total}")
+    if out is not None:
+        opened.replace(Path(out), lambda path: path.write_text(found.csv(), encoding="utf-8"))
+        console.print(out, soft_wrap=True)
     return 0
 
 
@@ -202,11 +238,12 @@ def _parsed(name: str, text: Any) -> Any:
             if found.setdefault(number, read := value(written)) is not read and repr(found[number]) != repr(read):
                 raise InputError(f"--set gives {number} twice, as {found[number]} and as {read}; leave out one")
         return found
-    if name == "hidden":
+    if name in ("hidden", "sensor"):
         try:
             return tuple(int(size) for size in text.split(","))
         except ValueError:
-            raise InputError(f"--hidden must be whole numbers with commas, as in 256,128, got {text!r}") from None
+            example = "256,128" if name == "hidden" else "34,34"
+            raise InputError(f"--{name} must be whole numbers with commas, as in {example}, got {text!r}") from None
     if name == "learn":
         parts = tuple(part.strip() for part in text.split(","))
         if "" in parts:

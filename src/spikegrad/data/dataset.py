@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spikegrad.data.events import Binning, Events, joined
 from spikegrad.errors import InputError
 
-Part = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""Samples (sample, feature) or (sample, time, channel), and their labels (sample)."""
+Array = NDArray[np.float32] | Events
+"""Samples (sample, feature) or (sample, time, channel); those of event data become dense where they are taken."""
+Part = tuple[Array, NDArray[np.int64]]
+"""Samples, and their labels (sample)."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,21 @@ class Dataset:
         train: what the weights learn from.
         validation: what the best weights are chosen on.
         test: what is looked at once, at the end.
+        binning: how event data were binned; None for other data.
+        names: what the classes are called, where they have names.
+        left_out: number of events that are later than the last time step.
 
-    Each part is a pair ``(x, y)``: `x` float32 of shape (sample, feature) or (sample, time, channel), finite; `y` int64 of shape
-    (sample,), 0 to `classes` - 1.
+    Each part is a pair ``(x, y)``: `x` float32 of shape (sample, feature) or (sample, time, channel), finite, or `Events` of this shape;
+    `y` int64 of shape (sample,), 0 to `classes` - 1.
     """
 
     name: str
     train: Part
     validation: Part
     test: Part
+    binning: Binning | None = None
+    names: tuple[str, ...] = ()
+    left_out: int = 0
 
     @property
     def features(self) -> int:
@@ -42,6 +52,11 @@ class Dataset:
     def steps(self) -> int | None:
         """Number of time steps of data that have a time axis, None for those that do not."""
         return self.train[0].shape[1] if self.train[0].ndim == 3 else None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what a network gets of one sample in one time step: ``(feature,)``, of a camera ``(polarity, height, width)``."""
+        return (self.features,) if self.binning is None else self.binning.shape
 
     @property
     def classes(self) -> int:
@@ -57,8 +72,7 @@ class Dataset:
     @property
     def whole(self) -> Part:
         """All samples, whichever part they are in."""
-        parts = (self.train, self.validation, self.test)
-        return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+        return together([self.train, self.validation, self.test])
 
     @property
     def fingerprint(self) -> str:
@@ -67,6 +81,13 @@ class Dataset:
         for x, y in (self.train, self.validation, self.test):
             digest.update(f"{x.shape}".encode() + x.tobytes() + y.tobytes())
         return digest.hexdigest()
+
+
+def together(parts: Sequence[Part]) -> Part:
+    """The samples of several parts, one after the other."""
+    events, arrays = [x for x, _ in parts if isinstance(x, Events)], [x for x, _ in parts if not isinstance(x, Events)]
+    whole = joined(events) if events else np.concatenate(arrays)
+    return whole, np.concatenate([y for _, y in parts])
 
 
 def split(y: NDArray[np.generic], fractions: tuple[float, ...]) -> list[NDArray[np.int64]]:

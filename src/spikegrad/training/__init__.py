@@ -7,14 +7,28 @@ from typing import TYPE_CHECKING, Any
 from spikegrad.training.config import Config as Config
 
 if TYPE_CHECKING:
+    from spikegrad.training.answers import Prediction as Prediction
+    from spikegrad.training.answers import evaluate as evaluate
+    from spikegrad.training.answers import predict as predict
     from spikegrad.training.callbacks import SlopeCallback as SlopeCallback
     from spikegrad.training.module import DivergedError as DivergedError
+    from spikegrad.training.module import SpikingModule as SpikingModule
     from spikegrad.training.run import Outcome as Outcome
-    from spikegrad.training.run import evaluate as evaluate
     from spikegrad.training.run import resume as resume
     from spikegrad.training.run import train as train
 
-__all__ = ["Config", "DivergedError", "Outcome", "SlopeCallback", "evaluate", "resume", "train"]
+__all__ = [
+    "Config",
+    "DivergedError",
+    "Outcome",
+    "Prediction",
+    "SlopeCallback",
+    "SpikingModule",
+    "evaluate",
+    "predict",
+    "resume",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,7 +37,11 @@ def __getattr__(name: str) -> Any:
         from spikegrad.training.callbacks import SlopeCallback
 
         return SlopeCallback
-    if name in ("DivergedError", "Outcome", "evaluate", "resume", "train"):
+    if name in ("Prediction", "evaluate", "predict"):
+        from spikegrad.training import answers
+
+        return getattr(answers, name)
+    if name in __all__:
         from spikegrad.training import run
 
         return getattr(run, name)

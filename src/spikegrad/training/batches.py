@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from spikegrad.data.dataset import Part
+from spikegrad.data.events import Events
 
 
 def derived(*numbers: int | str) -> int:
@@ -18,16 +19,18 @@ def derived(*numbers: int | str) -> int:
 
 
 class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """Samples and labels in memory, taken a batch at a time."""
+    """Samples and labels in memory, taken a batch at a time; events become dense there."""
 
     def __init__(self, part: Part) -> None:
-        self.x, self.y = torch.from_numpy(part[0]), torch.from_numpy(part[1])
+        self.x = part[0] if isinstance(part[0], Events) else torch.from_numpy(part[0])
+        self.y = torch.from_numpy(part[1])
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.x[indices], self.y[indices]
+        x = torch.from_numpy(self.x[indices.numpy()]) if isinstance(self.x, Events) else self.x[indices]
+        return x, self.y[indices]
 
 
 class Batches(Sampler[Tensor]):

@@ -65,7 +65,7 @@ class Keeper(lightning.Callback):
         if trainer.is_global_zero:
             self.run.write_metrics([*(old for old in self.run.metrics() if old["epoch"] < row["epoch"]), row])
             if better:
-                bare = {name.removeprefix("network."): value.detach().cpu().contiguous() for name, value in weights.items()}
+                bare = {name.removeprefix("network."): value.detach().cpu().clone().contiguous() for name, value in weights.items()}
                 self.run.replace(self.run.weights, lambda path: save_file(bare, path))
             self.run.replace(self.run.checkpoint, trainer.save_checkpoint)
         else:
@@ -174,7 +174,8 @@ class Bar(lightning.Callback):
         """Say how it goes."""
         seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rates = " ".join(f"{100 * value:.0f}" for name, value in seen.items() if name.startswith("rate_"))
-        said = f"loss {seen['train_loss']:.3f}  validation {100 * seen['validation_accuracy']:.1f} %  firing {rates} %"
+        said = f"loss {seen['train_loss']:.3f}  validation {100 * seen['validation_accuracy']:.1f} %"
+        said += f"  firing {rates} %" if rates else ""
         self.progress.update(self.task, said=said)
         if not self.console.is_terminal:
             self.console.print(f"epoch {self._epoch(trainer)}  {said}", soft_wrap=True)

@@ -11,6 +11,7 @@ from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from spikegrad.data.events import Binning
 from spikegrad.errors import InputError, meant
 from spikegrad.neuron import Neuron
 from spikegrad.surrogate import Surrogate
@@ -51,11 +52,33 @@ class Config:
     """
 
     data: str = _setting(
-        "digits", "`digits`, or an .npz file with x and y, or with x_train, y_train, x_test, y_test and perhaps x_val, y_val.", group="Data"
+        "digits",
+        "`digits`, `randman`, an .npz file with x and y, an .h5 file of SHD or SSC, or a folder with a folder of samples for each class.",
+        group="Data",
     )
     encoding: str = _setting("current", "How values become input in time.", choices=("current", "latency", "rate"), group="Data")
-    steps: int | None = _setting(None, "Time steps (10, or as many as the data have).", least=1, most=10**9, group="Data")
+    steps: int | None = _setting(
+        None,
+        "Time steps (10, or as many as the data have; of events 100, or as --step-ms has it).",
+        least=1,
+        most=10**9,
+        group="Data",
+    )
+    step_ms: float | None = _setting(
+        None, "Duration of a time step of event data in milliseconds (the longest sample's over the steps).", above=0, group="Data"
+    )
+    sensor: tuple[int, ...] = _setting(
+        (), "Channels of event data, as in 700, or width and height, as in 34,34 (what the data reach).", least=1, most=10**6, group="Data"
+    )
+    pool: int = _setting(1, "Neighbouring channels of events, or squares with this side, that are counted together.", least=1, group="Data")
+    binary: bool = _setting(False, "Let a bin of events be 1 for any number of them, in place of their number.", group="Data")
 
+    model: str = _setting(
+        "",
+        "Your own network, as file.py:function, in place of all that is said of it here and of its neurons. The function gets features and "
+        "classes, or also steps and shape, and returns a module from (time, batch, feature) to (time, batch, class).",
+        group="Network",
+    )
     hidden: tuple[int, ...] = _setting((256,), "Neurons of each hidden layer, as in 256,128.", least=1, most=10**9, group="Network")
     neuron: str = _setting("leaky", "Kind of neuron, of which `spikegrad list` shows all, or your own as file.py:Class.", group="Neuron")
     recurrent: str = _setting("none", "Connections within a layer.", choices=("none", "all-to-all", "one-to-one"), group="Network")
@@ -128,6 +151,11 @@ class Config:
                 _check_limits(entry.name, each, entry.metadata)
         if self.rate_lower > self.rate_upper:
             raise InputError(f"`rate_lower` must not be above `rate_upper`, got {self.rate_lower} and {self.rate_upper}")
+        if len(self.sensor) > 2:
+            raise InputError(f"`sensor` must be a number of channels, or width and height, got {','.join(map(str, self.sensor))}")
+        if self.model:
+            self._take_model()
+            return
         self._take_values()
         path, _, kind = self.neuron.rpartition(":")
         if path:
@@ -147,6 +175,17 @@ class Config:
                     raise InputError(f"{each} is learned inside of its range and cannot start at its edge, {value}")
         except (TypeError, ValueError) as error:
             raise InputError(f"`learn`: {error}") from None
+
+    def _take_model(self) -> None:
+        """Name the file from the root, and refuse what only a network that is built from this configuration has."""
+        path, _, function = self.model.rpartition(":")
+        if not (path.endswith(".py") and function.isidentifier()):
+            raise InputError(f"a network of your own is named as file.py:function, got {self.model!r}")
+        object.__setattr__(self, "model", f"{Path(path).absolute()}:{function}")
+        for entry in dataclasses.fields(self):
+            default = {} if entry.name == "parameters" else entry.default
+            if entry.metadata["group"] in ("Network", "Neuron") and entry.name != "model" and getattr(self, entry.name) != default:
+                raise InputError(f"`{entry.name}` has no use beside `model`, whose function decides it; leave one of them out")
 
     def _take_values(self) -> None:
         """Leave the names alone where fields say ``ATan(slope=5)``, and put the values among the parameters."""
@@ -216,6 +255,11 @@ class Config:
         if twice := [name for name in flags.keys() & own.keys() if flags[name] != own[name]]:
             raise InputError(f"`{twice[0]}` is given twice, as {flags[twice[0]]} and as {own[twice[0]]} in `parameters`; leave out one")
         return built(kind, {name: x for name, x in flags.items() if name in settable(kind)} | own | {"spike": self.spike})
+
+    @property
+    def binning(self) -> Binning:
+        """How events become numbers."""
+        return Binning(self.steps, self.step_ms, self.sensor, self.pool, self.binary)
 
     @property
     def decay(self) -> float:

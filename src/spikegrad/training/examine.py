@@ -12,7 +12,7 @@ import torch
 from spikegrad.data import Dataset, load
 from spikegrad.errors import InputError
 from spikegrad.insight import Diagnosis, diagnose
-from spikegrad.training.batches import derived
+from spikegrad.training.batches import Samples, derived
 from spikegrad.training.config import Config
 from spikegrad.training.feasible import fitted
 from spikegrad.training.folder import Run
@@ -39,7 +39,7 @@ def examine(path: str | Path) -> tuple[Diagnosis, list[str]]:
     """
     run = Run.open(path)
     config = Config.read(run.path / "config.json")
-    data = load(config.data)
+    data = load(config.data, config.binning)
     module = SpikingModule(config, data)
     optimizer = module.configure_optimizers()
     if run.checkpoint.exists():
@@ -62,7 +62,7 @@ def examine_start(config: Config) -> Diagnosis:
     Raises:
         InputError: the data or a setting is at fault.
     """
-    data = load(config.data)
+    data = load(config.data, config.binning)
     module = SpikingModule(fitted(config, data), data)
     return _diagnosed(module, data, module.configure_optimizers())
 
@@ -71,7 +71,7 @@ def _diagnosed(module: SpikingModule, data: Dataset, optimizer: torch.optim.Opti
     network = module.network.train()
     weight = next(network.parameters())
     chosen = torch.randperm(len(data.train[1]), generator=torch.Generator().manual_seed(derived(module.config.seed, "diagnosis")))[:SAMPLES]
-    x, y = (torch.from_numpy(part)[chosen] for part in data.train)
+    x, y = Samples(data.train)[chosen]
 
     def value(activity: Any, labels: torch.Tensor) -> torch.Tensor:
         return loss(activity, labels, module.config)

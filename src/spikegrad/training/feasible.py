@@ -11,6 +11,7 @@ import lightning
 import torch
 
 from spikegrad.data import Dataset
+from spikegrad.data.dataset import Array
 from spikegrad.errors import InputError
 from spikegrad.training.config import Config
 
@@ -23,7 +24,10 @@ def fitted(config: Config, data: Dataset) -> Config:
     Raises:
         InputError: the encoding or the steps do not fit the data.
     """
-    require_encodable(config, data)
+    for x, _ in (data.train, data.validation, data.test):
+        require_encodable(config, x)
+    if data.binning is not None:
+        return config.changed(steps=data.binning.steps, step_ms=data.binning.step_ms, sensor=data.binning.sensor)
     if data.steps is None:
         return config.changed(steps=config.steps or 10)
     if config.steps not in (None, data.steps):
@@ -31,16 +35,18 @@ def fitted(config: Config, data: Dataset) -> Config:
     return config.changed(steps=data.steps)
 
 
-def require_encodable(config: Config, data: Dataset) -> None:
-    """Refuse an encoding that is not for these data.
+def require_encodable(config: Config, x: Array) -> None:
+    """Refuse an encoding that is not for these samples.
 
     Raises:
         InputError: and says what to do.
     """
-    if data.steps is not None and config.encoding != "current":
+    if config.encoding == "current":
+        return
+    if x.ndim == 3:
         raise InputError(f"`encoding` {config.encoding} is for data without a time axis; leave it at current")
-    low, high = data.range
-    if config.encoding != "current" and not 0 <= low <= high <= 1:
+    low, high = float(x.min()), float(x.max())
+    if not 0 <= low <= high <= 1:
         raise InputError(f"`encoding` {config.encoding} needs values from 0 to 1, got {low:g} to {high:g}; scale them, or use current")
 
 
@@ -51,6 +57,8 @@ def require_possible(config: Config, data: Dataset, trainer: lightning.Trainer) 
         InputError: and says what to change.
     """
     batch = min(config.batch, -(-len(data.train[1]) // trainer.world_size))
+    if config.model:  # whose size only its function knows
+        return
     if config.norm and batch == 1:
         share = f"{len(data.train[1])} training samples in {trainer.world_size} processes" if config.batch > 1 else "--batch-size 1"
         raise InputError(

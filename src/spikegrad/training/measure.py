@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from spikegrad.data.dataset import Part
 from spikegrad.training.batches import Batches, derived, loader
-from spikegrad.training.network import Network
+from spikegrad.training.network import Activity, Network
 
 BATCH = 256
 
@@ -75,14 +76,10 @@ def measure(network: Network, part: Part, seed: int) -> Measurement:
         part: samples and labels.
         seed: seed of what noise the encoding draws.
     """
-    network.eval()
-    weight = next(network.parameters())
     confusion = torch.zeros(network.classes, network.classes, dtype=torch.int64)
     sums: list[torch.Tensor] = []
     ties = 0
-    for number, (x, y) in enumerate(loader(part, Batches(len(part[1]), BATCH))):
-        torch.manual_seed(derived(seed, "evaluation", number))
-        activity = network(x.to(weight.device, weight.dtype))
+    for activity, y in activities(network, part, seed):
         confusion.index_put_((y, activity.scores.argmax(1).cpu()), torch.ones_like(y), accumulate=True)
         ties += int(((activity.scores == activity.scores.amax(1, keepdim=True)).sum(1) > 1).sum())
         rates = [(s != 0).double().mean(0).sum(0).cpu() for s in activity.spikes]
@@ -92,13 +89,24 @@ def measure(network: Network, part: Part, seed: int) -> Measurement:
     return Measurement(confusion.numpy(), [float(s.mean() / total) for s in sums], silent, ties)
 
 
+def activities(network: Network, part: Part, seed: int) -> Generator[tuple[Activity, torch.Tensor]]:
+    """What a network does with every batch of some samples, without dropout, with the noise of `seed`; and the labels of the batch."""
+    network.eval()
+    weight = next(network.parameters())
+    for number, (x, y) in enumerate(loader(part, Batches(len(part[1]), BATCH))):
+        torch.manual_seed(derived(seed, "evaluation", number))
+        with torch.no_grad():
+            activity = network(x.to(weight.device, weight.dtype))
+        yield activity, y
+
+
 @torch.no_grad()
 def look(network: Network, part: Part, index: int, seed: int) -> Look:
     """Follow one sample through a network."""
     network.eval()
     weight = next(network.parameters())
     torch.manual_seed(derived(seed, "evaluation", 0))
-    x = torch.from_numpy(part[0][index : index + 1]).to(weight.device, weight.dtype)
+    x = torch.from_numpy(part[0][slice(index, index + 1)]).to(weight.device, weight.dtype)
     encoded = network.encode(x)
     activity = network.answer(encoded)
 

@@ -16,7 +16,7 @@ from spikegrad.nn import Layer
 from spikegrad.training.batches import Batches, derived, loader
 from spikegrad.training.config import Config
 from spikegrad.training.loss import loss
-from spikegrad.training.network import Network
+from spikegrad.training.network import Network, OwnNetwork, network
 
 Batch = tuple[Tensor, Tensor]
 EVALUATION_BATCH = 256
@@ -27,22 +27,57 @@ class DivergedError(InputError):
 
 
 class SpikingModule(lightning.LightningModule):
-    """Trains a `Network`; its data are in memory, its random numbers a function of (seed, step).
+    """Trains a network; its data are in memory, its random numbers a function of (seed, step).
 
     Args:
         config: see `Config`.
-        data: what to train on; the test part is not touched.
+        data: what to train on; the test part is not touched. None if `lightning.Trainer.fit` is given loaders of batches, each a pair of
+            samples, (batch, feature) or (batch, time, channel), and labels.
+        model: a network of one's own, see `OwnNetwork`; None for the one that `config` describes.
+        classes: number of classes, where there are no `data`.
+
+    Raises:
+        ValueError: there are neither data nor both a model and its number of classes.
 
     Logged at each epoch's end: ``train_loss``, ``train_accuracy``, ``validation_loss``, ``validation_accuracy`` and, on the validation
     samples, ``rate_1``, ``rate_2`` …, the shares of steps with a spike.
+
+    Example:
+        >>> import lightning, torch
+        >>> from spikegrad import nn
+        >>> from spikegrad.data import load
+        >>> from spikegrad.training import Config, SpikingModule
+        >>> model = nn.Sequential(torch.nn.Linear(64, 32), nn.Leaky(0.9), torch.nn.Linear(32, 10), nn.LeakyIntegrator(0.9))
+        >>> module = SpikingModule(Config(steps=5), load("digits"), model)
+        >>> quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+        >>> trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", num_sanity_val_steps=0, **quiet)
+        >>> trainer.fit(module)  # doctest: +SKIP
     """
 
-    def __init__(self, config: Config, data: Dataset) -> None:
+    def __init__(
+        self, config: Config, data: Dataset | None = None, model: torch.nn.Module | None = None, *, classes: int | None = None
+    ) -> None:
         super().__init__()
-        self.config, self.data = config, data
+        if data is None and (model is None or classes is None):
+            raise ValueError("a SpikingModule needs data, or a `model` and its number of `classes`, got neither")
+        self.config, self._data = config, data
         torch.manual_seed(derived(config.seed, "weights"))
-        self.network = Network(config, data.features, data.classes)
+        if model is not None:
+            self.network: Network = OwnNetwork(config, model, data.classes if data is not None else classes or 0)
+        elif data is not None:
+            self.network = network(config, data.features, data.classes, data.shape)
         self.total_steps: float = 1
+
+    @property
+    def data(self) -> Dataset:
+        """What it is trained on.
+
+        Raises:
+            ValueError: it has no data of its own.
+        """
+        if self._data is None:
+            raise ValueError("this SpikingModule has no data; give loaders to lightning.Trainer.fit, or `data` to it")
+        return self._data
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled by (seed, epoch), shared out among the processes."""
@@ -59,11 +94,13 @@ class SpikingModule(lightning.LightningModule):
         Only weights decay. Zero means nothing to a bias, a normalisation or the coordinate of a decay, a threshold or a slope.
         """
         c = self.config
-        decaying, others = list[torch.nn.Parameter](), list[torch.nn.Parameter]()
+        decaying, others, seen = list[torch.nn.Parameter](), list[torch.nn.Parameter](), set[int]()
         for module in self.modules():
             for name, parameter in module.named_parameters(recurse=False):
-                weight = name == "weight" and isinstance(module, torch.nn.Linear | Layer)
-                (decaying if weight else others).append(parameter)
+                weight = name == "weight" and (isinstance(module, Layer) or parameter.ndim > 1)
+                if id(parameter) not in seen and parameter.requires_grad:
+                    (decaying if weight else others).append(parameter)
+                    seen.add(id(parameter))
         groups = [{"params": decaying, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
         if c.optimizer == "sgd":
             return torch.optim.SGD(groups, c.lr, momentum=0.9)
@@ -104,7 +141,7 @@ class SpikingModule(lightning.LightningModule):
         advice = [f"a lower --lr than {c.lr:g}", "--clip 1"]
         if c.weight_decay > 1:
             advice.insert(0, f"a lower --weight-decay than {c.weight_decay:g}")
-        if (reach := max(map(abs, self.data.range))) > 100:
+        if self._data is not None and (reach := max(map(abs, self._data.range))) > 100:
             advice.insert(0, f"data on a smaller scale, which reach {reach:.3g}")
         raise DivergedError(
             f"training diverged {when}: the loss is {loss:.3g}, guessing has {guessing:.3g}; start anew with {', or '.join(advice)}"

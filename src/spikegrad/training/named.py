@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import hashlib
 import importlib.util
 import itertools
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -69,6 +70,31 @@ def neuron_class(name: str) -> type[Neuron]:
     if kind not in own:
         raise InputError(f"{path} has no neuron {kind!r}{meant(kind, own) if own else ', nor any other'}")
     return own[kind]
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """A function of a user's file, named as ``file.py:function``.
+
+    Raises:
+        InputError: there is no such file or function, or the file fails.
+    """
+    path, _, function = name.rpartition(":")
+    try:
+        module = _module(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    found = getattr(module, function, None)
+    if not callable(found):
+        own = [key for key, each in vars(module).items() if callable(each) and getattr(each, "__module__", "") == module.__name__]
+        raise InputError(f"{path} has no function {function!r}{meant(function, own) if own else ', nor any other'}")
+    return found
+
+
+def digest_of(name: str) -> str:
+    """SHA-256 of a user's file that has been read, ``file.py:function``, and of the files beside it that it imports."""
+    path = name.rpartition(":")[0]
+    contents = [Path(file).read_bytes() for file in sorted(_files[path][0])]
+    return hashlib.sha256(b"\0".join(hashlib.sha256(each).digest() for each in contents)).hexdigest()
 
 
 _files: dict[str, tuple[dict[str, int], ModuleType]] = {}

@@ -1,4 +1,4 @@
-"""The main job: train, resume, evaluate."""
+"""The main job: train and resume."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,29 @@ from typing import Any
 import lightning
 import torch
 from rich.console import Console
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from spikegrad import plots
 from spikegrad.data import Dataset, load
 from spikegrad.errors import InputError
 from spikegrad.training.callbacks import Bar, Keeper, Watch
 from spikegrad.training.config import Config
-from spikegrad.training.feasible import enough_memory, fitted, require_encodable, require_possible
+from spikegrad.training.feasible import enough_memory, fitted, require_possible
 from spikegrad.training.folder import PICTURES, Run, first_process
 from spikegrad.training.measure import Measurement, look, measure
-from spikegrad.training.module import DivergedError, SpikingModule
+from spikegrad.training.module import DivergedError as DivergedError
+from spikegrad.training.module import SpikingModule as SpikingModule
 from spikegrad.training.network import Network
+from spikegrad.training.trained import (
+    facts_of,
+    model_of,
+    network_of,
+    neuron_of,
+    require_same_data,
+    require_same_model,
+    require_same_neuron,
+)
 
-CHANGEABLE = ("epochs", "accelerator", "devices", "num_nodes", "strategy", "pictures")
+CHANGEABLE = ("epochs", "accelerator", "devices", "num_nodes", "strategy", "pictures", "model")
 """Settings that a resumed run may change."""
 RUN_VARIABLE = "SPIKEGRAD_RUN"
 """Tells the processes that Lightning starts on one machine which folder the first of them made."""
@@ -82,7 +90,7 @@ def train(config: Config, out: str | Path | None = None, *, console: Console | N
     first = first_process()
     if out is not None and first:
         Run.check(out)
-    data = load(config.data)
+    data = load(config.data, config.binning)
     config = fitted(config, data)
     trainer = _trainer(config)
     require_possible(config, data, trainer)
@@ -115,10 +123,12 @@ def resume(path: str | Path, *, console: Console | None = None, **changes: Any) 
     Args:
         path: folder of the run.
         console: where the progress bar is drawn; nowhere if None.
-        **changes: other values of `epochs`, `accelerator`, `devices`, `num_nodes`, `strategy` or `pictures`.
+        **changes: other values of `epochs`, `accelerator`, `devices`, `num_nodes`, `strategy` or `pictures`; or `model`, for a network of
+            one's own whose file has moved or changed and is to be taken as it is.
 
     Raises:
-        InputError: it is no run or a damaged one, its data or the file of its neuron have changed, or another setting was given.
+        InputError: it is no run or a damaged one, its data or the file of its neuron or network have changed, or another setting was
+            given.
         DivergedError: an `InputError`; also where the run had diverged before.
     """
     run = Run.open(path)
@@ -126,11 +136,12 @@ def resume(path: str | Path, *, console: Console | None = None, **changes: Any) 
     config = before.changed(**changes)
     if other := [name for name in changes if name not in CHANGEABLE and getattr(config, name) != getattr(before, name)]:
         raise InputError(f"a resumed run keeps its `{other[0]}`; only {', '.join(CHANGEABLE)} can change")
-    data = load(config.data)
+    data = load(config.data, config.binning)
     if (run.path / "run.json").exists():
-        facts = _facts(run)
-        _require_same_data(run, config, facts, data, "a run is resumed on the same data")
-        _require_same_neuron(run, config, facts)
+        facts = facts_of(run)
+        require_same_data(run, config, facts, data, "a run is resumed on the same data")
+        require_same_neuron(run, config, facts)
+        require_same_model(run, config, facts, "model" in changes)
     done = _epochs_done(run)
     if config.epochs < done:
         raise InputError(f"{run.path} has done {done} epochs already; give --epochs {done} or more")
@@ -144,36 +155,6 @@ def resume(path: str | Path, *, console: Console | None = None, **changes: Any) 
         run.write("config.json", config.json())
         run.write("run.json", _description(data, config))
     return _complete(run, config, data, trainer, module, console)
-
-
-def evaluate(path: str | Path, data: str | None = None) -> Measurement:
-    """The best weights of a run on its test samples, or on all samples of other data.
-
-    Args:
-        path: folder of the run.
-        data: name or file of other data, of which every sample is used; those of the run if None.
-
-    Raises:
-        InputError: it is no run with weights, its data or the file of its neuron have changed, or the data do not fit the network.
-    """
-    run = Run.open(path)
-    config = Config.read(run.path / "config.json")
-    facts = _facts(run)
-    _require_same_neuron(run, config, facts)
-    other, data = data is not None, data or config.data
-    samples = load(data)
-    if not other:
-        _require_same_data(run, config, facts, samples, f"evaluate it on what it is now with --data {config.data}")
-    if samples.features != facts["features"] or (samples.steps is None) != (facts["steps"] is None):
-        raise InputError(
-            f"{data} has samples of shape {samples.train[0].shape[1:]}, but {path} was trained on {facts['features']} "
-            f"{'features' if facts['steps'] is None else 'channels in time'}"
-        )
-    if samples.classes > facts["classes"]:
-        raise InputError(f"{data} has {samples.classes} classes, but {path} was trained on {facts['classes']}")
-    require_encodable(config, samples)
-    network = _network(run, config, facts["features"], facts["classes"])
-    return measure(network, samples.whole if other else samples.test, config.seed)
 
 
 def _trainer(config: Config) -> lightning.Trainer:
@@ -228,10 +209,10 @@ def _finish(run: Run, config: Config, data: Dataset) -> Measurement:
     rows = run.metrics()
     if not rows:
         raise InputError(f"{run.path / 'metrics.csv'} has no epochs, though {run.checkpoint} has; the run is damaged, start anew")
-    network = _network(run, config, data.features, data.classes)
-    test = measure(network, data.test, config.seed)
-    run.write("results.json", _results(test, rows, network))
-    figures = plots.learning_curves(rows), plots.confusion(test.confusion), plots.raster(look(network, data.test, 0, config.seed))
+    trained = network_of(run, config, data.features, data.classes, data.shape)
+    test = measure(trained, data.test, config.seed)
+    run.write("results.json", _results(test, rows, trained))
+    figures = plots.learning_curves(rows), plots.confusion(test.confusion), plots.raster(look(trained, data.test, 0, config.seed))
     for name, figure in zip(PICTURES, figures, strict=True):
         for ending in ("png", "svg", "pdf"):
             path = run.path / f"{name}.{ending}"
@@ -252,20 +233,6 @@ def _fit(trainer: lightning.Trainer, module: SpikingModule, checkpoint: Path | N
         raise InputError(f"{checkpoint} does not fit this run: {str(error).strip().splitlines()[0]}") from error
 
 
-def _network(run: Run, config: Config, features: int, classes: int) -> Network:
-    """The network with its best weights, in the precision it was trained in."""
-    network = Network(config, features, classes)
-    try:
-        network.load_state_dict(load_file(run.weights), assign=True)
-    except FileNotFoundError:
-        if (run.path / "metrics.csv").exists():
-            raise InputError(f"{run.weights} is missing; the run is damaged, start anew") from None
-        raise InputError(f"{run.path} has no weights yet; continue it with --resume {run.path}") from None
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"{run.weights} does not hold this network's weights: {str(error).splitlines()[0]}") from None
-    return network.requires_grad_(False)
-
-
 def _epochs_done(run: Run) -> int:
     if not run.checkpoint.exists():
         return 0
@@ -277,33 +244,6 @@ def _epochs_done(run: Run) -> int:
         raise InputError(f"{run.checkpoint} cannot be read as a checkpoint: {type(error).__name__}: {why}") from None
 
 
-def _facts(run: Run) -> dict[str, Any]:
-    """What the data of a run were."""
-    facts = run.read_json("run.json")
-    kinds = {"features": int, "classes": int, "steps": int | None, "fingerprint": str}
-    if wrong := [name for name, kind in kinds.items() if name not in facts or not isinstance(facts[name], kind)]:
-        raise InputError(f"{run.path / 'run.json'} is damaged: it has no `{wrong[0]}`, or it is of the wrong type")
-    return facts
-
-
-def _require_same_data(run: Run, config: Config, facts: dict[str, Any], data: Dataset, advice: str) -> None:
-    if facts["fingerprint"] != data.fingerprint:
-        raise InputError(f"{config.data} is not what {run.path} was trained on; {advice}")
-
-
-def _neuron(config: Config) -> dict[str, str]:
-    """What decides what the neurons do: the hash of their step, and all that is set."""
-    cell = config.cell
-    return {"step": cell.record.key} | {field.name: str(getattr(cell, field.name)) for field in fields(cell)}
-
-
-def _require_same_neuron(run: Run, config: Config, facts: dict[str, Any]) -> None:
-    """Refuse a file whose neuron has changed since the run began, as far as this version can tell."""
-    known = facts.get("neuron") if facts.get("spikegrad") == version("spikegrad") else None
-    if ".py:" in config.neuron and known not in (None, _neuron(config)):
-        raise InputError(f"{config.neuron} is no longer the neuron that {run.path} was trained with; undo what was changed in that file")
-
-
 def _description(data: Dataset, config: Config) -> str:
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     facts = {
@@ -313,7 +253,11 @@ def _description(data: Dataset, config: Config) -> str:
         "classes": data.classes,
         "samples": {name: len(part[1]) for name, part in parts.items()},
         "fingerprint": data.fingerprint,
-        "neuron": _neuron(config),
+        "shape": data.shape,
+        "names": data.names,
+        "events_left_out": data.left_out,
+        "neuron": None if config.model else neuron_of(config),
+        "model": model_of(config),
         "spikegrad": version("spikegrad"),
         "torch": torch.__version__,
         "lightning": lightning.__version__,
