@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 _PLAIN = (Tensor, torch.nn.Parameter)
 _dispatch_modes = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]
 _function_modes = torch._C._len_torch_function_stack  # pyright: ignore[reportPrivateUsage]
-_tracing = torch._C._get_tracing_state  # pyright: ignore
+tracing: Callable[[], object] = torch._C._get_tracing_state  # pyright: ignore
 
 _transform: Callable[[], CInterpreter | None] = peek_interpreter_stack
 
@@ -38,7 +38,7 @@ def surroundings() -> str | None:
         return TRANSFORM
     if _dispatch_modes():
         return "it runs inside a dispatch mode, such as that of fake tensors or a tracer"
-    if _tracing():
+    if tracing():
         return "it is traced by torch.jit"
     if _function_modes() and not all(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack()):
         return "it runs inside a function mode"

@@ -24,6 +24,7 @@ from spikegrad.compat.snntorch.fusion.schedule import frozen
 from spikegrad.compat.snntorch.fusion.sequence import obstacle
 from spikegrad.compat.snntorch.fusion.undisturbed import has_hooks, is_layer, own_state
 from spikegrad.compat.snntorch.neuron import SpikingNeuron
+from spikegrad.kernels import gate
 
 KEPT_PROGRAMS = 64
 """Recordings that a fused network keeps, one for each combination of shapes it was called with lately."""
@@ -136,7 +137,7 @@ class Fused(nn.Module):
         Raises:
             FusionError: with arguments of these shapes the structure does not allow it.
         """
-        if torch.jit.is_tracing():
+        if gate.tracing():
             raise refused(self.original, "torch.jit.trace does not see what it runs", None, "trace the original network")
         function, args, kwargs = self._called(args, kwargs)
         if self._as_written:
