@@ -32,7 +32,6 @@ from spikegrad.kernels.values import values_of
 from spikegrad.trace import Program, argument
 
 TARGETS = {"sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
-UNIT = 16
 SHAPE = torch.Size((20, 1024))
 MANY = 2**20
 """Columns for which a launch is chosen."""
@@ -92,7 +91,7 @@ def _accesses(text: str, word: str) -> list[tuple[int, int]]:
 
 def facts(variant: Variant, chosen: Choice, target: str) -> dict[str, Any]:
     """What the compiled kernel is like."""
-    made = compiler.built(variant, TARGETS[target], block=chosen.block, unit=UNIT, warps=chosen.warps)
+    made = compiler.built(variant, TARGETS[target], block=chosen.block, unit=gpu._UNIT, warps=chosen.warps)
     loads, stores = moved(variant)
     found = {"shared": made.metadata.shared, "loads": loads, "stores": stores, "backward": variant.backward, "target": target}
     if target == "gfx942":

@@ -19,8 +19,9 @@ import torch
 from tests.conftest import driving, example, spread
 from torch import Tensor
 
-from spikegrad import ATan, FastSigmoid, NoisyThreshold, neurons, nn
+from spikegrad import ATan, Decay, FastSigmoid, Neuron, NoisyThreshold, Positive, State, Step, neurons, nn
 from spikegrad.formulas import CATALOGUE as SURROGATES
+from spikegrad.vocabulary import exp as exponential
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -355,6 +356,25 @@ def test_recurrent(name, recurrent):
     nothing, same = layer(inputs[0][:0] if len(inputs) == 1 else tuple(x[:0] for x in inputs), after)
     assert nothing.shape == (0, 3, 32)
     assert all(torch.equal(a, b) for a, b in zip(after, same, strict=True))
+
+
+class Named(Neuron):
+    """Numbers and a state called like functions of the kernels that it calls, and like variables of theirs."""
+
+    exp: Positive = 0.5
+    turned: Positive = 1.0
+    inside: Decay = 0.9
+
+    tl: State = 0.0
+
+    def step(self, current: Any, tl: Any) -> Step:
+        u = self.inside * tl + current * exponential(-self.exp * current)
+        s = self.fire(u - self.turned)
+        return Step(s, tl=self.after_spike(u, s, self.turned), u=u)
+
+
+def test_numbers_called_like_functions():
+    compare(Named(), [uniform(19, 2, 67) * 2], exact=False, learn=("exp", "turned", "inside"))
 
 
 def test_without_a_directory_for_kernels(tmp_path, monkeypatch):
