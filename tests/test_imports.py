@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the bottom to the top: a module may import from its own layer and from those below it.
 LAYERS = (
-    {"trace", "evaluation", "errors", "ranges"},
+    {"trace", "evaluation", "errors", "ranges", "remembering"},
     {"vocabulary", "printing", "derive"},
     {"cut"},
     {"facts", "gradient", "citation", "state"},
@@ -37,6 +37,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ONLY: dict[str, set[str]] = {
     "trace": {"evaluation"},
     "evaluation": set(),
+    "remembering": set(),
     "errors": set(),
     "ranges": set(),
     "vocabulary": {"trace", "evaluation"},
@@ -45,12 +46,13 @@ ONLY: dict[str, set[str]] = {
     "cut": {"trace", "derive"},
     "facts": set(),
     "gradient": {"vocabulary", "evaluation", "gradient"},
-    "surrogate": {"vocabulary", "trace", "printing", "ranges", "gradient", "facts", "citation"},
+    "surrogate": {"remembering", "vocabulary", "trace", "printing", "ranges", "gradient", "facts", "citation"},
     "formulas": {"vocabulary", "ranges", "surrogate", "formulas"},
-    "definition": {"vocabulary", "trace", "ranges", "errors", "derive"},
+    "definition": {"remembering", "vocabulary", "trace", "ranges", "errors", "derive"},
     "neuron": {"vocabulary", "trace", "ranges", "errors", "derive", "cut", "printing", "surrogate", "formulas", "definition", "citation"},
     "neurons": {"vocabulary", "ranges", "neuron", "neurons"},
     "kernels": {
+        "remembering",
         "vocabulary",
         "trace",
         "derive",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get
 
 from spikegrad import derive, ranges, trace
 from spikegrad.errors import meant
+from spikegrad.remembering import remember
 from spikegrad.trace import StepRecord, Symbol, Value
 from spikegrad.vocabulary import Array
 
@@ -142,9 +143,11 @@ def recorder(cls: type[Neuron]) -> type[Neuron]:
 def recorded(cls: type[Any], structure: tuple[tuple[str, Hashable], ...]) -> tuple[StepRecord, frozenset[str]]:
     """The record of a class with this structure, and the names of the fields that its step reads."""
     key = tuple((name, type(value), value) for name, value in structure)
-    if key not in cls._records:
-        cls._records[key] = _record(cls, dict(structure))
-    return cls._records[key]
+    found = cls._records.get(key)
+    if found is None:
+        found = _record(cls, dict(structure))
+        remember(cls._records, key, found)
+    return found
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class Facts:
     noise: str = "unknown"
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def of(surrogate: Surrogate) -> Facts:
     """Stated facts where the docstring has them, computed ones otherwise."""
     stated = section(type(surrogate), "Facts")

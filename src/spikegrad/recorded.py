@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from spikegrad import trace
 from spikegrad.ranges import Positive
@@ -67,9 +68,20 @@ def _rebuild(record: Record, parameters: dict[str, float]) -> Surrogate:
     return from_record(record)(**parameters)
 
 
-@functools.cache
+_classes = WeakValueDictionary[Record, type[Surrogate]]()
+"""Every class there is: one that is no longer remembered below, but has instances, is still the class of its record."""
+
+
+@functools.lru_cache(maxsize=64)
 def from_record(record: Record) -> type[Surrogate]:
     """The class of all surrogates with this formula: one for each record, so that equal ones compare equal."""
+    found = _classes.get(record)
+    if found is None:
+        found = _classes[record] = _class(record)
+    return found
+
+
+def _class(record: Record) -> type[Surrogate]:
     names = record.arguments[1:]
 
     def method(name: str, program: trace.Program) -> Callable[[Surrogate, Array], Array]:

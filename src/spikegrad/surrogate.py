@@ -25,6 +25,7 @@ import numpy as np
 
 from spikegrad import facts, printing, ranges, trace
 from spikegrad.ranges import Between
+from spikegrad.remembering import remember
 from spikegrad.trace import Record, Symbol
 from spikegrad.vocabulary import Array, cast, fits, inf, library, quiet, where, widen
 
@@ -69,18 +70,21 @@ class Surrogate:
     unwritten: ClassVar[tuple[str, ...]] = ("derivative",)
     """Methods that the class leaves to its subclasses: it has no instances while there are any."""
 
+    _records: ClassVar[dict[Hashable, Record]]
+    """The record of each structure."""
+
     def __init_subclass__(cls) -> None:
         for name in ("derivative", "primitive"):
             if name in cls.__dict__:
                 setattr(cls, name, _completed(cls.__dict__[name]))
         dataclasses.dataclass(frozen=True, repr=False)(cls)
-        cls.numbers = _numbers(cls)
+        cls.numbers, cls._records = _numbers(cls), {}
         cls.has_primitive = cls.primitive is not Surrogate.primitive
         cls.unwritten = trace.unwritten(cls, Surrogate, "derivative")
         cls.stochastic = "noise" in inspect.signature(cls.derivative).parameters
         structure = {f.name: f.default for f in dataclasses.fields(cls) if f.name not in cls.numbers}
         if not cls.unwritten and dataclasses.MISSING not in structure.values():
-            _record(cls, tuple(structure.items()))
+            _recorded(cls, tuple(structure.items()))
 
     def __post_init__(self) -> None:
         trace.require_written(type(self), self.unwritten, "derivative(self, x)")
@@ -186,7 +190,7 @@ class Surrogate:
     def structure(self) -> Record:
         """The static part: the recorded formula without its numbers. Hashable, picklable, the same for every slope."""
         names = [f.name for f in dataclasses.fields(self) if f.name not in self.numbers]
-        return _record(type(self), tuple((name, getattr(self, name)) for name in names))
+        return _recorded(type(self), tuple((name, getattr(self, name)) for name in names))
 
     def source(self, dialect: str, of: str = "derivative") -> str:
         """The formula as straight-line source of one scalar function ``name(x, *parameters)``.
@@ -297,7 +301,15 @@ def _numbers(cls: type[Surrogate]) -> dict[str, Between]:
     return {name: within for name in names if (within := ranges.of(found[name])) is not None}
 
 
-@functools.cache
+def _recorded(cls: Any, structure: tuple[tuple[str, Hashable], ...]) -> Record:
+    """The record of a class with this structure; the class keeps it, and nothing keeps the class."""
+    found = cls._records.get(structure)
+    if found is None:
+        found = _record(cls, structure)
+        remember(cls._records, structure, found)
+    return found
+
+
 def _record(cls: type[Surrogate], structure: tuple[tuple[str, Hashable], ...]) -> Record:
     symbols = object.__new__(cls)
     for name, value in structure:

@@ -11,10 +11,6 @@ from typing import Any, ClassVar, SupportsIndex, TypeVar
 
 T = TypeVar("T")
 
-_BOTH: dict[tuple[type, type], type] = {}
-_OURS: dict[type, type] = {}
-"""The type behind a class that is both, for who puts back a `__class__` that he saw, as `torch.nn.utils.parametrize` does."""
-
 
 class Alike:
     """Base class of objects that count as the peer's of the same name.
@@ -35,7 +31,8 @@ class Alike:
 
     @__class__.setter
     def __class__(self, value: type) -> None:
-        object.__dict__["__class__"].__set__(self, _OURS.get(value, value))
+        # Who puts back a `__class__` that he saw, as `torch.nn.utils.parametrize` does, means the type behind it.
+        object.__dict__["__class__"].__set__(self, vars(value).get("_of_ours", value))
 
     def _recognised(self, cls: Any) -> None:
         """Called with the class that is both, when somebody sees it."""
@@ -58,8 +55,9 @@ def like(cls: type, peer: str) -> type:
     return cls
 
 
-def _both(cls: type, theirs: type) -> type:
-    if (cls, theirs) not in _BOTH:
+def _both(cls: Any, theirs: type) -> type:
+    known = vars(cls).get("_both", {})
+    if theirs not in known:
         blank: Any = cls.__new__
 
         def __new__(made: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
@@ -67,9 +65,10 @@ def _both(cls: type, theirs: type) -> type:
             return cls(*args, **kwargs) if made is both else blank(made)
 
         names = {"__new__": __new__, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-        both = type(cls.__name__, (cls, theirs), names)
-        _BOTH[cls, theirs], _OURS[both] = both, cls
-    return _BOTH[cls, theirs]
+        both = type(cls.__name__, (cls, theirs), {**names, "_of_ours": cls})
+        known = {**known, theirs: both}
+        cls._both = known  # the class keeps it, so that both are forgotten with it
+    return known[theirs]
 
 
 def _blank(cls: type[T]) -> T:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from spikegrad.remembering import remember
 from spikegrad.vocabulary import Array, cast, fits, library, namespace, widen
 
 OWNERS = {"torch": "a PyTorch tensor", "jax": "a JAX array"}
@@ -206,5 +207,5 @@ def state_type(name: str, fields: tuple[str, ...]) -> Callable[..., tuple[Array,
     if found is None:
         found = namedtuple(name, fields)  # pyright: ignore[reportUntypedNamedTuple]
         found.__reduce__ = lambda self: (_rebuilt, (name, fields, tuple(self)))
-        _state_types[name, fields] = found
+        remember(_state_types, (name, fields), found)
     return found

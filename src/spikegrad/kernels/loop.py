@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from spikegrad import derive, trace
 from spikegrad.kernels.plan import Call, Plan, array
+from spikegrad.remembering import remember
 from spikegrad.trace import Instruction, Operand, Program, Symbol, Value, argument
 from spikegrad.vocabulary import OPERATIONS, Array, cast, detach, library, namespace
 
@@ -150,9 +151,8 @@ def carried(call: Call) -> tuple[Program, tuple[str, ...], Program | None]:
     """`_carried`, found again; by hand, since a compiler that traces through a layer warns of the caches of functools."""
     found = _carried_of.get(call.key)
     if found is None:
-        if len(_carried_of) >= 256:
-            _carried_of.clear()
-        found = _carried_of[call.key] = _carried(call.plan)
+        found = _carried(call.plan)
+        remember(_carried_of, call.key, found)
     return found
 
 

@@ -19,6 +19,7 @@ from spikegrad.kernels.layers import Given, Layer
 from spikegrad.kernels.plan import Call
 from spikegrad.kernels.values import Number, Numbers, real, values_of
 from spikegrad.recorded import from_record
+from spikegrad.remembering import remember
 from spikegrad.vocabulary import Array
 
 
@@ -160,9 +161,8 @@ def _constant(
     found = _at_rest.get(key)
     if found is None:
         given, _ = values_of(call, (), numbers, surrogate, real(dtype))
-        if len(_at_rest) >= _LAYERS:
-            _at_rest.clear()
-        found = _at_rest[key] = layer_of(call, given, shape, dtype, triton)
+        found = layer_of(call, given, shape, dtype, triton)
+        remember(_at_rest, key, found)
     return found
 
 

@@ -98,7 +98,8 @@ def digest_of(name: str) -> str:
 
 
 _files: dict[str, tuple[dict[str, int], ModuleType]] = {}
-"""What each file defines, with the times at which it and what it imports from beside it were written."""
+"""What each file defines, with the times at which it and what it imports from beside it were written; of the last `_KEPT` files."""
+_KEPT = 64
 _beside: set[str] = set()
 """Names of the modules that the last of them imported from beside it."""
 _reads = itertools.count()
@@ -119,6 +120,9 @@ def _module(path: str) -> ModuleType:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:  # whatever a user's file raises
             raise InputError(f"{path} fails: {type(error).__name__}: {error}") from None
+    past = [path] * (path in _files) or list(_files)[: len(_files) - _KEPT + 1]
+    for _, old in map(_files.pop, past):
+        sys.modules.pop(old.__name__, None)
     _files[path] = written | {file: _written(file) for file in found}, module
     return module
 

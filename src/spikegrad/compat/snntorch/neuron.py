@@ -17,6 +17,7 @@ from spikegrad.compat.snntorch.state import WithStates, transforms
 from spikegrad.compat.snntorch.surrogate import SpikeGradient, atan
 from spikegrad.definition import Reset
 from spikegrad.gradient.torch import constant, spike, traced, transforming
+from spikegrad.remembering import remember
 from spikegrad.trace import Program, evaluator
 from spikegrad.vocabulary import OPERATIONS, fits, widen
 
@@ -233,7 +234,7 @@ def _record(formula: type[Lagging], reset: Reset, reset_delay: bool, inhibition:
     code, results, count = record.step.instructions, record.step.results, record.outputs + len(record.states)
     due = {place for operation, place, *_ in code if operation == "hold"}
     code = tuple(("due", *operands) if place in due else (name, *operands) for place, (name, *operands) in enumerate(code))
-    _EVALUATORS[formula, reset, reset_delay, inhibition] = evaluator(Program(code, results[:count]))
+    remember(_EVALUATORS, (formula, reset, reset_delay, inhibition), evaluator(Program(code, results[:count])))
     return True
 
 

@@ -96,7 +96,7 @@ def _obstacle_here(neuron: SpikingNeuron, currents: Tensor, start: Mapping[str, 
     return gate.surroundings() or gate.obstacle(currents, *parameters, *start.values())
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _call(
     kind: type[SpikingNeuron],
     surrogate: Record,
