@@ -15,6 +15,7 @@ from spikegrad.errors import InputError
 from spikegrad.nn import Layer
 from spikegrad.training.batches import Batches, derived, loader
 from spikegrad.training.config import Config
+from spikegrad.training.divergence import FirstBeyond, due
 from spikegrad.training.loss import loss
 from spikegrad.training.network import Network, OwnNetwork, network
 
@@ -67,6 +68,7 @@ class SpikingModule(lightning.LightningModule):
         elif data is not None:
             self.network = network(config, data.features, data.classes, data.shape)
         self.total_steps: float = 1
+        self._beyond = FirstBeyond(1e6 * (math.log(self.network.classes) + config.rate_weight))
 
     @property
     def data(self) -> Dataset:
@@ -94,18 +96,43 @@ class SpikingModule(lightning.LightningModule):
         Only weights decay. Zero means nothing to a bias, a normalisation or the coordinate of a decay, a threshold or a slope.
         """
         c = self.config
-        decaying, others, seen = list[torch.nn.Parameter](), list[torch.nn.Parameter](), set[int]()
-        for module in self.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                weight = name == "weight" and (isinstance(module, Layer) or parameter.ndim > 1)
-                if id(parameter) not in seen and parameter.requires_grad:
-                    (decaying if weight else others).append(parameter)
-                    seen.add(id(parameter))
-        groups = [{"params": decaying, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": [parameter for _, parameter in group], "weight_decay": decay}
+            for group, decay in zip(self._groups(), (c.weight_decay, 0.0), strict=True)
+        ]
         if c.optimizer == "sgd":
             return torch.optim.SGD(groups, c.lr, momentum=0.9)
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}[c.optimizer]
         return kind(groups, c.lr)
+
+    def _groups(self) -> tuple[list[tuple[str, torch.nn.Parameter]], list[tuple[str, torch.nn.Parameter]]]:
+        """Parameters by name: the weights, and all others."""
+        weights, others, seen = list[tuple[str, torch.nn.Parameter]](), list[tuple[str, torch.nn.Parameter]](), set[int]()
+        for path, module in self.named_modules():
+            for name, parameter in module.named_parameters(path, recurse=False):
+                weight = name.endswith(".weight") and (isinstance(module, Layer) or parameter.ndim > 1)
+                if id(parameter) not in seen and parameter.requires_grad:
+                    (weights if weight else others).append((name, parameter))
+                    seen.add(id(parameter))
+        return weights, others
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the optimiser of a version that knew one group, in the order of the parameters, which had all of them decay."""
+        (optimizer,) = checkpoint["optimizer_states"]
+        if len(optimizer["param_groups"]) != 1:
+            return
+        ((group,), groups) = optimizer["param_groups"], self._groups()
+        names = [name for part in groups for name, _ in part]
+        before = [name for name in checkpoint["state_dict"] if name in names]
+        if sorted(before) != sorted(names) or group["params"] != list(range(len(names))):
+            return  # of another network, which is refused where its weights are loaded
+        places = {name: place for place, name in enumerate(names)}
+        optimizer["state"] = {places[before[place]]: state for place, state in optimizer["state"].items()}
+        counts = [len(part) for part in groups]
+        optimizer["param_groups"] = [
+            {**group, "params": list(range(sum(counts[:k]), sum(counts[: k + 1]))), "weight_decay": decay}
+            for k, decay in enumerate((self.config.weight_decay, 0.0))
+        ]
 
     def on_train_start(self) -> None:
         """The whole length of the run is known now."""
@@ -124,8 +151,9 @@ class SpikingModule(lightning.LightningModule):
         activity = self.network(x)
         value = loss(activity, y, self.config)
         # All processes see the same number, so that none waits for one that has stopped.
-        mean = self.trainer.strategy.reduce(value.detach().clone(), reduce_op="mean")
-        self.require_learning(float(mean), f"in step {batch_idx + 1} of epoch {self.current_epoch + 1}")
+        self._beyond.note(self.trainer.strategy.reduce(value.detach().clone(), reduce_op="mean"), batch_idx)
+        if due(value.device, batch_idx, self.trainer.is_last_batch) and (found := self._beyond.found()) is not None:
+            raise self._diverged(found[1], f"in step {found[0] + 1} of epoch {self.current_epoch + 1}")
         self._log("train", value, activity.scores, y)
         return value
 
@@ -135,15 +163,17 @@ class SpikingModule(lightning.LightningModule):
         Raises:
             DivergedError: and says what to try.
         """
+        if not abs(loss) <= self._beyond.bound:
+            raise self._diverged(loss, when)
+
+    def _diverged(self, loss: float, when: str) -> DivergedError:
         c, guessing = self.config, math.log(self.network.classes)
-        if abs(loss) <= 1e6 * (guessing + c.rate_weight):
-            return
         advice = [f"a lower --lr than {c.lr:g}", "--clip 1"]
         if c.weight_decay > 1:
             advice.insert(0, f"a lower --weight-decay than {c.weight_decay:g}")
         if self._data is not None and (reach := max(map(abs, self._data.range))) > 100:
             advice.insert(0, f"data on a smaller scale, which reach {reach:.3g}")
-        raise DivergedError(
+        return DivergedError(
             f"training diverged {when}: the loss is {loss:.3g}, guessing has {guessing:.3g}; start anew with {', or '.join(advice)}"
         )
 
