@@ -118,10 +118,10 @@ class SpikingModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the optimiser of a version that knew one group, in the order of the parameters, which had all of them decay."""
-        (optimizer,) = checkpoint["optimizer_states"]
+        optimizer: dict[str, Any] = next(iter(checkpoint.get("optimizer_states", ())), {"param_groups": ()})
         if len(optimizer["param_groups"]) != 1:
             return
-        ((group,), groups) = optimizer["param_groups"], self._groups()
+        (group,), groups = optimizer["param_groups"], self._groups()
         names = [name for part in groups for name, _ in part]
         before = [name for name in checkpoint["state_dict"] if name in names]
         if sorted(before) != sorted(names) or group["params"] != list(range(len(names))):
