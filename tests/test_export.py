@@ -262,3 +262,11 @@ def test_compiled_cold(net):
 @pytest.mark.parametrize("net", MORE)
 def test_every_layer_compiled_cold(net):
     alone(COLD.format(net=MORE[net]))
+
+
+def test_recurrent_layers_of_several_sizes_compile():
+    """The second size of a layer is a symbol to the compiler."""
+    torch.compiler.reset()
+    for features, steps in ((3, 5), (6, 7), (8, 9)):
+        layer, x = nn.RecurrentLeaky(features, 0.9), torch.rand(steps, 2, features)
+        assert torch.equal(torch.compile(layer, backend="aot_eager", fullgraph=True)(x)[0], layer(x)[0])

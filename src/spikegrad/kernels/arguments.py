@@ -187,7 +187,8 @@ def weights(given: Array, like: Array) -> None:
         expect("recurrent weights", given, owner)
     if "complex" in str(given.dtype):
         raise TypeError(f"recurrent weights must be real, got {given.dtype}")
-    if tuple(given.shape) not in ((features,), (features, features)):
+    # One by one: a compiler to which the features are a symbol finds no tuple of them in a tuple of tuples.
+    if given.ndim not in (1, 2) or any(n != features for n in given.shape):
         raise ValueError(
             f"recurrent weights of shape {tuple(given.shape)} do not fit currents of shape {tuple(like.shape)}, which have {features} "
             f"features; they must be ({features}, {features}), or ({features},) for one-to-one"
