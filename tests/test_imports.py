@@ -31,6 +31,7 @@ LAYERS = (
     {"nn", "jax", "simulation"},
     {"agreement"},
     {"checking", "data", "training", "insight", "plots"},
+    {"comparison"},
     {"compat", "cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

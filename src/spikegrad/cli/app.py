@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from spikegrad.errors import InputError, meant
@@ -28,6 +28,11 @@ TRAIN = """Train a spiking network; with no options, on handwritten digits.
 
 A run leaves a folder with its configuration, metrics, checkpoint, best weights and pictures. The best weights are those of the
 epoch with the highest accuracy on the validation samples; the test samples are looked at once, at the end."""
+
+COMPARE = """Train every combination of surrogates, slopes, neurons, learning rates and seeds, each in one thread.
+
+Lists are given with commas. What was killed goes on when the same command is started again; started twice, or on several machines that
+share the folder, the commands share the work. A table, results.csv and pictures say what came out."""
 
 
 N = TypeVar("N", int, float)
@@ -53,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", prog="spikegrad")
-    for add in (_train, _evaluate, _predict, _diagnose, _list, _show, _plot):
+    for add in (_train, _evaluate, _predict, _diagnose, _compare, _list, _show, _plot):
         add(commands)
     parser.commands = commands.choices
     options = vars(parser.parse_args(arguments))
@@ -121,12 +126,7 @@ def _train(commands: _Commands) -> None:
     group.add_argument("--config", metavar="FILE", action=_Once, type=_text, help=said)
     said = "say before and after training what is wrong with the network, if anything is"
     group.add_argument("--diagnose", action="store_true", help=said)
-    groups = {"run": group}
-    for entry in dataclasses.fields(Config):
-        title = entry.metadata["group"].lower()
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        _add_setting(groups[title].add_argument, entry)
+    _add_settings(parser, {"run": group})
 
     def call(**options: Any) -> int:
         from spikegrad.cli.training import train
@@ -134,6 +134,17 @@ def _train(commands: _Commands) -> None:
         return train(**options)
 
     parser.set_defaults(call=call)
+
+
+def _add_settings(parser: argparse.ArgumentParser, groups: dict[str, Any], without: Collection[str] = ()) -> None:
+    """All settings of `Config` but some, in their groups."""
+    for entry in dataclasses.fields(Config):
+        title = entry.metadata["group"].lower()
+        if entry.name in without:
+            continue
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        _add_setting(groups[title].add_argument, entry)
 
 
 def _add_setting(add: Callable[..., argparse.Action], entry: dataclasses.Field[Any]) -> None:
@@ -230,6 +241,39 @@ def _diagnose(commands: _Commands) -> None:
         from spikegrad.cli.training import diagnose
 
         return diagnose(run)
+
+    parser.set_defaults(call=call)
+
+
+def _compare(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "compare", help="which surrogate, slope, neuron and learning rate to take on some data", description=COMPARE
+    )
+    group = parser.add_argument_group("comparison")
+    lists = {
+        "--surrogates": ("NAMES", "surrogates, as in ATan,FastSigmoid (ATan)"),
+        "--slopes": ("X,X", "slopes, or 1 / widths, in 1 / potential (the surrogates' own)"),
+        "--neurons": ("NAMES", "kinds of neurons (leaky)"),
+        "--lrs": ("X,X", "learning rates (0.004)"),
+        "--seeds": ("N,N", "seeds of weights, order and noise (0)"),
+        "--out": ("FOLDER", "the folder (comparisons/<data>-<hash>); one of the same comparison is continued, by --out alone, too"),
+    }
+    for flag, (metavar, help) in lists.items():
+        group.add_argument(flag, metavar=metavar, action=_Once, type=_text, help=help)
+    group.add_argument("--jobs", metavar="N", action=_Once, type=_number(int), help="processes that train (one for each core)")
+    group.add_argument("--preset", metavar="NAME", action=_Once, type=_text, help="a published comparison: zenke-vogels-2021")
+    group.add_argument(
+        "--check", action="store_true", help="say of each finding of the preset whether it holds, with exit code 1 if not all"
+    )
+    group.add_argument("--quick", action="store_true", help="the preset with fewer samples and settings")
+    _add_settings(
+        parser, {"comparison": group}, without=("surrogate", "neuron", "lr", "seed", "threads", "devices", "num_nodes", "strategy")
+    )
+
+    def call(**options: Any) -> int:
+        from spikegrad.cli.comparing import compare
+
+        return compare(**options)
 
     parser.set_defaults(call=call)
 
