@@ -44,12 +44,13 @@ from spikegrad.surrogate import Surrogate as Surrogate
 
 if TYPE_CHECKING:
     from spikegrad.insight import SlopeSchedule as SlopeSchedule
+    from spikegrad.insight import cost as cost
     from spikegrad.insight import diagnose as diagnose
     from spikegrad.insight import fluctuation_driven as fluctuation_driven
     from spikegrad.insight import match as match
     from spikegrad.insight import record as record
 
-_INSIGHT = frozenset(("SlopeSchedule", "diagnose", "fluctuation_driven", "match", "record"))
+_INSIGHT = frozenset(("SlopeSchedule", "cost", "diagnose", "fluctuation_driven", "match", "record"))
 """Names that need PyTorch, which is loaded with the first of them."""
 
 

@@ -222,6 +222,8 @@ def _evaluate(commands: _Commands) -> None:
     parser = commands.add_parser("evaluate", help=said, description=said.capitalize() + ".")
     parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run")
     parser.add_argument("--data", metavar="NAME|FILE", action=_Once, type=_text, help="other data, of which every sample is used")
+    said = "also what it costs where zeros are skipped: operations, updates, memory and sparsity of every layer"
+    parser.add_argument("--cost", action="store_true", help=said)
     _add_model(parser)
 
     def call(**options: Any) -> int:

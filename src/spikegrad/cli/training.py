@@ -113,8 +113,8 @@ def _examine(path: str, console: Console) -> None:
     console.print(f"[dim]{run.path / 'diagnosis.json'}  {picture.name}[/]", soft_wrap=True)
 
 
-def evaluate(run: str, data: str | None, model: str | None) -> int:
-    """Accuracy, firing rates and confusions of a run's best weights on its test samples."""
+def evaluate(run: str, data: str | None, model: str | None, cost: bool) -> int:
+    """Accuracy, firing rates and confusions of a run's best weights on its test samples, and what they cost."""
     from spikegrad.data.source import check_name
     from spikegrad.training.folder import Run
 
@@ -127,6 +127,11 @@ def evaluate(run: str, data: str | None, model: str | None) -> int:
     measured = start(run, data, model=model)
     _tell_measurement(console, measured, "test accuracy" if data is None else "accuracy")
     _tell_confusion(console, measured)
+    if cost:
+        from spikegrad.training.answers import evaluate_cost
+
+        console.print()
+        console.print(evaluate_cost(run, data, model=model))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a network costs on hardware that skips what is zero: operations of synapses and neurons, memory and sparsity, as NeuroBench counts."""
+"""What a network costs where zeros are skipped: operations of synapses and neurons, memory and sparsity, as NeuroBench counts them."""
 
 from __future__ import annotations
 
@@ -221,8 +221,10 @@ Rows = list[tuple[Tensor, Tensor, int]]
 
 @contextlib.contextmanager
 def _watching(model: nn.Module) -> Generator[tuple[dict[str, Rows], dict[str, list[Any]], dict[str, list[Tensor]]]]:
-    """Count at every connection while the model runs; note how layers are called, the potentials of neurons that take a step, and what
-    activations put out."""
+    """Count at every connection while the model runs, and note what is needed to count more.
+
+    That is how layers were called, the potentials of neurons that take a step, and what activations put out.
+    """
     rows: dict[str, Rows] = {}
     calls: dict[str, list[Any]] = {}
     values: dict[str, list[Tensor]] = {}
@@ -234,8 +236,8 @@ def _watching(model: nn.Module) -> Generator[tuple[dict[str, Rows], dict[str, li
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear | SpikingLinear | Convolution):
 
-                def count(module: Any, args: tuple[Any, ...], kwargs: Any, made: Any, name: str = name) -> None:
-                    rows.setdefault(name, []).append(_rows(module, args[0]))
+                def count(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any, name: str = name) -> None:
+                    rows.setdefault(name, []).append(_rows(module, (*args, *kwargs.values())[0]))
 
                 hook(module, count)
             elif isinstance(module, Layer):
@@ -318,7 +320,8 @@ def _neurons(layers: dict[str, LayerCost], seen: LayerRecord, calls: list[Any]) 
     if not isinstance(seen.module, Layer) or seen.module.connection == "none":
         return
     fed = _layer(layers, f"{seen.name}.recurrent", seen.module.connection)
-    weight: Tensor = seen.module.weight.detach()
+    given: Any = seen.module.weight
+    weight: Tensor = given.detach()
     fed.weights, fed.zeros = weight.numel(), int((weight == 0).sum())
     before = spikes[:-1] != 0  # what arrives in the first step is that of the rest, nothing
     onto = (weight != 0).sum(0) if weight.ndim == 2 else weight != 0
