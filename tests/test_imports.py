@@ -32,6 +32,7 @@ LAYERS = (
     {"agreement"},
     {"checking", "data", "training", "insight", "plots"},
     {"comparison"},
+    {"tuning"},
     {"compat", "cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -34,6 +34,12 @@ COMPARE = """Train every combination of surrogates, slopes, neurons, learning ra
 Lists are given with commas. What was killed goes on when the same command is started again; started twice, or on several machines that
 share the folder, the commands share the work. A table, results.csv and pictures say what came out."""
 
+TUNE = """Search the best surrogate, slope, learning rate, time constants and sizes with Optuna.
+
+A range is LOW:HIGH, a number fixes what it is for, and off leaves it as it is configured. What was killed goes on when the same command is
+started again; started twice on one folder, or on several machines with one --storage, the commands share the study. Trials that lag
+behind the others are pruned."""
+
 
 N = TypeVar("N", int, float)
 
@@ -58,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", prog="spikegrad")
-    for add in (_train, _evaluate, _predict, _diagnose, _compare, _list, _show, _plot):
+    for add in (_train, _evaluate, _predict, _diagnose, _compare, _tune, _list, _show, _plot):
         add(commands)
     parser.commands = commands.choices
     options = vars(parser.parse_args(arguments))
@@ -276,6 +282,35 @@ def _compare(commands: _Commands) -> None:
         from spikegrad.cli.comparing import compare
 
         return compare(**options)
+
+    parser.set_defaults(call=call)
+
+
+def _tune(commands: _Commands) -> None:
+    parser = commands.add_parser("tune", help="search the best surrogate, slope, learning rate, time constants and sizes", description=TUNE)
+    group = parser.add_argument_group("search")
+    given = {
+        "--surrogates": ("NAMES", "surrogates (ATan,FastSigmoid,Sigmoid,Triangle)"),
+        "--slope": ("RANGE", "slope or 1 / width, in 1 / potential (0.5:50)"),
+        "--lr": ("RANGE", "learning rate (3e-4:3e-2)"),
+        "--tau": ("RANGE", "time constant of the potential in steps, also of the readout (2:50)"),
+        "--tau-syn": ("RANGE", "time constant of the synaptic current in steps, for neurons that have one (1:20)"),
+        "--size": ("RANGE", "neurons of each hidden layer, of which there are as many as --hidden has (32:512)"),
+        "--out": ("FOLDER", "the folder (tunings/<data>); one of the same study is continued, by --out alone, too"),
+        "--storage": ("URL", "the database, as in postgresql+psycopg://user@host/name (SQLite in the folder)"),
+        "--study": ("NAME", "the study's name in the database (spikegrad)"),
+    }
+    for flag, (metavar, help) in given.items():
+        group.add_argument(flag, metavar=metavar, action=_Once, type=_text, help=help)
+    group.add_argument("--trials", metavar="N", action=_Once, type=_number(int), help="trials in all, by whoever shares the study (50)")
+    group.add_argument("--jobs", metavar="N", action=_Once, type=_number(int), help="processes that train (one for each core)")
+    without = ("surrogate", "lr", "alpha", "beta", "threads", "devices", "num_nodes", "strategy", "pictures")
+    _add_settings(parser, {"search": group}, without)
+
+    def call(**options: Any) -> int:
+        from spikegrad.cli.comparing import tune
+
+        return tune(**options)
 
     parser.set_defaults(call=call)
 

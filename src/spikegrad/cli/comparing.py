@@ -1,7 +1,8 @@
-"""``spikegrad compare``."""
+"""``spikegrad compare`` and ``spikegrad tune``."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -51,8 +52,7 @@ def compare(**options: Any) -> int:
         check_name(base.data)
         cells = grid(base, **swept)
         if out is None:
-            name = re.sub(r"\W+", "-", Path(base.data).stem).strip("-")
-            out = f"comparisons/{name}-{hashlib.sha256(''.join(sorted(cell.name for cell in cells)).encode()).hexdigest()[:6]}"
+            out = f"comparisons/{_short(base.data)}-{hashlib.sha256(''.join(sorted(cell.name for cell in cells)).encode()).hexdigest()[:6]}"
     try:
         comparison = work.compare(cells, out, jobs=_jobs(jobs), console=console)
     except KeyboardInterrupt:
@@ -108,6 +108,65 @@ def _tell(comparison: Comparison, console: Console) -> None:
         console.print(f"{diverged} of {len(results)} diverged and count as 0")
     drawn = sorted(each.name for each in comparison.path.iterdir() if each.suffix in (".png", ".svg", ".pdf"))
     console.print(f"comparison     [bold]{comparison.path}[/]\n               {'  '.join(['results.csv', *drawn])}", soft_wrap=True)
+
+
+def tune(**options: Any) -> int:
+    """Search, and tell what is best."""
+    out, jobs, trials, storage, name = (options.pop(each) for each in ("out", "jobs", "trials", "storage", "study"))
+    given = {name: each for name, each in options.items() if each not in (None, [], ())}
+    for flag, number in (("jobs", jobs), ("trials", trials)):
+        if number is not None and number < 1:
+            raise InputError(f"--{flag} must be at least 1, got {number}")
+    console = console_of()
+    from spikegrad.tuning.space import Space
+    from spikegrad.tuning.study import Tuning
+    from spikegrad.tuning.study import tune as start
+
+    if not given and out is not None and (Path(out) / "tuning.json").exists():
+        tuning = Tuning.at(out, storage or "")
+        tuning = dataclasses.replace(tuning, trials=trials or tuning.trials)
+    else:
+        searched = {field: given.pop(field) for field in ("surrogates", "slope", "tau", "tau_syn", "size", "lr") if field in given}
+        swept: dict[str, Any] = {field: _range(field, text) for field, text in searched.items() if field != "surrogates"}
+        if "surrogates" in searched:
+            swept["surrogates"] = listed("surrogates", searched["surrogates"], str) if searched["surrogates"] != "off" else ()
+        space = Space(**swept)
+        base = Config().changed(**{each: parsed_setting(each, text) for each, text in given.items()})
+        from spikegrad.data.source import check_name
+
+        check_name(base.data)
+        tuning = Tuning(Path(out or f"tunings/{_short(base.data)}"), base, space, trials or 50, name or "spikegrad", storage or "")
+    try:
+        study = start(tuning, jobs=_jobs(jobs), console=console)
+    except KeyboardInterrupt:
+        console.print(f"Stopped. Start the same command again to continue, or:\n  spikegrad tune --out {tuning.path}", soft_wrap=True)
+        return 130
+    from spikegrad.tuning.figure import importances
+    from spikegrad.tuning.progress import best
+
+    console.print(f"[bold green]{best(study)}[/]", soft_wrap=True)
+    for number, share in importances(study).items():
+        console.print(f"{number:<14} {100 * share:3.0f} % of the variance")
+    run = tuning.path / "runs" / str(study.best_trial.number)
+    if (run / "config.json").exists():  # else it is on another machine
+        console.print(f"its run        [bold]{run}[/]", soft_wrap=True)
+    console.print(f"study          [bold]{tuning.path}[/]  trials.csv  importance.png", soft_wrap=True)
+    return 0
+
+
+def _range(name: str, text: str) -> tuple[float, float] | None:
+    if text == "off":
+        return None
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high or low)
+    except ValueError:
+        flag = name.replace("_", "-")
+        raise InputError(f"--{flag} must be a range, as in 0.5:50, a number, or off, got {text!r}") from None
+
+
+def _short(data: str) -> str:
+    return re.sub(r"\W+", "-", Path(data).stem).strip("-")
 
 
 def listed(name: str, text: str, read: Callable[[str], T]) -> list[T]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spikegrad.comparison import processes
 from spikegrad.comparison.claims import claim
 from spikegrad.comparison.folder import Comparison
 from spikegrad.comparison.grid import Cell
@@ -21,10 +19,10 @@ from spikegrad.data import Binning, Dataset, load
 from spikegrad.errors import InputError
 
 if TYPE_CHECKING:
+    from lightning import Callback
     from rich.console import Console
 
-WAIT = 0.5
-"""Seconds between two looks at what others have left."""
+    from spikegrad.training.config import Config
 
 
 def compare(cells: Sequence[Cell], out: str | Path, *, jobs: int = 1, console: Console | None = None) -> Comparison:
@@ -64,8 +62,9 @@ def compare(cells: Sequence[Cell], out: str | Path, *, jobs: int = 1, console: C
         try:
             if jobs == 1:
                 work(comparison, show)
-            elif not comparison.done:
-                _shared(comparison, jobs, show)
+            elif left := sum(result.state == "open" for result in comparison.results):
+                log = comparison.path / "errors.log"
+                processes.run_all("spikegrad.comparison.work:serve", [str(comparison.path)], min(jobs, left), log, show)
         finally:
             comparison.write_table()
     from spikegrad.comparison.figures import draw
@@ -96,7 +95,7 @@ def work(comparison: Comparison, told: Callable[[], object] = lambda: None) -> N
                     mine += 1
             told()
         if not mine:
-            time.sleep(WAIT)
+            time.sleep(processes.WAIT)
 
 
 def train_cell(comparison: Comparison, cell: Cell) -> None:
@@ -106,22 +105,34 @@ def train_cell(comparison: Comparison, cell: Cell) -> None:
         InputError: as `spikegrad.training.train`, but not if the training diverges, which is a result.
         KeyboardInterrupt: it was stopped.
     """
-    from spikegrad.training.run import DivergedError, resume, train
+    from spikegrad.training.run import DivergedError
 
-    run, config = comparison.run(cell), cell.config.changed(threads=1, pictures="none")
-    data = _loaded(config.data, config.binning)
+    run = comparison.run(cell)
     try:
-        with warnings.catch_warnings():
-            # Of a cell that does not learn the table tells.
-            warnings.filterwarnings("ignore", message=r".*; for why: spikegrad diagnose")
-            if (run / "config.json").exists():
-                outcome = resume(run, data=data)
-            else:
-                shutil.rmtree(run, ignore_errors=True)  # made, but nothing written yet
-                outcome = train(config, run, data=data)
+        trained(cell.config, run)
     except DivergedError as error:
         (run / "diverged.txt").write_text(f"{error}\n", encoding="utf-8")
-        return
+
+
+def trained(config: Config, run: Path, callbacks: Sequence[Callback] = ()) -> None:
+    """Train a run in one thread and without pictures, or what is left of it.
+
+    Raises:
+        InputError: as `spikegrad.training.train`.
+        KeyboardInterrupt: it was stopped.
+    """
+    from spikegrad.training.run import resume, train
+
+    config = config.changed(threads=1, pictures="none")
+    data = _loaded(config.data, config.binning)
+    with warnings.catch_warnings():
+        # Of a run that does not learn a table tells.
+        warnings.filterwarnings("ignore", message=r".*; for why: spikegrad diagnose")
+        if (run / "config.json").exists():
+            outcome = resume(run, data=data, callbacks=callbacks)
+        else:
+            shutil.rmtree(run, ignore_errors=True)  # made, but nothing written yet
+            outcome = train(config, run, data=data, callbacks=callbacks)
     if outcome.interrupted:
         raise KeyboardInterrupt
 
@@ -132,56 +143,6 @@ def _loaded(name: str, binning: Binning) -> Dataset:
     return load(name, binning)
 
 
-def _shared(comparison: Comparison, jobs: int, told: Callable[[], object]) -> None:
-    """Let processes of their own work, and see that they end with this one."""
-    code = "from spikegrad.comparison.work import serve; serve()"
-    # Threads that wait for each other take the time of those that work.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    log = comparison.path / "errors.log"
-    workers: list[subprocess.Popen[bytes]] = []
-    with log.open("ab") as errors:
-        began = errors.tell()
-        try:
-            for _ in range(min(jobs, sum(result.state == "open" for result in comparison.results))):
-                command = [sys.executable, "-c", code, str(comparison.path)]
-                workers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=errors, stderr=errors, env=environment))
-            while any(worker.poll() is None for worker in workers):
-                if failed := [worker for worker in workers if worker.poll() not in (None, 0)]:
-                    raise InputError(_last(log, began) or f"a process ended with code {failed[0].returncode}, see {log}")
-                told()
-                time.sleep(WAIT)
-            if failed := [worker for worker in workers if worker.returncode]:
-                raise InputError(_last(log, began) or f"a process ended with code {failed[0].returncode}, see {log}")
-            told()
-        finally:
-            for worker in workers:
-                worker.terminate()
-            for worker in workers:
-                worker.wait()
-                if worker.stdin is not None:
-                    worker.stdin.close()
-
-
-def _last(log: Path, began: int) -> str:
-    with log.open("rb") as file:
-        file.seek(began)
-        lines = file.read().decode(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("spikegrad: ") if lines else ""
-
-
 def serve() -> None:
-    """The main function of a process that works on the folder named by its argument, until that is done or whoever started it is gone."""
-
-    def watch() -> None:
-        sys.stdin.buffer.read()  # ends with the process at its other end
-        os._exit(1)  # a run folder is whole at every moment
-
-    threading.Thread(target=watch, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)
-    try:
-        work(Comparison(sys.argv[1]))
-    except InputError as error:
-        print(f"spikegrad: {error}", file=sys.stderr)
-        sys.exit(2)
+    """The main function of a process that works on the folder named by its argument."""
+    processes.serve(lambda: work(Comparison(sys.argv[1])))
