@@ -217,8 +217,8 @@ def test_findings_hold_and_fail_with_their_numbers(quick):
     assert failing(whole) == []
     assert failing(changed(whole, 0.5, surrogate="Esser")) == ["1", "2"]  # then every setting of it is as good as its best
     assert failing(changed(whole, 0.7, surrogate=CONSTANT)) == ["3"]
-    assert failing(changed(whole, 0.61, surrogate=ASYMPTOTIC, slope=20.0)) == ["4a"]
-    assert failing(changed(whole, 0.9, surrogate="SuperSpike", slope=20.0, reset="attached")) == ["4b"]
+    assert failing(changed(whole, 0.61, surrogate=ASYMPTOTIC, slope=100.0)) == ["4a"]
+    assert failing(changed(whole, 0.9, surrogate="SuperSpike", slope=100.0, reset="attached")) == ["4b"]
     best = findings(whole, quick)[-1]
     assert "0.970, 0.990, 0.990, mean 0.983" in best.numbers
     assert failing(changed(whole, 0.1, seed=1)) == ["th"]

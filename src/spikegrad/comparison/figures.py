@@ -71,16 +71,18 @@ def accuracy_by_slope(results: Sequence[Result]) -> Figure:
                 continue
             mean = [100 * statistics.fmean(result.test for result in found) for found in best.values()]
             if all(map(math.isnan, best)):
-                axes.axhline(mean[0], label=name, **_look(number))
+                level: dict[str, Any] = _look(number) | {"linestyle": ("--", (0, (1, 1.2)))[number % 2]}  # two may coincide
+                axes.axhline(mean[0], label=name, **level)
                 continue
             low = [100 * min(result.test for result in found) for found in best.values()]
             high = [100 * max(result.test for result in found) for found in best.values()]
             error = np.maximum([np.subtract(mean, low), np.subtract(high, mean)], 0)
             axes.errorbar([*best], mean, error, marker=MARKS[number % len(MARKS)], markersize=5, capsize=2, label=name, **_look(number))
         axes.axhline(chance, color=plots.MUTED, linewidth=1, linestyle=":")
-        axes.annotate("guessing", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=plots.MUTED, fontsize=9)
+        axes.annotate("guessing", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="top", color=plots.MUTED, fontsize=9)
         if any(result.cell.labels.get("slope") is not None for result in results):
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
         axes.set(xlabel="slope of the surrogate, 1 / potential", ylabel="test accuracy, %", ylim=(0, 102))
         axes.set_title("Accuracy at the best learning rate")
         figure.legend(loc="outside lower center", ncols=3)

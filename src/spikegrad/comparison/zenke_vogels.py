@@ -32,8 +32,8 @@ BETAS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0, 1000.0)
 RATES = (1e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 ATTACHED_BETAS = (10.0, 20.0, 50.0, 100.0)
 QUICK_BETAS = (0.1, 1.0, 5.0, 10.0, 20.0, 100.0)
-QUICK_RATES = (5e-3, 1e-2, 2e-2, 5e-2)
-QUICK_ATTACHED_BETAS = (10.0, 20.0, 100.0)
+QUICK_RATES = (2e-2, 5e-2, 1e-1)
+QUICK_ATTACHED_BETAS = (10.0, 100.0)
 SEEDS = (0, 1, 2)
 """One seed a setting, and all of them of the best."""
 
