@@ -147,6 +147,22 @@ def test_a_claim_is_held_by_one_and_free_when_its_process_is_gone(tmp_path):
         assert ours
 
 
+def test_what_all_write_is_whole_whoever_writes_it(tmp_path):
+    """Several processes that start at one moment make the folder and its files together."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".comparison.json.another-1.new").touch()  # another is about to write it
+    comparison = Comparison.at(tmp_path / "out", grid(Config()))
+    names = [path.name for path in comparison.path.iterdir()]
+    assert sorted(names) == [".comparison.json.another-1.new", "comparison.json"]
+    code = "import sys; from pathlib import Path; from spikegrad.comparison.claims import write\n"
+    code += "for n in range(300): write(Path(sys.argv[1]), 'x' * 10000)"
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "file")]) for _ in range(2)]
+    while any(process.poll() is None for process in processes):
+        assert not (tmp_path / "file").exists() or len((tmp_path / "file").read_text()) == 10000
+    assert [process.wait() for process in processes] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".new")] == []
+
+
 def test_what_another_process_has_is_waited_for(small, tmp_path, monkeypatch):
     """While it is claimed it is left alone; once the claim is free, it is taken over."""
     comparison = Comparison.at(tmp_path / "out", grid(tiny(small, epochs=1)))

@@ -208,7 +208,7 @@ def test_a_password_is_not_written_into_the_folder(tmp_path):
     assert Tuning.at(tmp_path / "out", secret.storage) == secret
 
 
-def share(small: str, folders: list[Path], storage: str | None, trials: int = 12) -> optuna.Study:
+def share(small: str, folders: list[Path], storage: str | None, trials: int = 8) -> optuna.Study:
     """Start a command in each folder, kill all in the midst of it, start them again, and give the study at the end."""
     options = ["--data", small, "--hidden", "4", "--steps", "3", "--epochs", "40", "--no-norm", "--size", "off", "--tau", "off"]
     options += ["--surrogates", "ATan", "--trials", str(trials), "--jobs", "1", *(["--storage", storage] if storage else [])]
@@ -221,7 +221,7 @@ def share(small: str, folders: list[Path], storage: str | None, trials: int = 12
         return sum(len(list(folder.glob("runs/*/results.json"))) for folder in set(folders))
 
     processes = [start(folder) for folder in folders]
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while ended() < 2:
         time.sleep(0.2)
         assert time.monotonic() < deadline

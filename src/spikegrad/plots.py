@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,7 @@ STYLE: Any = {
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure in the format that the path's ending names; it appears whole or not at all."""
     path = Path(path)
-    new = path.with_name(f".{path.name}.new")
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")  # another process may draw the same
     try:
         write(figure, new, path.suffix[1:])
         new.replace(path)

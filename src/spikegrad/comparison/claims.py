@@ -1,4 +1,4 @@
-"""Who trains what, where several processes share a folder: a file is locked by whoever works, and free as soon as that process is gone."""
+"""How several processes share a folder: who trains what is locked until that process is gone, and what all write nobody sees half of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spikegrad.errors import InputError
@@ -69,3 +69,35 @@ def _locked(file: int, path: Path) -> bool:
     except OSError as error:
         raise InputError(f"{path} cannot be locked: {(error.strerror or str(error)).lower()}; put the folder on a local disk") from None
     return True
+
+
+def write(path: Path, content: str) -> None:
+    """Write a file so that it is there whole or not at all, whoever else writes the same at this moment.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    new = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.new")
+    try:
+        new.write_text(content, encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def make_folder(path: Path, file: str, what: str) -> None:
+    """Make a folder for a file that all who share it write, unless others have done so.
+
+    Raises:
+        InputError: there is something else, or it cannot be made.
+    """
+    ours = (file, f".{file}.")  # the latter being written
+    strange = path.exists() and not (path.is_dir() and all(each.name.startswith(ours) for each in path.iterdir()))
+    if strange and not (path / file).exists():
+        raise InputError(f"{path} exists already and is no {what}; choose another folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from spikegrad.comparison import claims
 from spikegrad.comparison.grid import Cell, Label, as_dict, of_dict
 from spikegrad.errors import InputError
 from spikegrad.training.folder import Row, Run
@@ -76,12 +77,7 @@ class Comparison:
         """
         path = Path(path)
         if not (path / "comparison.json").is_file():
-            if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-                raise InputError(f"{path} exists already and is no comparison; choose another folder")
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+            claims.make_folder(path, "comparison.json", "comparison")
             cls._write(path, cells)
             return cls(path)
         there = cls(path)
@@ -96,7 +92,7 @@ class Comparison:
 
     @staticmethod
     def _write(path: Path, cells: Sequence[Cell]) -> None:
-        Run(path).write("comparison.json", json.dumps([as_dict(cell) for cell in cells], indent=1) + "\n")
+        claims.write(path / "comparison.json", json.dumps([as_dict(cell) for cell in cells], indent=1) + "\n")
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -166,7 +162,7 @@ class Comparison:
 
     def write_table(self) -> Path:
         """Write ``results.csv``; it appears whole or not at all."""
-        Run(self.path).write("results.csv", self.csv())
+        claims.write(self.path / "results.csv", self.csv())
         return self.path / "results.csv"
 
 

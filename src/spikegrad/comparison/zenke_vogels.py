@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spikegrad.comparison import claims
 from spikegrad.comparison.folder import Comparison, Result
 from spikegrad.comparison.grid import Cell, Label
 from spikegrad.comparison.table import best_setting
 from spikegrad.comparison.work import compare
 from spikegrad.ranges import decay
 from spikegrad.training.config import Config
-from spikegrad.training.folder import Run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -206,7 +206,7 @@ def reproduce(out: str | Path, *, quick: bool = False, jobs: int = 1, console: C
     more = again([result for result in comparison.results if result.cell.name in names])
     comparison = compare([*first, *more], out, jobs=jobs, console=console)
     found = findings(comparison.results, quick)
-    Run(comparison.path).write("findings.txt", told(found))
+    claims.write(comparison.path / "findings.txt", told(found))
     return comparison, found
 
 

@@ -10,12 +10,13 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spikegrad.comparison import processes
+from spikegrad.comparison import claims, processes
 from spikegrad.comparison.claims import claim
 from spikegrad.comparison.work import trained
 from spikegrad.errors import InputError
@@ -105,15 +106,11 @@ class Tuning:
             there = Tuning.at(self.path, self.url)
             if there.fingerprint != self.fingerprint:
                 raise InputError(f"{self.path} tunes something else; continue it with --out alone, or choose another folder")
-        elif self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
-            raise InputError(f"{self.path} exists already and is no tuning; choose another folder")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot write {self.path}: {(error.strerror or str(error)).lower()}") from None
+        else:
+            claims.make_folder(self.path, "tuning.json", "tuning")
         told = {"trials": self.trials, "study": self.study, "storage": None if secret else self.storage}
         told |= {"space": dataclasses.asdict(self.space), "config": dataclasses.asdict(self.config)}
-        Run(self.path).write("tuning.json", json.dumps(told, indent=1) + "\n")
+        claims.write(self.path / "tuning.json", json.dumps(told, indent=1) + "\n")
 
     def open(self) -> optuna.Study:
         """The study, which is made if there is none.
@@ -128,16 +125,24 @@ class Tuning:
         seed = derived(self.config.seed, socket.gethostname(), os.getpid()) % 2**32  # else processes would all try the same
         sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed, constant_liar=True)
         pruner = optuna.pruners.MedianPruner(STARTUP // 2, n_warmup_steps=self.config.epochs // 4)
-        try:
-            study = optuna.create_study(
+
+        def made() -> optuna.Study:
+            return optuna.create_study(
                 storage=self.url, study_name=self.study, direction="maximize", load_if_exists=True, sampler=sampler, pruner=pruner
             )
-            known = study.user_attrs.get("spikegrad")
-            if known is None:
-                study.set_user_attr("spikegrad", self.fingerprint)
+
+        try:
+            try:
+                study = made()
+            except SQLAlchemyError:  # others may make the database's tables at this moment
+                time.sleep(1)
+                study = made()
         except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
             said = str(error).strip().partition("\n")[0]
             raise InputError(f"the database cannot be used: {type(error).__name__}: {said}") from None
+        known = study.user_attrs.get("spikegrad")
+        if known is None:
+            study.set_user_attr("spikegrad", self.fingerprint)
         if known not in (None, self.fingerprint):
             raise InputError(f"the database has a study {self.study!r} of something else; choose another name with --study")
         return study
@@ -195,7 +200,7 @@ def tune(tuning: Tuning, *, jobs: int = 1, console: Console | None = None) -> op
                 given = {STORAGE: tuning.url}
                 processes.run_all("spikegrad.tuning.study:serve", [str(tuning.path)], jobs, tuning.path / "errors.log", show, given)
         finally:
-            Run(tuning.path).write("trials.csv", table(study))
+            claims.write(tuning.path / "trials.csv", table(study))
     from spikegrad.tuning.figure import draw
 
     draw(study, tuning.path)
