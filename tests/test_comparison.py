@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -14,13 +15,14 @@ from pathlib import Path
 import matplotlib.figure
 import pytest
 import torch
+from rich.console import Console
 
 from spikegrad.comparison import Cell, Comparison, compare, grid
 from spikegrad.comparison import work as working
 from spikegrad.comparison.claims import claim
 from spikegrad.comparison.figures import accuracy_by_slope, accuracy_map, learning_curves
 from spikegrad.comparison.folder import Result
-from spikegrad.comparison.table import best_setting, best_table
+from spikegrad.comparison.table import best_setting, best_table, showing
 from spikegrad.comparison.zenke_vogels import ASYMPTOTIC, CONSTANT, NO_HIDDEN, SHAPES, again, base, cells, findings
 from spikegrad.errors import InputError
 from spikegrad.training import Config, train
@@ -269,6 +271,10 @@ def test_pictures_have_a_line_for_each_surrogate_and_a_map_of_several_rates(smal
     assert [each.get_title() or each.get_title("left") for each in maps.axes if each.images] == ["A", "B"]
     assert accuracy_map(results[-1:]) is None
     done = compare(grid(tiny(small)), tmp_path / "out")
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with showing(done, terminal):
+        pass
+    assert "1 of 1 ended" in terminal.file.getvalue()
     assert learning_curves(done).axes[0].get_xlabel() == "epoch"
 
 

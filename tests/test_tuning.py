@@ -240,7 +240,7 @@ def share(small: str, folders: list[Path], storage: str | None, trials: int = 8)
     assert len(after) == trials
     assert all(trial.state.is_finished() for trial in after)
     for number, trial in before.items():
-        assert study.trials[number].params == trial.params
+        assert trial.params.items() <= study.trials[number].params.items()  # it may have been killed while it drew
         assert trial.value is None or study.trials[number].value == trial.value
     return study
 
@@ -283,6 +283,7 @@ def postgresql(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # Optuna keeps connections open
 def test_two_folders_share_one_study_in_postgresql(small, tmp_path, postgresql):
     """As two machines would, which share nothing but the database."""
     study = share(small, [tmp_path / "a", tmp_path / "b"], postgresql)
