@@ -283,7 +283,6 @@ def postgresql(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # Optuna keeps connections open
 def test_two_folders_share_one_study_in_postgresql(small, tmp_path, postgresql):
     """As two machines would, which share nothing but the database."""
     study = share(small, [tmp_path / "a", tmp_path / "b"], postgresql)
@@ -292,4 +291,5 @@ def test_two_folders_share_one_study_in_postgresql(small, tmp_path, postgresql):
     assert not runs[0] & runs[1]
     assert runs[0] | runs[1] == {trial.number for trial in study.trials if trial.state != STATES.FAIL}
     assert (tmp_path / "a" / "importance.png").exists()
-    assert (tmp_path / "a" / "trials.csv").read_text() == (tmp_path / "b" / "trials.csv").read_text()
+    for name in "ab":  # the one that ended first may tell of the other's last trial that it runs
+        assert len((tmp_path / name / "trials.csv").read_text().splitlines()) == 1 + len(study.trials)

@@ -120,6 +120,7 @@ class Tuning:
         """
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
+        from sqlalchemy.pool import NullPool  # a trial takes minutes, and servers have few connections
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         seed = derived(self.config.seed, socket.gethostname(), os.getpid()) % 2**32  # else processes would all try the same
@@ -127,8 +128,9 @@ class Tuning:
         pruner = optuna.pruners.MedianPruner(STARTUP // 2, n_warmup_steps=self.config.epochs // 4)
 
         def made() -> optuna.Study:
+            storage = optuna.storages.RDBStorage(self.url, {} if self.url.startswith("sqlite") else {"poolclass": NullPool})
             return optuna.create_study(
-                storage=self.url, study_name=self.study, direction="maximize", load_if_exists=True, sampler=sampler, pruner=pruner
+                storage=storage, study_name=self.study, direction="maximize", load_if_exists=True, sampler=sampler, pruner=pruner
             )
 
         try:
