@@ -210,7 +210,16 @@ def test_nothing_is_overwritten(whole, small, tmp_path):
     [
         {"neuron": "synaptic", "recurrent": "all-to-all", "learn": ("alpha", "beta", "threshold"), "loss": "max"},
         {"recurrent": "one-to-one", "loss": "count", "surrogate": "FastSigmoid", "parameters": {"slope": 5}, "encoding": "latency"},
-        {"norm": False, "optimizer": "sgd", "schedule": "one-cycle", "reset": "zero", "hidden": (8, 6), "rate_weight": 1.0, "clip": 1.0},
+        {
+            "norm": False,
+            "optimizer": "sgd",
+            "schedule": "one-cycle",
+            "reset": "zero",
+            "hidden": (8, 6),
+            "rate_weight": 1.0,
+            "clip": 1.0,
+            "threshold": 0.2,
+        },
         {"surrogate": "NoisyThreshold", "learn": ("slope",), "encoding": "current", "precision": "64-true", "optimizer": "rmsprop"},
         {"surrogate": "StochasticLeak", "precision": "bf16-mixed", "optimizer": "adam", "schedule": "constant"},
         {"neuron": "Adaptive", "learn": ("rho", "jump", "slope"), "parameters": {"jump": 0.2, "slope": 3}, "recurrent": "all-to-all"},
