@@ -1184,7 +1184,7 @@ def test_sparse_currents_are_refused_in_words():
 def test_second_derivatives(kind):
     """They fall to the plain loop, from a first pass that was fused."""
     if kind == "GatedLeaky":
-        layer = nn.Layer(example(kind), learn=("alpha", "spike.slope"))
+        layer = nn.Layer(example(kind), learn=("alpha", "spike.slope")).double()
     elif kind == "one-to-one":
         layer = build("RecurrentLeaky", ATan(), connection=kind).double()
     else:
@@ -1266,7 +1266,7 @@ def test_quantised_numbers_off_every_grid():
 
 def test_unknown_backend():
     for make in (lambda **o: nn.Leaky(0.9, **o), lambda **o: nn.LeakyIntegrator(0.9, **o), lambda **o: nn.Layer(example("AdEx"), **o)):
-        with pytest.raises(ValueError, match="`backend` must be one of 'auto', 'numba', 'reference', got 'cuda'"):
+        with pytest.raises(ValueError, match="`backend` must be one of 'auto', 'numba', 'triton', 'reference', got 'cuda'"):
             make(backend="cuda")
 
 
