@@ -188,23 +188,25 @@ class _Job:
     def of_block(
         self,
         module: nn.Module,
-        parts: list[Tensor],
+        parts: Sequence[Tensor],
+        dense: Tensor | None,
         own: Sequence[Tensor],
         needs: Sequence[bool],
         arriving: Sequence[Tensor | None],
         again: bool,
     ) -> list[Tensor | None]:
         """Gradients by the inputs of a block and by what belongs to the module, to be differentiated again or not."""
-        made = self.run(module, *parts)
+        given = parts if dense is None else (_Dense.apply(parts[0], dense), *parts[1:])
+        made = self.run(module, *given)
         pairs = [(get_gradient_edge(x), g) for x, g in zip(made, arriving, strict=True) if g is not None and x.requires_grad]
         del made  # their numbers are needed no more
         wanted = [x for x, need in zip((*parts, *own), needs, strict=True) if need]
         found: list[Tensor | None] = [None] * len(wanted)
         if pairs and wanted:
-            heads, given = zip(*pairs, strict=True)
-            found = list(torch.autograd.grad(heads, wanted, given, create_graph=again, allow_unused=True))
-        gradients = iter(found)
-        return [next(gradients) if need else None for need in needs]
+            heads, gradients = zip(*pairs, strict=True)
+            found = list(torch.autograd.grad(heads, wanted, gradients, create_graph=again, allow_unused=True))
+        each = iter(found)
+        return [next(each) if need else None for need in needs]
 
     def _dim(self, place: int) -> int:
         return 0 if self.blocks is None else self.blocks.outputs[min(place, len(self.blocks.outputs) - 1)]
@@ -270,14 +272,11 @@ class _Replayed(Function):
         of_own: list[Tensor | None] = [None for _ in own]
         with job.snapshot.again(own) as module, torch.enable_grad():
             for block, parts in job.parts(inputs):
-                if job.packed is not None:
-                    dense = job.packed.unpack(kept, *(block or (0, 0)))
-                    parts[0] = _Dense.apply(parts[0], dense) if again else dense
-                    del dense
                 if not again:
                     parts = [x.detach().requires_grad_(need) for x, need in zip(parts, needs, strict=False)]
-                each = job.of_block(module, parts, own, needs, job.given_back(arriving, block), again)
-                del parts
+                dense = None if job.packed is None else job.packed.unpack(kept, *(block or (0, 0)))
+                each = job.of_block(module, parts, dense, own, needs, job.given_back(arriving, block), again)
+                del parts, dense
                 for whole, g in zip(of_inputs, each, strict=False):
                     whole.add(g, block)
                 of_own = [
@@ -295,7 +294,7 @@ class _Dense(Function):
 
     @staticmethod
     def forward(ctx: Context, stand_in: Tensor, dense: Tensor) -> Tensor:
-        return dense.view_as(dense)
+        return dense.detach()  # which may be changed in place, as a view may not
 
     @staticmethod
     def backward(ctx: Context, *arriving: Tensor) -> Gradients:
