@@ -69,6 +69,13 @@ def test_other_values_are_kept_as_they_are():
         assert bits.packed(other, spikes=True) is None, value
     assert bits.packed(torch.zeros(0, 2, 3), spikes=True) is None
     assert bits.packed(torch.zeros(2, 2, 3, dtype=torch.complex64), spikes=True) is None
+    zeros: Any = torch._efficientzerotensor((2, 2, 3))
+    assert bits.packed(zeros, spikes=True) is None
+    freed = torch.ones(2, 3)
+    freed.untyped_storage().resize_(0)
+    assert bits.packed(freed, spikes=True) is None
+    negative: Any = torch._neg_view(-x)
+    assert torch.equal(bits.packed(negative, spikes=True).kept, bits.packed(x, spikes=True).kept)
     bad = torch.where(x > 0, float("nan"), 0.0)
     made = bits.packed(bad, spikes=False)
     assert made is not None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spikegrad.gradient.function import Function, Gradients
+from spikegrad.kernels.gate import has_memory
 from spikegrad.nn.recompute import Packed
 
 _ROWS = 2**18
@@ -38,7 +39,7 @@ def packed(x: Tensor, *, spikes: bool) -> Packed | None:
 
 def _looked_at(rows: Tensor) -> tuple[Tensor | None, int]:
     """Bits of rows ``(…, features)`` on the CPU, and what is in the place of ones, as an integer of the same bits; None if it cannot be."""
-    if not rows.numel() or rows.dtype.itemsize not in _INTEGERS or rows.is_complex():
+    if not rows.numel() or rows.dtype.itemsize not in _INTEGERS or rows.is_complex() or not has_memory(rows):
         return None, 0
     numbers: Any = rows.resolve_neg().view(_INTEGERS[rows.dtype.itemsize]).reshape(-1, rows.shape[-1]).numpy()
     made = np.empty((len(numbers), -(-rows.shape[-1] // 8)), np.uint8)
