@@ -209,7 +209,7 @@ def compare(effort: Effort, report: Report) -> None:
         torch.set_num_threads(1)
         found = rows(alternate(tasks, effort, time.thread_time), TWICE)
         torch.set_num_threads(threads)
-        text = "The first line is what recomputing costs at least. Processor time of one thread, which other work on the machine disturbs least."
+        text = "The first line is what recomputing costs at least. Processor time of one thread, since others work here, too."
         report.sections.append(Section(f"Time, {what}", "ms", found, TWICE, text))
 
 
