@@ -236,12 +236,30 @@ def test_bytes_kept_per_neuron_and_step(what):
     assert few <= kept(nn.Sequential(*chain, memory="recompute"), x) / (8 * x.numel()) <= few + 0.03
 
 
-def test_hooks_see_the_whole_batch(x, monkeypatch):
+@pytest.mark.parametrize("what", ["convolutions", "weights and neurons", "chains in chains"])
+def test_what_hooks_see_may_be_part_of_a_loss(what, x, monkeypatch):
+    """Such as firing rates, which would have no gradient if the layer ran where nothing is recorded."""
     monkeypatch.setattr(segments, "_HELD", 1)
-    chain, seen = net("convolutions", "recompute"), []
-    chain[1].register_forward_hook(lambda module, given, made: seen.append(made[0].shape))
-    total(chain(x)).backward()
-    assert seen == [x.shape] * 2  # forward, and anew
+    found = []
+    for memory in ("recompute", "save"):
+        chain, seen = net(what, memory), list[Any]()
+        for module in chain.modules():
+            if isinstance(module, nn.Leaky):
+                module.register_forward_hook(lambda module, given, made, seen=seen: seen.append(made[0]))
+        torch.manual_seed(1)
+        chain(x)
+        assert all(each.shape[:2] == x.shape[:2] for each in seen)
+        found.append(torch.autograd.grad(sum(each.mean() for each in seen), list(chain.parameters()), allow_unused=True))
+    assert any(g is not None and g.any() for g in found[0])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours is theirs or torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_parameters_that_the_first_call_makes():
+    chain = nn.Sequential(torch.nn.LazyLinear(8), leaky(), torch.nn.LazyLinear(3), leaky(), memory="recompute")
+    for _ in range(2):
+        total(chain(spikes(T, B, 4))).backward()
+    assert chain[0].weight.grad.any()
 
 
 # Chunks of steps.

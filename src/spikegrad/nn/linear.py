@@ -13,7 +13,7 @@ from torch.nn import functional
 from spikegrad.kernels.gate import has_memory
 from spikegrad.nn.bits import outline, pack, packed
 from spikegrad.nn.layer import Layer, State, Stateful
-from spikegrad.nn.recompute import Blocks, Memory, check, replayed_tree, visible
+from spikegrad.nn.recompute import Blocks, Memory, check, replayed_tree, visible, watched
 
 _BLOCK = 2**19
 """Currents that are held at once while they are computed anew, in elements."""
@@ -26,7 +26,8 @@ class SpikingLinear(Stateful):
     for the mask of a dropout), where a linear layer and its neurons save 8 bytes. Currents and potentials are computed anew, some
     samples at a time, by the same operations in the same shapes, with parameters, options, autocast and random numbers as they were: the
     gradients are exact, to every order. Parameters that were changed in place before the backward pass are an error, as in PyTorch. It
-    costs a second forward pass. Inside of compilers, tracers and torch.func transforms the layer keeps what these keep.
+    costs a second forward pass. Inside of compilers, tracers and torch.func transforms the layer keeps what these keep, and with hooks
+    on its neurons what autograd keeps.
 
     Args:
         in_features: input spikes per step.
@@ -91,7 +92,7 @@ class SpikingLinear(Stateful):
         mask = torch.bernoulli(torch.full_like(spikes, 1 - self.dropout)) if self.training and self.dropout else None
         parts = () if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
         share = 1.0 if mask is None else 1 - self.dropout
-        if self.memory == "save" or not plain or not torch.is_grad_enabled():
+        if self.memory == "save" or not plain or not torch.is_grad_enabled() or watched(self.neuron):
             return _run(self, spikes if mask is None else spikes * mask, parts or None, share)
         given = spikes if mask is None else spikes * mask
         kept = packed(given, spikes=True)

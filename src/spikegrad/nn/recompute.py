@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.modules.module import _has_any_global_hook as hooked_globally  # pyright: ignore[reportPrivateUsage]
 from torch.utils import _pytree as tree
 
 from spikegrad.gradient.function import Context, Function, Gradients
@@ -101,6 +102,16 @@ def visible(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or gate.surroundings() is not None:
         return False
     return type(x) in (Tensor, nn.Parameter) and not x.is_meta
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether somebody has hooks inside of a module. What they see, perhaps for a loss, has a graph only if the module runs as it is."""
+    if hooked_globally():
+        return True
+    return any(
+        each._forward_hooks or each._forward_pre_hooks or each._backward_hooks or each._backward_pre_hooks  # pyright: ignore
+        for each in module.modules()
+    )
 
 
 class Blocks:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]
-from torch.nn.modules.module import _has_any_global_hook as hooked_globally  # pyright: ignore[reportPrivateUsage]
 from torch.utils import _pytree as tree
 
 from spikegrad.nn.bits import outline, packed
@@ -22,7 +21,7 @@ from spikegrad.nn.layer import Layer, State, Stateful
 from spikegrad.nn.lengths import Lengths
 from spikegrad.nn.linear import SpikingLinear
 from spikegrad.nn.quantize import Quantize
-from spikegrad.nn.recompute import Blocks, replayed_tree
+from spikegrad.nn.recompute import Blocks, replayed_tree, watched
 from spikegrad.nn.snapshot import uncached
 from spikegrad.nn.spike import Spike
 from spikegrad.nn.steps import Steps
@@ -68,7 +67,7 @@ Chained = Callable[[Sequence[Link], Any, Sequence[State], Lengths], tuple[Any, l
 def recomputed(
     links: Sequence[Link], x: Any, states: Sequence[State], lengths: Lengths, chained: Chained, measured: Measured
 ) -> tuple[Any, list[State]]:
-    """`chained`, of which is kept what goes into each segment.
+    """`chained`, of which is kept what goes into each segment; of one that is watched, what autograd keeps.
 
     Args:
         links: the chain.
@@ -82,7 +81,7 @@ def recomputed(
     for segment, spikes in _divided(links):
         first = len(lasts)
         given = states[first : first + len(segment)]
-        if _recomputes(segment[0].module) or not isinstance(x, Tensor):
+        if _recomputes(segment[0].module) or not isinstance(x, Tensor) or any(watched(link.module) for link in segment):
             x, last = chained(segment, x, given, lengths)
         else:
             x, last = _replayed(first, segment, x, given, lengths, chained, measured, spikes)
@@ -203,15 +202,12 @@ def _counts(module: nn.Module) -> bool:
 
 
 def _by_sample(module: nn.Module, samples: int) -> bool:
-    """Whether a module does with some samples of a batch what it does with them among all: known modules alone, without hooks."""
-    return not hooked_globally() and all(_alone(each, samples) for each in module.modules())
+    """Whether a module does with some samples of a batch what it does with them among all: known modules alone."""
+    return all(_alone(each, samples) for each in module.modules())
 
 
 def _alone(module: nn.Module, samples: int) -> bool:
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks  # pyright: ignore
-    if hooks or "forward" in module.__dict__:
-        return False
-    if not type(module).__module__.startswith(("torch.nn.modules.", "spikegrad.nn.")):
+    if "forward" in module.__dict__ or not type(module).__module__.startswith(("torch.nn.modules.", "spikegrad.nn.")):
         return False
     if isinstance(module, Layer):
         own = module.quantize is not None and not isinstance(module.quantize, Quantize)

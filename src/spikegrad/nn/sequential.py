@@ -44,8 +44,8 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
     place since (an error, as in PyTorch), and with options, buffers, autocast and random numbers of the forward pass. Running statistics
     move once. Gradients are exact, to every order; the price is a second forward pass. Segments that treat each sample by itself, of
     PyTorch's own modules and of spiking layers, are run some samples at a time, forward and backward alike, so that the peak falls as well;
-    sums over the batch are then rounded otherwise. Those with `BatchNorm` in training, random numbers, hooks, or modules of your own run
-    whole. Inside of compilers, tracers and torch.func transforms the chain keeps what these keep.
+    sums over the batch are then rounded otherwise. Those with `BatchNorm` in training, random numbers, or modules of your own run whole.
+    Inside of compilers, tracers and torch.func transforms the chain keeps what these keep, and of a segment with hooks what autograd keeps.
 
     Args:
         *modules: the chain, or an ordered dict of it.
@@ -146,11 +146,13 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
             raise ValueError(f"`state` must have one entry for each of the {len(self)} modules, got {len(states)}")
         return states
 
-    @constant
     def _links(self) -> list[Link]:
-        """The modules, and what each is given. Found anew in every call, since modules may be changed; a compiler asks once."""
-        names = [f"module {place} of the chain" for place in range(len(self))]
-        return [Link(module, role(module, name), name) for module, name in zip(self, names, strict=True)]
+        return [Link(module, role, _name(place)) for place, (module, role) in enumerate(zip(self, self._roles(), strict=True))]
+
+    @constant
+    def _roles(self) -> tuple[Role, ...]:
+        """What each module is given. Found anew in every call, since modules may be changed; a compiler asks once."""
+        return tuple(role(module, _name(place)) for place, module in enumerate(self))
 
     def _flat(self, state: State) -> tuple[list[Link], list[State]]:
         """All links, those of chains in the chain in their places, and a state for each."""
@@ -165,6 +167,10 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
     def _nested(self, states: Iterator[State]) -> tuple[State, ...]:
         """The reverse for the states."""
         return tuple(module._nested(states) if _plain(module) else next(states) for module in self)
+
+
+def _name(place: int) -> str:
+    return f"module {place} of the chain"
 
 
 def _plain(module: nn.Module) -> TypeGuard[Sequential]:
