@@ -36,7 +36,7 @@ def test_bits_and_back(dtype, high):
             back = made.unpack(made.kept, 0, 0)
             assert back.dtype == dtype
             assert torch.equal(back, x)
-            assert back.stride()[2:] == x.contiguous().stride()[2:] or not x.is_contiguous()
+            assert back.is_contiguous() or back.transpose(-1, -2).is_contiguous() != x.is_contiguous()
             if x.ndim > 2:
                 assert torch.equal(made.unpack(made.kept, 0, 1), x[:, :1])
                 assert torch.equal(made.unpack(made.kept, x.shape[1] - 1, 1), x[:, -1:])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spikegrad.gradient.function import Function, Gradients
+from spikegrad.kernels.cpu import results
 from spikegrad.kernels.gate import has_memory
 from spikegrad.nn.recompute import Packed
 
@@ -62,10 +63,11 @@ def _unpacked(
     some = kept[:, start : start + length] if length else kept
     ones = unpack(some, width)
     if _by_numpy(some):
-        integer = np.dtype(f"i{dtype.itemsize}").type(high)
-        x = torch.from_numpy(np.multiply(ones.numpy(), integer, dtype=integer.dtype)).view(dtype)
-    else:
-        x = ones.to(dtype).mul_(high)
+        x = results.empty((*ones.shape[:-1], *features) if features else tuple(ones.shape), dtype)
+        integers: Any = x.view(_INTEGERS[dtype.itemsize]).view(ones.shape).numpy()
+        np.multiply(ones.numpy(), integers.dtype.type(high), out=integers)
+        return x.permute(back) if features else x
+    x = ones.to(dtype).mul_(high)
     return x.unflatten(-1, features).permute(back) if features else x
 
 
