@@ -65,6 +65,26 @@ class Call:
         return Call, (self.record, self.surrogate, self.recorded, self.quantized, self.connection)
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One of the two passes of a layer.
+
+    Attributes:
+        call: the layer.
+        backward: which pass.
+        dtype: of the sequences: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``. All else is float32, or float64.
+    """
+
+    call: Call
+    backward: bool
+    dtype: str
+
+    @property
+    def real(self) -> str:
+        """The dtype in which is computed."""
+        return "float64" if self.dtype == "float64" else "float32"
+
+
 class Plan:
     """The programs of a layer, and the names of what they take.
 

@@ -23,7 +23,7 @@ from spikegrad import printing, trace
 from spikegrad.cut import Passes
 from spikegrad.kernels.formulas import with_formulas
 from spikegrad.kernels.gpu import language
-from spikegrad.kernels.plan import Call
+from spikegrad.kernels.plan import Call, Pass
 from spikegrad.printing import Names
 from spikegrad.trace import Program, argument, ordered
 
@@ -54,31 +54,20 @@ class Argument:
 
 
 @dataclass(frozen=True)
-class Variant:
+class Variant(Pass):
     """What one kernel is made of.
 
-    Attributes:
-        call: the layer.
-        backward: which pass.
-        dtype: of the sequences: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``. All else is float32, or float64.
+    Attributes: those of `Pass`, and
         steps: how many of them are unrolled.
         given: how each argument is given, by the names that `labels` lists.
         learned: the numbers whose gradients are wanted.
         saves: whether the forward pass writes states at the beginning of rounds, and the backward pass reads them.
     """
 
-    call: Call
-    backward: bool
-    dtype: str
     steps: int
     given: Given
     learned: frozenset[str] = frozenset()
     saves: bool = False
-
-    @property
-    def real(self) -> str:
-        """The dtype in which is computed."""
-        return "float64" if self.dtype == "float64" else "float32"
 
     @property
     def name(self) -> str:
