@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spikegrad.gradient.function import Function, Gradients
 from spikegrad.kernels.cpu import results
-from spikegrad.kernels.gate import has_memory
+from spikegrad.kernels.gate import has_memory, surroundings
 from spikegrad.nn.recompute import Packed
 
 _ROWS = 2**18
@@ -67,13 +67,13 @@ def _unpacked(
         integers: Any = x.view(_INTEGERS[dtype.itemsize]).view(ones.shape).numpy()
         np.multiply(ones.numpy(), integers.dtype.type(high), out=integers)
         return x.permute(back) if features else x
-    x = ones.to(dtype).mul_(high)
+    x = ones.to(_INTEGERS[dtype.itemsize]).mul_(high).view(dtype) if isinstance(high, int) else ones.to(dtype).mul_(high)
     return x.unflatten(-1, features).permute(back) if features else x
 
 
 def _by_numpy(x: Tensor) -> bool:
-    """Whether NumPy, which is several times as fast, may read a tensor."""
-    return x.is_cpu
+    """Whether NumPy, which is several times as fast, may read a tensor: where nobody looks on who would not see what it does."""
+    return x.is_cpu and surroundings() is None
 
 
 def pack(x: Tensor) -> Tensor:
