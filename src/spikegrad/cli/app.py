@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", prog="spikegrad")
-    for add in (_train, _evaluate, _predict, _diagnose, _list, _show, _plot):
+    for add in (_train, _evaluate, _predict, _diagnose, _list, _show, _plot, _doctor):
         add(commands)
     parser.commands = commands.choices
     options = vars(parser.parse_args(arguments))
@@ -301,5 +301,20 @@ def _plot(commands: _Commands) -> None:
         from spikegrad.cli.catalogue import plot
 
         return plot(**options)
+
+    parser.set_defaults(call=call)
+
+
+def _doctor(commands: _Commands) -> None:
+    said = "what is installed, which implementations run here, and whether they run right: the text for a report of a bug"
+    parser = commands.add_parser("doctor", help=said, description=said.capitalize() + ".")
+    parser.add_argument("--benchmark", action="store_true", help="time the fused kernels against the plain loop, too, about 20 seconds")
+
+    def call(benchmark: bool) -> int:
+        from spikegrad import doctor
+
+        found = doctor.examine(timed=benchmark)
+        print(found)
+        return 0 if found.healthy else 1
 
     parser.set_defaults(call=call)
