@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+_PLAIN = frozenset((type(None), bool, int, float, str, tuple, dict, OrderedDict, set))
+"""Types of most attributes, which hold no tensor; to ask PyTorch's classes of each would take longer than a small layer."""
 
 
 class Snapshot:
@@ -60,6 +65,8 @@ class Snapshot:
     def _empty(self, holder: dict[str, Any], *, checked: bool) -> None:
         """Take tensors out of a dictionary, or out of lists in it, and note where each belongs."""
         for name, value in holder.items():
+            if type(value) in _PLAIN:
+                continue
             if isinstance(value, Tensor):
                 self._take(holder, name, value, checked)
             elif type(value) is list and any(isinstance(x, Tensor) for x in value):
