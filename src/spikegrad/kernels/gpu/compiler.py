@@ -30,13 +30,14 @@ def kernel(variant: Variant) -> tuple[Any, tuple[Argument, ...]]:
     return getattr(cache.module(f"triton_{variant.name}", text, f"triton-{triton.__version__}"), variant.name), printer.arguments
 
 
-def built(variant: Variant, target: Any, *, block: int, unit: int, warps: int) -> Any:
+def built(variant: Variant, target: Any, *, block: int, unit: int, warps: int, width: str = "i32") -> Any:
     """A kernel compiled ahead of time, for a `triton.backends.compiler.GPUTarget`, which need not be there.
 
-    What Triton's launcher finds out from the arguments is said here: memory begins at multiples of 16 bytes.
+    What Triton's launcher finds out from the arguments is said here: memory begins at multiples of 16 bytes, and `width` is the type of N.
     """
     function, arguments = kernel(variant)
-    types = {argument.name: argument.type for argument in arguments} | {"T": "i32", "N": "i32", "BLOCK": "constexpr", "UNIT": "constexpr"}
+    types = {argument.name: argument.type for argument in arguments}
+    types |= {"T": "i32", "N": width, "BLOCK": "constexpr", "UNIT": "constexpr"}
     places = {name: (place,) for place, name in enumerate(types)}
     aligned = {places[name]: [["tt.divisibility", 16]] for name, kind in types.items() if kind.startswith("*")}
     source = triton.compiler.ASTSource(function, types, {places["BLOCK"]: block, places["UNIT"]: unit}, aligned)

@@ -211,6 +211,8 @@ class Printer:
         return name
 
     def _store(self, label: str, step: int, value: str) -> None:
+        if self.how[label] == "none":
+            return
         dtype = self.dtypes[label]
         value = value if dtype == self.variant.real else f"{value}.to(tl.{dtype})"
         self._line(f"tl.store({self._row(label, step)}, {value}, mask={_mask(step)})", within=1)
@@ -282,6 +284,8 @@ class Printer:
             for name in states:
                 self._carry(states[name], f"{self._state(name)}_after", step)
         for name in plan.states:
+            if self.how[f"last.{name}"] == "none":
+                continue
             self._line(f"tl.store({self.local[f'last.{name}']} + j, {self._state(name)}, mask=inside)")
 
     def _backward(self) -> None:
@@ -316,8 +320,7 @@ class Printer:
             results = self._call("reverse", passes.reverse, known, step, range(len(passes.adjoints)), exact=False)
             found = dict(zip(passes.adjoints, results, strict=True))
             for name in plan.inputs:
-                if self.how[f"grad.{name}"] != "none":
-                    self._store(f"grad.{name}", step, found.get(name, "zero"))
+                self._store(f"grad.{name}", step, found.get(name, "zero"))
             for name, total in sums.items():
                 part = found.get(name, "zero")
                 self._line(f"{total} += tl.where(t + {step} < T, {part}, 0.0)" if step else f"{total} += {part}", within=1)
