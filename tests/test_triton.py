@@ -405,6 +405,20 @@ def test_how_kernels_are_launched():
     assert [of("Leaky", steps, 2**20)[0] for steps in (0, 1, 2, 3, 4, 5, 9)] == [1, 1, 2, 4, 4, 8, 8]
 
 
+def test_where_rounding_decides_and_where_speed():
+    """A surrogate's formula, which no spike depends on, divides as fast as the card can; a step divides as every other backend does."""
+    from tests.ahead_of_time import variants
+
+    from spikegrad.kernels.gpu.source import Printer
+
+    (_, backward), _ = variants(example("Leaky"), torch.float32, 2)
+    text = Printer(backward).source()
+    assert "/ (" in text
+    assert "div_rn" not in text
+    (forward, _), _ = variants(example("ConductanceLeaky"), torch.float32, 2)
+    assert "div_rn" in Printer(forward).source()
+
+
 def test_kept_for_the_backward_pass():
     """The inputs, which autograd shares, and states where rounds begin; nothing of the size of the sequence beside."""
     x = uniform(40, 2, 67).requires_grad_()
