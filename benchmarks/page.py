@@ -55,11 +55,10 @@ def chapter(path: Path, page: Path) -> str:
     """One benchmark."""
     report, about = read(path)
     machine = about["machine"]
+    card = f"{machine['card']}, CUDA {machine['cuda']}; " if "card" in machine else ""
     parts = [
         f"## {about['benchmark']}",
-        f"{machine['card']}, CUDA {machine['cuda']}; "
-        * ("card" in machine)
-        + f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['system']}; commit `{about['commit']}`, "
+        f"{card}{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['system']}; commit `{about['commit']}`, "
         f"{about['date']}, {about['rounds']} rounds. "
         + ", ".join(f"{name} {version}" for name, version in about["versions"].items())
         + ".",
