@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", prog="spikegrad")
-    for add in (_train, _evaluate, _predict, _diagnose, _list, _show, _plot, _doctor):
+    for add in (_train, _evaluate, _predict, _diagnose, _list, _show, _plot, _explore, _doctor):
         add(commands)
     parser.commands = commands.choices
     options = vars(parser.parse_args(arguments))
@@ -316,5 +316,20 @@ def _doctor(commands: _Commands) -> None:
         found = doctor.examine(timed=benchmark)
         print(found)
         return 0 if found.healthy else 1
+
+    parser.set_defaults(call=call)
+
+
+def _explore(commands: _Commands) -> None:
+    said = "a page for the browser: every surrogate and neuron with sliders, spikes, phase planes and gradients through time"
+    parser = commands.add_parser("explore", help=said, description=said.capitalize() + ". It needs no server and no network.")
+    named = "the page, a new file or an older page; spikegrad-explore.html by default"
+    parser.add_argument("page", metavar="PAGE.html", nargs="?", default="spikegrad-explore.html", type=_text, help=named)
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+
+    def call(**options: Any) -> int:
+        from spikegrad.cli.catalogue import explore
+
+        return explore(**options)
 
     parser.set_defaults(call=call)
