@@ -15,7 +15,7 @@ from spikegrad.explore.printed import Catalogue
 
 MODEL = ("model.js",)
 """What runs the printed formulas, and knows no page."""
-PAGE = ("notation.js", "inputs.js", "charts.js", "controls.js", "surrogates.js", "neuron.js", "drawing.js", "app.js")
+PAGE = ("notation.js", "inputs.js", "presets.js", "charts.js", "controls.js", "surrogates.js", "neuron.js", "drawing.js", "app.js")
 """What draws it, in the order in which it is read."""
 _MARK = b'<meta name="spikegrad-view"'
 """What the beginning of every page has."""
