@@ -6,6 +6,7 @@ printed as JavaScript.
 
 from __future__ import annotations
 
+import functools
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,12 +22,17 @@ _MARK = b'<meta name="spikegrad-view"'
 """What the beginning of every page has."""
 
 
-def model() -> str:
-    """What the page computes with, as a script: the printed catalogues, and what runs them."""
+@functools.cache
+def catalogue() -> Catalogue:
+    """Every surrogate and every neuron, printed."""
     from spikegrad.training.named import built
 
-    known = {name: built(kind, {}) for name, kind in neurons.CATALOGUE.items()}
-    return Catalogue(formulas.CATALOGUE, known).source() + _text(*MODEL)
+    return Catalogue(formulas.CATALOGUE, {name: built(kind, {}) for name, kind in neurons.CATALOGUE.items()})
+
+
+def model() -> str:
+    """What the page computes with, as a script: the printed catalogues, and what runs them."""
+    return catalogue().source() + _text(*MODEL)
 
 
 def page() -> str:
@@ -50,14 +56,14 @@ def write(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"a page's name must end in .html, got {str(path)!r}")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name a file in it, as {path / 'explore.html'}")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"there is no folder {path.parent}")
-    if path.exists() and not _is_page(path):
-        raise InputError(f"{path} exists already and is no page of spikegrad; nothing is overwritten, choose another name")
-    new = path.with_name(f".{path.name}.new")
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file in it, as {path / 'explore.html'}")
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"there is no folder {path.parent}")
+        if path.exists() and not (path.is_file() and _MARK in path.read_bytes()[:2000]):
+            raise InputError(f"{path} exists already and is no page of spikegrad; nothing is overwritten, choose another name")
+        new = path.with_name(f".{path.name}.new")
         try:
             new.write_text(page(), encoding="utf-8")
             new.replace(path)
@@ -66,16 +72,6 @@ def write(path: str | Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
     return path
-
-
-def _is_page(path: Path) -> bool:
-    """Whether a file is a page that was written here."""
-    if not path.is_file():
-        return False
-    try:
-        return _MARK in path.read_bytes()[:2000]
-    except OSError as error:
-        raise InputError(f"cannot read {path}, which exists already: {(error.strerror or str(error)).lower()}") from None
 
 
 def _text(*names: str) -> str:

@@ -186,12 +186,16 @@ def _structures(neuron: Neuron, own: Mapping[str, Hashable]) -> Iterator[tuple[d
     Whether a potential at the threshold spikes is the business of `fire`, in the page.
     """
     kind = type(neuron)
-    waiting, seen = [dict(own)], [dict(own)]
+    waiting, seen, known = [dict(own)], [dict(own)], list[dict[str, Hashable]]()
     while waiting:
         given = waiting.pop(0)
         record, read = definition.recorded(kind, tuple(given.items()))
         varied = [name for name in given if name in read and name != "spike_at_threshold"]
-        yield {name: given[name] for name in varied}, record, read
+        when = {name: given[name] for name in varied}
+        if when in known:
+            continue
+        known.append(when)
+        yield when, record, read
         for name in varied:
             for value in _choices(kind, name, own[name]):
                 other = given | {name: value}
