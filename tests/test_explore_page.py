@@ -5,11 +5,13 @@ The slow tests show it to Chromium, if there is one.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -173,3 +175,163 @@ def test_the_command_refuses(name, said, tmp_path, monkeypatch):
         command(["explore", name])
     assert {*os.listdir()} == before
     assert (tmp_path / "thesis.html").read_text() == "<p>mine</p>"
+
+
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+DRIVER = """
+<script>
+window.requestAnimationFrame = draw => setTimeout(draw, 16); // a browser without a window draws no frames
+const errors = [], told = {};
+addEventListener("error", event => errors.push(event.message));
+addEventListener("unhandledrejection", event => errors.push(String(event.reason)));
+console.error = console.warn = (...words) => errors.push(words.join(" "));
+const pause = time => new Promise(done => setTimeout(done, time));
+const picture = id => document.getElementById(id).innerHTML;
+const changes = async (id, act) => { const before = picture(id); act(); await pause(400); return picture(id) !== before; };
+const slide = (input, value) => { input.value = value; input.dispatchEvent(new Event("input", {bubbles: true})); };
+const choose = (select, value) => { select.value = value; select.dispatchEvent(new Event("change", {bubbles: true})); };
+const numbers = () => [...document.querySelectorAll("main section:not([hidden]) .svg, main section:not([hidden]) svg path")].map(each => each.getAttribute("d") ?? "");
+const drive = async () => {
+DRIVE
+};
+addEventListener("load", () => drive().catch(error => errors.push(String(error.stack))).then(() => {
+  const result = btoa(unescape(encodeURIComponent(JSON.stringify({...told, errors}))));
+  document.body.replaceChildren(Object.assign(document.createElement("pre"), {id: "result", textContent: result}));
+}));
+</script>
+</body>
+"""
+
+
+def in_chromium(folder: Any, drive: str, hash: str = "", text: str | None = None, width: int = 1280) -> dict[str, Any]:
+    """What a script that plays the user tells."""
+    driver = DRIVER.replace("DRIVE", drive)
+    file = folder / "page.html"
+    file.write_text((text or explore.page()).replace("</body>", driver))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=600000", f"--window-size={width},900"]
+    address = f"{file.as_uri()}{hash}"
+    run = subprocess.run(
+        [str(CHROMIUM), *options, f"--user-data-dir={folder / 'profile'}", "--dump-dom", address],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    found = re.search(r'<pre id="result">(.*?)</pre>', run.stdout, re.DOTALL)
+    assert found, run.stderr[-2000:]
+    return json.loads(base64.b64decode(found[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_user_in_a_browser(tmp_path, width):
+    """Everything is chosen once, sliders move curves, an input is drawn by mouse and by keyboard; nothing is wider than the screen."""
+    told = in_chromium(
+        tmp_path,
+        """
+        await pause(400);
+        told.wide = [];
+        const narrow = what => { if (document.documentElement.scrollWidth > innerWidth) told.wide.push(what); };
+        told.neurons = [];
+        for (const name of Object.keys(NEURONS)) {
+          choose(document.querySelector("#neuron-choose select"), name);
+          await pause(300);
+          told.neurons.push([name, numbers().some(path => /NaN|undefined|Infinity/.test(path)), document.getElementById("summary").textContent, location.hash]);
+          narrow(name);
+          for (const slider of document.querySelectorAll("#neuron-numbers input[type=range]")) {
+            for (const value of [0, 1000, 500]) { slide(slider, value); await pause(40); }
+          }
+        }
+        open("neuron=Leaky()&input=step(0.2)&steps=200&loss=all");
+        await pause(300);
+        const sliders = [...document.querySelectorAll("#neuron-numbers input[type=range]")];
+        told.slider = [];
+        for (const id of ["state-0", "flow", "flow-states", "gate", "rate"]) told.slider.push(await changes(id, () => slide(sliders[0], Number(sliders[0].value) - 10)));
+        told.surrogate = await changes("flow", () => slide(sliders[2], 900));
+        told.still = await changes("state-0", () => slide(sliders[2], 800));
+        told.reset = await changes("state-0", () => choose(document.querySelectorAll("#neuron-numbers select")[0], "zero"));
+        const host = document.getElementById("input-0"), box = host.getBoundingClientRect();
+        host.setPointerCapture = () => {};
+        const point = (kind, x, y) => host.dispatchEvent(new PointerEvent(kind, {clientX: box.left + x * box.width, clientY: box.top + y * box.height, button: 0, bubbles: true}));
+        told.drawn = await changes("state-0", () => { point("pointerdown", 0.3, 0.3); point("pointermove", 0.6, 0.1); point("pointerup", 0.6, 0.1); });
+        told.shape = view.inputs[0].shape;
+        host.focus();
+        const press = key => host.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+        press("Home"); press("ArrowRight");
+        told.keyboard = await changes("input-0", () => { press("ArrowUp"); press("ArrowUp"); });
+        told.said = host.getAttribute("aria-valuetext");
+        const field = document.querySelector("#neuron-numbers input[type=text]");
+        field.value = "7"; field.dispatchEvent(new Event("change"));
+        told.refused = [document.getElementById("message").textContent, field.value, view.neuron.numbers.beta];
+        document.getElementById("tab-surrogates").click();
+        await pause(300);
+        told.surrogates = [];
+        for (const name of Object.keys(SURROGATES)) {
+          choose(document.querySelector("#surrogate-controls select"), name);
+          await pause(300);
+          told.surrogates.push([name, numbers().some(path => /NaN|undefined/.test(path)), document.querySelector("#facts tbody").textContent]);
+          narrow(name);
+        }
+        told.curve = await changes("derivative", () => slide(document.querySelector("#surrogate-controls fieldset input[type=range]"), 700));
+        for (let k = 0; k < 9; k++) document.getElementById("add-curve").click();
+        told.curves = view.curves.length;
+        narrow("six curves");
+        for (const [, entries] of PRESETS) for (const [name, text] of entries) { location.hash = text; await pause(300); narrow(name); }
+        location.hash = "neuron=Nobody()";
+        await pause(100);
+        told.wrong = document.getElementById("message").textContent;
+        told.unlabelled = [...document.querySelectorAll("input, select, button")].filter(each =>
+          !each.labels?.length && !each.getAttribute("aria-label") && !each.textContent.trim()).length;
+        """,
+        width=width,
+    )
+    assert told["errors"] == []
+    assert told["wide"] == []
+    assert [name for name, *_ in told["neurons"]] == sorted(neurons.CATALOGUE, key=str.lower)
+    for name, broken, summary, link in told["neurons"]:
+        assert not broken, name
+        assert summary.startswith(f"{name}: "), name
+        assert f"neuron={name}(" in link
+        assert re.search(r"[1-9]\d* spikes in 200 steps|output up to", summary), name
+    assert told["slider"] == [True] * 5
+    assert (told["surrogate"], told["still"], told["reset"], told["drawn"], told["keyboard"]) == (True, False, True, True, True)
+    assert told["shape"] == "drawn"
+    assert told["said"].startswith("step 1: ")
+    assert told["refused"][0] == "beta must be between 0 and 1"
+    assert float(told["refused"][1]) == told["refused"][2] < 1
+    assert all(facts and not broken for _, broken, facts in told["surrogates"])
+    assert told["curve"]
+    assert told["curves"] == 6
+    assert told["wrong"] == "This link cannot be shown: there is no neuron “Nobody”."
+    assert told["unlabelled"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_saved_page_and_a_link_open_the_same_view(tmp_path):
+    hash = "#show=neuron&neuron=Adaptive(jump=0.25,reset=zero)&input=drawn(0.1,0.9,0.4)&steps=50&loss=output&at=20"
+    told = in_chromium(
+        tmp_path,
+        """
+        await pause(400);
+        let blob;
+        URL.createObjectURL = each => { blob = each; return "#"; };
+        const copied = [];
+        Object.defineProperty(navigator, "clipboard", {value: {writeText: async text => { copied.push(text); }}});
+        for (const id of ["copy-python", "copy-link", "save"]) document.getElementById(id).click();
+        await pause(100);
+        Object.assign(told, {copied, saved: await blob.text(), view: address(view), paths: numbers()});
+        """,
+        hash,
+    )
+    assert told["errors"] == []
+    line, link = told["copied"]
+    assert made_by(line) == neurons.Adaptive(0.9, jump=0.25, reset="zero")
+    assert link.partition("#")[2] == told["view"]
+    assert "neuron=Adaptive(jump=0.25,reset=zero)" in told["view"]
+    look = "await pause(400); Object.assign(told, {view: address(view), paths: numbers()});"
+    saved = re.sub(r"<script>\s*const errors.*?</script>", "", told["saved"], flags=re.DOTALL)  # the script that played the user
+    assert abs(len(saved) - len(explore.page())) < 1000
+    for again in (in_chromium(tmp_path, look, text=saved), in_chromium(tmp_path, look, "#" + link.partition("#")[2])):
+        assert again["errors"] == []
+        assert (again["view"], again["paths"]) == (told["view"], told["paths"])

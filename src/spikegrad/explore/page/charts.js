@@ -8,7 +8,7 @@ function shown(x) {
   if (x === -Infinity) return "−∞";
   if (!Number.isFinite(x)) return "not a number";
   const size = Math.abs(x);
-  const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? x.toExponential(2).replace("e+", "e") : String(Number(x.toPrecision(4)));
+  const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? x.toExponential(2).replace(/\.?0*e\+?/, "e") : String(Number(x.toPrecision(4)));
   return text.replace("-", "−");
 }
 

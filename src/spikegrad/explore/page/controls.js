@@ -12,11 +12,11 @@ const element = (tag, attributes = {}, ...children) => {
 
 /** From 0 to 1 to a number's values and back: by factors where it is positive, evenly between ends, else around its default. */
 function scaleOf({value, low, high, above}) {
-  if (Number.isFinite(low) && Number.isFinite(high)) return even(low, high);
-  if (low === 0 && above && value > 0) {
-    const ends = [Math.log(value / 30), Math.log(Math.min(value * 30, high))];
+  if (low >= 0 && above && value > 0) {
+    const ends = [Math.log(Math.max(value / 30, low)), Math.log(Math.min(value * 30, high))];
     return {of: share => Math.exp(ends[0] + share * (ends[1] - ends[0])), back: x => (Math.log(Math.max(x, 1e-300)) - ends[0]) / (ends[1] - ends[0])};
   }
+  if (Number.isFinite(low) && Number.isFinite(high)) return even(low, high);
   const room = Math.max(2 * Math.abs(value), 1);
   return even(Math.max(low, value - room), Math.min(high, value + room));
 }
@@ -29,7 +29,7 @@ let made = 0;
 
 /** A slider and a number field for one number. `change(value)` says what is wrong, or nothing. */
 function numberControl({name, about, value, said, change}) {
-  const id = `n${made++}`, scale = scaleOf(about), steps = 1000;
+  const id = `${view.tab}-${made++}`, scale = scaleOf(about), steps = 1000;
   const place = x => String(Math.round(Math.max(0, Math.min(1, scale.back(x))) * steps));
   const slider = element("input", {type: "range", id, min: 0, max: steps, step: 1, "aria-valuetext": shown(value)});
   const field = element("input", {type: "text", inputmode: "decimal", autocomplete: "off", "aria-label": `${name}, as a number`});
@@ -67,7 +67,7 @@ function numberControl({name, about, value, said, change}) {
 
 /** A choice among values. */
 function choiceControl({name, value, choices, said, labels = {}, change}) {
-  const id = `n${made++}`;
+  const id = `${view.tab}-${made++}`;
   const options = choices.map(each => element("option", {value: String(each), selected: each === value}, labels[each] ?? String(each)));
   const select = element("select", {id, onchange: () => change(choices[select.selectedIndex])}, ...options);
   const note = said ? element("small", {}, said) : null;

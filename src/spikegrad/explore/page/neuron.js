@@ -97,7 +97,7 @@ function drawNeuron() {
   const time = Array.from({length: steps}, (_, t) => t), x = [-0.5, steps - 0.5];
   const marks = view.loss === "all" ? [] : [{x: view.at, kind: "at"}];
   inputs.forEach((y, k) => draw(document.getElementById(`input-${k}`), {
-    series: [{kind: "area", x: time, y, colour: "var(--muted)"}], x, y: inputRange(y, k), yLabel: about.inputs[k], about: `${about.inputs[k]} over time`,
+    series: [{kind: "area", x: time, y, colour: inputColour(k)}], x, y: inputRange(y, k), yLabel: about.inputs[k], about: `${about.inputs[k]} over time`,
   }));
   const output = run.outputs[0], spikes = output.filter(each => each !== 0).length;
   shownStates(about).forEach((name, k) => draw(document.getElementById(`state-${k}`), {
@@ -130,18 +130,23 @@ function drawGradient({about, time, x, marks, run, back}) {
       about: "The surrogate's derivative at each step: how much gradient passes through the spike"});
   }
   const lines = about.states.map((name, k) => ({kind: "line", x: time, y: back.states[name], colour: colourOf(shownStates(about).indexOf(name)), dash: dashOf(8 * k), name}));
-  const stems = back.inputs.map((y, k) => ({kind: "stems", x: time.map(t => t + 0.15 * k), y, colour: "var(--muted)", width: stemWidth(time.length), name: about.inputs[k]}));
-  const other = otherReset();
-  const ghost = other ? [{kind: "line", x: time, y: other.inputs[0], colour: "var(--c1)", dash: "2 3", width: 1.2}] : [];
-  draw(document.getElementById("flow"), {series: [...stems], x, y: range(stems.flatMap(each => each.y), true), marks, about: "Gradient of each input by time step"});
+  const stems = back.inputs.map((y, k) => ({kind: "stems", x: time.map(t => t + 0.15 * k), y, colour: inputColour(k), width: stemWidth(time.length), name: about.inputs[k]}));
+  const other = otherReset(), own = range(stems.flatMap(each => each.y), true);
+  const ghost = other ? [{kind: "line", x: time, y: other.inputs[0], colour: "var(--c1)", dash: "2 3", width: 1.4}] : [];
+  const both = range([...own, ...(ghost[0]?.y ?? [])]), far = both[1] - both[0] > 5 * (own[1] - own[0]); // it may be out of all bounds
+  draw(document.getElementById("flow"), {series: [...stems, ...ghost], x, y: far ? own : both, marks,
+    about: `Gradient of each input by time step${ghost.length ? "; dashed, with the other choice of detach_reset" : ""}`});
+  const most = ghost.length ? ghost[0].y.reduce((a, b) => Math.abs(b) > Math.abs(a) ? b : a) : 0;
+  legend("input-legend", stems.length > 1 ? stems : []);
+  legend("reset-legend", ghost.length ? [{
+    name: `with detach_reset=${inPython(!view.neuron.options.detach_reset)}${far ? `, up to ${shown(most)}` : ""}`, colour: "var(--c1)", dash: "2 3",
+  }] : []);
   draw(document.getElementById("flow-states"), {series: [...lines], x, y: range(lines.flatMap(each => each.y), true), marks, xLabel: "time step",
     about: `Gradient of the states before each step: ${about.states.join(", ")}`});
-  legend("flow-legend", [...about.states.map(name => ({name, colour: colourOf(shownStates(about).indexOf(name)), dash: dashOf(8 * about.states.indexOf(name))}))]);
-  legend("reset-legend", ghost.length ? [{name: `with detach_reset=${inPython(!view.neuron.options.detach_reset)}`, colour: "var(--c1)", dash: "2 3"}] : []);
-  if (ghost.length) draw(document.getElementById("flow"), {series: [...stems, ...ghost], x, y: range([...stems, ...ghost].flatMap(each => each.y), true), marks,
-    about: "Gradient of each input by time step; dashed the same with the reset's gradient the other way"});
+  legend("flow-legend", lines);
 }
 
+const inputColour = place => place ? colourOf(3 + place) : "var(--muted)";
 const stemWidth = steps => Math.max(1, Math.min(4, 400 / steps));
 
 /** The gradients with the other choice of `detach_reset`, where the neuron has it and it makes a difference. */
@@ -156,7 +161,7 @@ function otherReset() {
 function legend(id, entries) {
   document.getElementById(id).replaceChildren(...entries.map(({name, colour, dash}) => {
     const line = element("span", {class: "key", "aria-hidden": "true"});
-    line.innerHTML = `<svg width="26" height="8"><path d="M0 4H26" stroke="${colour}" stroke-width="2" stroke-dasharray="${dash}"/></svg>`;
+    line.innerHTML = `<svg width="26" height="8"><path d="M0 4H26" stroke="${colour}" stroke-width="2" stroke-dasharray="${dash ?? ""}"/></svg>`;
     return element("span", {class: "entry"}, line, name);
   }));
 }
@@ -204,7 +209,7 @@ function drawPhase(ready, run, inputs) {
     x, y, xLabel: a, yLabel: b, about: `Phase plane: ${b} against ${a}; arrows and nullclines at the mean input`,
   });
   legend("phase-legend", [
-    {name: "course", colour: "var(--c0)", dash: ""}, {name: `${a} rests`, colour: "var(--c1)", dash: "6 3"}, {name: `${b} rests`, colour: "var(--c2)", dash: "2 3"},
+    {name: "course", colour: "var(--c0)", dash: ""}, {name: `${a} stands still`, colour: "var(--c1)", dash: "6 3"}, {name: `${b} stands still`, colour: "var(--c2)", dash: "2 3"},
   ]);
 }
 
