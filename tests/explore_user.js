@@ -1,0 +1,56 @@
+// Everything is chosen once, sliders are moved, an input is drawn by mouse and by keyboard.
+play(async () => {
+  await pause(400);
+  told.wide = [];
+  const narrow = what => { if (document.documentElement.scrollWidth > innerWidth) told.wide.push(what); };
+  told.neurons = [];
+  for (const name of Object.keys(NEURONS)) {
+    choose(document.querySelector("#neuron-choose select"), name);
+    await pause(300);
+    told.neurons.push([name, numbers().some(path => /NaN|undefined|Infinity/.test(path)), document.getElementById("summary").textContent, location.hash]);
+    narrow(name);
+    for (const slider of document.querySelectorAll("#neuron-numbers input[type=range]")) {
+      for (const value of [0, 1000, 500]) { slide(slider, value); await pause(40); }
+    }
+  }
+  open("neuron=Leaky()&input=step(0.2)&steps=200&loss=all");
+  await pause(300);
+  const sliders = [...document.querySelectorAll("#neuron-numbers input[type=range]")];
+  told.slider = [];
+  for (const id of ["state-0", "flow", "flow-states", "gate", "rate"]) told.slider.push(await changes(id, () => slide(sliders[0], Number(sliders[0].value) - 10)));
+  told.surrogate = await changes("flow", () => slide(sliders[2], 900));
+  told.still = await changes("state-0", () => slide(sliders[2], 800));
+  told.reset = await changes("state-0", () => choose(document.querySelectorAll("#neuron-numbers select")[0], "zero"));
+  const host = document.getElementById("input-0"), box = host.getBoundingClientRect();
+  host.setPointerCapture = () => {};
+  const point = (kind, x, y) => host.dispatchEvent(new PointerEvent(kind, {clientX: box.left + x * box.width, clientY: box.top + y * box.height, button: 0, bubbles: true}));
+  told.drawn = await changes("state-0", () => { point("pointerdown", 0.3, 0.3); point("pointermove", 0.6, 0.1); point("pointerup", 0.6, 0.1); });
+  told.shape = view.inputs[0].shape;
+  host.focus();
+  const press = key => host.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+  press("Home"); press("ArrowRight");
+  told.keyboard = await changes("input-0", () => { press("ArrowUp"); press("ArrowUp"); });
+  told.said = host.getAttribute("aria-valuetext");
+  const field = document.querySelector("#neuron-numbers input[type=text]");
+  field.value = "7"; field.dispatchEvent(new Event("change"));
+  told.refused = [document.getElementById("message").textContent, field.value, view.neuron.numbers.beta];
+  document.getElementById("tab-surrogates").click();
+  await pause(300);
+  told.surrogates = [];
+  for (const name of Object.keys(SURROGATES)) {
+    choose(document.querySelector("#surrogate-controls select"), name);
+    await pause(300);
+    told.surrogates.push([name, numbers().some(path => /NaN|undefined/.test(path)), document.querySelector("#facts tbody").textContent]);
+    narrow(name);
+  }
+  told.curve = await changes("derivative", () => slide(document.querySelector("#surrogate-controls fieldset input[type=range]"), 700));
+  for (let k = 0; k < 9; k++) document.getElementById("add-curve").click();
+  told.curves = view.curves.length;
+  narrow("six curves");
+  for (const [, entries] of PRESETS) for (const [name, text] of entries) { location.hash = text; await pause(300); narrow(name); }
+  location.hash = "neuron=Nobody()";
+  await pause(100);
+  told.wrong = document.getElementById("message").textContent;
+  told.unlabelled = [...document.querySelectorAll("input, select, button")].filter(each =>
+    !each.labels?.length && !each.getAttribute("aria-label") && !each.textContent.trim()).length;
+});
