@@ -6,7 +6,7 @@ play(async () => {
   told.neurons = [];
   for (const name of Object.keys(NEURONS)) {
     choose(document.querySelector("#neuron-choose select"), name);
-    await pause(300);
+    await pause(700);
     told.neurons.push([name, numbers().some(path => /NaN|undefined|Infinity/.test(path)), document.getElementById("summary").textContent, location.hash]);
     narrow(name);
     for (const slider of document.querySelectorAll("#neuron-numbers input[type=range]")) {
@@ -14,7 +14,7 @@ play(async () => {
     }
   }
   open("neuron=Leaky()&input=step(0.2)&steps=200&loss=all");
-  await pause(300);
+  await pause(700);
   const sliders = [...document.querySelectorAll("#neuron-numbers input[type=range]")];
   told.slider = [];
   for (const id of ["state-0", "flow", "flow-states", "gate", "rate"]) told.slider.push(await changes(id, () => slide(sliders[0], Number(sliders[0].value) - 10)));
@@ -35,11 +35,11 @@ play(async () => {
   field.value = "7"; field.dispatchEvent(new Event("change"));
   told.refused = [document.getElementById("message").textContent, field.value, view.neuron.numbers.beta];
   document.getElementById("tab-surrogates").click();
-  await pause(300);
+  await pause(700);
   told.surrogates = [];
   for (const name of Object.keys(SURROGATES)) {
     choose(document.querySelector("#surrogate-controls select"), name);
-    await pause(300);
+    await pause(700);
     told.surrogates.push([name, numbers().some(path => /NaN|undefined/.test(path)), document.querySelector("#facts tbody").textContent]);
     narrow(name);
   }
@@ -47,7 +47,7 @@ play(async () => {
   for (let k = 0; k < 9; k++) document.getElementById("add-curve").click();
   told.curves = view.curves.length;
   narrow("six curves");
-  for (const [, entries] of PRESETS) for (const [name, text] of entries) { location.hash = text; await pause(300); narrow(name); }
+  for (const [, entries] of PRESETS) for (const [name, text] of entries) { location.hash = text; await pause(700); narrow(name); }
   location.hash = "neuron=Nobody()";
   await pause(100);
   told.wrong = document.getElementById("message").textContent;

@@ -34,10 +34,10 @@ function refresh() {
 function drawNow() {
   const text = view.tab === "surrogates" ? drawSurrogates() : drawNeuron();
   clearTimeout(drawNow.timer);
-  drawNow.timer = setTimeout(() => {
+  drawNow.timer = setTimeout(() => { // not at every place of a slider: a screen reader reads it
     document.getElementById("summary").textContent = text;
     remember();
-  }, 250);
+  }, 500);
 }
 
 /** Makes all controls again, since a view or a formula has changed, and draws. */

@@ -88,5 +88,7 @@ function tellCursor(host, place) {
   host.cursor = Math.min(host.cursor, view.steps - 1);
   const value = sequence(view.inputs[place], view.steps, place)[host.cursor];
   host.setAttribute("aria-valuenow", value);
+  host.setAttribute("aria-valuemin", host.range[0]);
+  host.setAttribute("aria-valuemax", host.range[1]);
   host.setAttribute("aria-valuetext", `step ${host.cursor}: ${shown(value)}`);
 }

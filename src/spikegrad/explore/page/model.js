@@ -128,25 +128,27 @@ function backward(neuron, run, bars = {}) {
 }
 
 function passBack(neuron, words, run, bars) {
-  const {about, found, parameters} = neuron, steps = run.kept.length;
-  const inputs = about.inputs.map(() => new Array(steps).fill(0)), sums = {};
-  const states = Object.fromEntries(about.states.map(name => [name, new Array(steps).fill(0)]));
+  const {about, found, parameters} = neuron, steps = run.kept.length, numbers = ["spike.number", ...found.parameters];
+  const places = names => names.map(name => found.adjoints.indexOf(name)); // -1 where it is always 0
+  const ofInputs = places(about.inputs), ofStates = places(about.states), ofNumbers = places(numbers);
+  const reread = found.reread.map(name => run.inputs[about.inputs.indexOf(name)]);
+  const start = found.restored.map(name => run.first[about.states.indexOf(name)]);
+  const zeros = new Array(steps).fill(0), given = sequences => sequences.map(each => each ?? zeros);
+  const outputs = given(run.outputs.map((_, k) => bars.outputs?.[k])), recorded = given(found.recorded.map(name => bars.recorded?.[name]));
+  const inputs = about.inputs.map(() => new Array(steps)), states = about.states.map(() => new Array(steps)), sums = numbers.map(() => 0);
   let arriving = about.states.map(name => bars.states?.[name] ?? 0);
   for (let t = steps - 1; t >= 0; t--) {
-    const again = found.reread.map(name => run.inputs[about.inputs.indexOf(name)][t]);
-    const restored = t > 0 ? found.restore.apply(words, [...run.kept[t - 1], ...parameters])
-      : found.restored.map(name => run.first[about.states.indexOf(name)]);
-    const outputs = run.outputs.map((_, k) => bars.outputs?.[k]?.[t] ?? 0);
-    const recorded = found.recorded.map(name => bars.recorded?.[name]?.[t] ?? 0);
-    const given = [...run.kept[t], ...again, ...restored, ...parameters, ...outputs, ...arriving, ...recorded];
-    const adjoints = found.reverse.apply(words, given);
-    const of = Object.fromEntries(found.adjoints.map((name, k) => [name, adjoints[k]]));
-    about.inputs.forEach((name, k) => { inputs[k][t] = of[name] ?? 0; });
-    arriving = about.states.map(name => of[name] ?? 0);
-    about.states.forEach((name, k) => { states[name][t] = arriving[k]; });
-    for (const name of ["spike.number", ...found.parameters]) if (name in of) sums[name] = (sums[name] ?? 0) + of[name];
+    const at = sequences => sequences.map(each => each[t]);
+    const restored = t > 0 && start.length ? found.restore.apply(words, [...run.kept[t - 1], ...parameters]) : start;
+    const adjoints = found.reverse.apply(words, [...run.kept[t], ...at(reread), ...restored, ...parameters, ...at(outputs), ...arriving, ...at(recorded)]);
+    const into = (targets, places) => places.forEach((place, k) => { targets[k][t] = place < 0 ? 0 : adjoints[place]; });
+    into(inputs, ofInputs);
+    into(states, ofStates);
+    arriving = states.map(each => each[t]);
+    ofNumbers.forEach((place, k) => { if (place >= 0) sums[k] += adjoints[place]; });
   }
-  return {inputs, states, sums};
+  const named = (names, values) => Object.fromEntries(names.map((name, k) => [name, values[k]]));
+  return {inputs, states: named(about.states, states), sums: named(numbers, sums)};
 }
 
 /** How often a neuron spikes, or its mean output, in each step under constant inputs, after a time to settle. */
