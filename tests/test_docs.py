@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ["backends.md", "diagnosis.md", "neurons.md"]
+PAGES = ["backends.md", "diagnosis.md", "explore.md", "neurons.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)

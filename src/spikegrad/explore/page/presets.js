@@ -18,7 +18,7 @@ const PRESETS = [
   ["Gradients", [
     ["Gone after twenty steps", "show=neuron&neuron=Leaky(beta=0.8)&input=constant(0.1)&steps=100&loss=potential&at=90"],
     ["Remembered: a slow leak", "show=neuron&neuron=Leaky(beta=0.98)&input=constant(0.015)&steps=100&loss=potential&at=90"],
-    ["Exploding through the reset", "show=neuron&neuron=Leaky(beta=0.95,detach_reset=false,spike=FastSigmoid(slope=1,height=5))&input=constant(0.3)&steps=100&loss=potential&at=90"],
+    ["Exploding through the reset", "show=neuron&neuron=Leaky(beta=0.95,detach_reset=false,spike=FastSigmoid(slope=1,height=3))&input=constant(0.3)&steps=100&loss=potential&at=90"],
     ["Too steep: no gradient between spikes", "show=neuron&neuron=Leaky(spike=FastSigmoid(slope=100))&input=step(0.2)&steps=200&loss=all"],
   ]],
 ];
