@@ -8,6 +8,7 @@ const pause = time => new Promise(done => setTimeout(done, time));
 const picture = id => document.getElementById(id).innerHTML;
 const changes = async (id, act) => { const before = picture(id); act(); await pause(400); return picture(id) !== before; };
 const slide = (input, value) => { input.value = value; input.dispatchEvent(new Event("input", {bubbles: true})); };
+const type = (field, value) => { field.value = value; field.dispatchEvent(new Event("change")); };
 const choose = (select, value) => { select.value = value; select.dispatchEvent(new Event("change", {bubbles: true})); };
 const numbers = () => [...document.querySelectorAll("main section:not([hidden]) .svg, main section:not([hidden]) svg path")].map(each => each.getAttribute("d") ?? "");
 const play = drive => addEventListener("load", () => drive().catch(error => errors.push(String(error.stack))).then(() => {

@@ -4,6 +4,7 @@ play(async () => {
   told.wide = [];
   const narrow = what => { if (document.documentElement.scrollWidth > innerWidth) told.wide.push(what); };
   told.neurons = [];
+  told.extreme = [];
   for (const name of Object.keys(NEURONS)) {
     choose(document.querySelector("#neuron-choose select"), name);
     await pause(700);
@@ -12,8 +13,14 @@ play(async () => {
     for (const slider of document.querySelectorAll("#neuron-numbers input[type=range]")) {
       for (const value of [0, 1000, 500]) { slide(slider, value); await pause(40); }
     }
+    for (const field of document.querySelectorAll("#neuron input[type=text]")) {
+      for (const value of ["1e300", "-1e300", "1e-300", "0", "-1", "soup", ""]) { type(field, value); await pause(40); }
+    }
+    await pause(700);
+    if (numbers().some(path => /NaN|undefined|Infinity/.test(path))) told.extreme.push(name);
+    choose(document.querySelectorAll("#neuron-choose select")[1], "pulses");
   }
-  open("neuron=Leaky()&input=step(0.2)&steps=200&loss=all");
+  show("neuron=Leaky()&input=step(0.2)&steps=200&loss=all");
   await pause(700);
   const sliders = [...document.querySelectorAll("#neuron-numbers input[type=range]")];
   told.slider = [];
@@ -21,6 +28,13 @@ play(async () => {
   told.surrogate = await changes("flow", () => slide(sliders[2], 900));
   told.still = await changes("state-0", () => slide(sliders[2], 800));
   told.reset = await changes("state-0", () => choose(document.querySelectorAll("#neuron-numbers select")[0], "zero"));
+  show("neuron=Leaky()&input=step(0.2)&steps=200&loss=output&at=150");
+  await pause(700);
+  const [size, steps] = document.querySelectorAll("#neuron-choose input[type=range]");
+  told.size = [await changes("input-0", () => slide(size, 700)), view.inputs[0].size];
+  told.steps = [await changes("input-0", () => slide(steps, 93)), view.steps, view.at, document.querySelector("#loss input[type=text]").value];
+  type(document.querySelectorAll("#neuron-choose input[type=text]")[1], "100.5");
+  told.half = [document.getElementById("message").textContent, view.steps];
   const host = document.getElementById("input-0"), box = host.getBoundingClientRect();
   host.setPointerCapture = () => {};
   const point = (kind, x, y) => host.dispatchEvent(new PointerEvent(kind, {clientX: box.left + x * box.width, clientY: box.top + y * box.height, button: 0, bubbles: true}));
@@ -32,7 +46,7 @@ play(async () => {
   told.keyboard = await changes("input-0", () => { press("ArrowUp"); press("ArrowUp"); });
   told.said = host.getAttribute("aria-valuetext");
   const field = document.querySelector("#neuron-numbers input[type=text]");
-  field.value = "7"; field.dispatchEvent(new Event("change"));
+  type(field, "7");
   told.refused = [document.getElementById("message").textContent, field.value, view.neuron.numbers.beta];
   document.getElementById("tab-surrogates").click();
   await pause(700);

@@ -49,6 +49,10 @@ def test_a_user_in_a_browser(tmp_path, width):
     )
     assert told["errors"] == []
     assert told["wide"] == []
+    assert told["extreme"] == []
+    assert told["size"] == [True, 0.56]
+    assert told["steps"] == [True, 102, 101, "101"]
+    assert told["half"] == ["steps must be a whole number from 10 to 1000", 102]
     assert [name for name, *_ in told["neurons"]] == sorted(neurons.CATALOGUE, key=str.lower)
     for name, broken, summary, link in told["neurons"]:
         assert not broken, name

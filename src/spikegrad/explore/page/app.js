@@ -62,7 +62,7 @@ function remember() {
   }
 }
 
-function open(text) {
+function show(text) {
   try {
     view = readAddress(text, view ?? readAddress(START, {}));
   } catch (error) {
@@ -107,7 +107,7 @@ function begin() {
   menu.addEventListener("change", () => {
     const {value} = menu;
     menu.selectedIndex = 0;
-    if (value) open(value);
+    if (value) show(value);
   });
   const tabs = ["neuron", "surrogates"];
   for (const tab of tabs) document.getElementById(`tab-${tab}`).addEventListener("click", () => { view.tab = tab; rebuild(); });
@@ -124,10 +124,10 @@ function begin() {
   setTheme(dark.matches ? "dark" : "light");
   dark.addEventListener("change", () => setTheme(dark.matches ? "dark" : "light"));
   document.getElementById("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
-  addEventListener("hashchange", () => open(location.hash));
+  addEventListener("hashchange", () => show(location.hash));
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; refresh(); } });
-  open(location.hash.length > 1 ? location.hash : document.querySelector("meta[name=spikegrad-view]").content || START);
+  show(location.hash.length > 1 ? location.hash : document.querySelector("meta[name=spikegrad-view]").content || START);
 }
 
 begin();

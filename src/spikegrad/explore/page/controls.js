@@ -27,9 +27,9 @@ function even(low, high) {
 
 let made = 0;
 
-/** A slider and a number field for one number. `change(value)` says what is wrong, or nothing. */
-function numberControl({name, about, value, said, change}) {
-  const id = `${view.tab}-${made++}`, scale = scaleOf(about), steps = 1000;
+/** A slider and a number field for one number, a whole one if `about.whole`. `change(value)` says what is wrong, or nothing. */
+function numberControl({name, about, value, said, change, scale = scaleOf(about)}) {
+  const id = `${view.tab}-${made++}`, steps = 1000;
   const place = x => String(Math.round(Math.max(0, Math.min(1, scale.back(x))) * steps));
   const slider = element("input", {type: "range", id, min: 0, max: steps, step: 1, "aria-valuetext": shown(value)});
   const field = element("input", {type: "text", inputmode: "decimal", autocomplete: "off", "aria-label": `${name}, as a number`});
@@ -40,14 +40,15 @@ function numberControl({name, about, value, said, change}) {
   };
   let last = value;
   const accept = x => {
-    const wrong = inRange(about, x) ? change(x) : `${name} must be ${about.words}`;
+    const fits = inRange(about, x) && (!about.whole || Number.isInteger(x));
+    const wrong = fits ? change(x) : `${name} must be ${about.words}`;
     field.setAttribute("aria-invalid", wrong ? "true" : "false");
     if (wrong) say(wrong, true);
     else last = x;
     return !wrong;
   };
   slider.addEventListener("input", () => {
-    const share = slider.value / steps, x = Number(scale.of(share).toPrecision(3));
+    const exact = scale.of(slider.value / steps), x = about.whole ? Math.round(exact) : Number(exact.toPrecision(3));
     const bounded = Math.min(about.high, Math.max(about.low, x));
     if (accept(bounded)) {
       field.value = String(bounded);

@@ -33,7 +33,7 @@ function setInput(place, from, to) {
   view.inputs = view.inputs.map((each, k) => k === place ? {shape: "drawn", size: 1, values} : each);
   if (was !== "drawn") {
     document.querySelectorAll("#neuron-choose select")[1 + place].value = "drawn";
-    document.querySelectorAll("#neuron-choose [data-most]")[place].querySelector(".number")?.remove();
+    document.querySelectorAll("#neuron-choose .input-controls")[place].querySelector(".number")?.remove();
   }
   refresh();
 }

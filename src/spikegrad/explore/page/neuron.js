@@ -12,12 +12,12 @@ function neuronControls() {
   }});
   const inputs = about.inputs.map((name, place) => inputControls(name, place));
   const steps = numberControl({
-    name: "steps", value: view.steps, said: "time steps", about: {value: 200, low: 10, high: 1000, words: "a whole number from 10 to 1000"},
+    name: "steps", value: view.steps, said: "time steps", about: {value: 200, low: 10, high: 1000, whole: true, words: "a whole number from 10 to 1000"},
     change: x => {
-      if (!Number.isInteger(Math.round(x))) return "steps must be a whole number";
-      view.steps = Math.round(x);
+      view.steps = x;
       view.inputs = view.inputs.map(each => resized(each, view.steps));
       view.at = Math.min(view.at, view.steps - 1);
+      document.getElementById("loss").replaceWith(lossControls());
       refresh();
     },
   });
@@ -49,21 +49,21 @@ function inputControls(name, place) {
     const size = place === 0 ? fittingSize(view, each === "drawn" ? "step" : each) : input.size || 1;
     set(each === "drawn" ? {shape: each, size: 1, values: sequence(input, view.steps, place)} : {shape: each, size}, true);
   }});
-  const most = Math.max(1, Math.abs(input.size)) * 4;
+  const most = 4 * input.size || 1;
   const size = input.shape === "drawn" ? null : numberControl({
-    name: several ? `size of ${name}` : "size", value: input.size, about: {value: input.size, low: -1e9, high: 1e9, words: "a number"},
-    change: x => set({size: x}, false),
+    name: several ? `size of ${name}` : "size", value: input.size, about: {low: -Infinity, high: Infinity, words: "a number"},
+    scale: even(Math.min(0, most), Math.max(0, most)), change: x => set({size: x}, false),
   });
-  return element("div", {"data-most": most}, shape, size);
+  return element("div", {class: "input-controls"}, shape, size);
 }
 
 function lossControls() {
   const loss = choiceControl({name: "of", value: view.loss, choices: Object.keys(LOSSES), labels: LOSSES, change: each => { view.loss = each; rebuild(); }});
   const at = numberControl({
-    name: "marked step", value: view.at, about: {value: 0, low: 0, high: view.steps - 1, words: `from 0 to ${view.steps - 1}`},
-    change: x => { view.at = Math.round(x); refresh(); },
+    name: "marked step", value: view.at, about: {value: 0, low: 0, high: view.steps - 1, whole: true, words: `a whole number from 0 to ${view.steps - 1}`},
+    change: x => { view.at = x; refresh(); },
   });
-  return element("fieldset", {class: "card"}, element("legend", {}, "Gradient"), loss, view.loss === "all" ? null : at);
+  return element("fieldset", {class: "card", id: "loss"}, element("legend", {}, "Gradient"), loss, view.loss === "all" ? null : at);
 }
 
 /** Takes another neuron, unless a condition between its numbers is broken, which it says. */
