@@ -224,6 +224,17 @@ def test_every_structure_of_the_page_is_pythons(page, name):
         require_as_in_python(page, neuron, STEPS)
 
 
+@pytest.mark.parametrize("at_threshold", [True, False])
+def test_a_potential_at_the_threshold(page, at_threshold):
+    """On numbers that are exact."""
+    neuron, currents = neurons.Leaky(0.5, spike_at_threshold=at_threshold), [1.0, 0.5, 0.25, 0.5]
+    outputs, states = simulation.simulated(neuron, {"current": np.array(currents)}, {"v": 0.0})
+    found = page("computed", of_neuron(neuron), [currents], {})
+    assert found["outputs"] == [outputs["output 0"].tolist()] == [[float(at_threshold), 0.0, 0.0, 0.0]]
+    assert found["states"] == {"v": states["v"].tolist()}
+    assert page.engine.eval(f"Number.isNaN(forward(neuronOf({json.dumps(of_neuron(neuron))}), [[NaN]]).outputs[0][0])")
+
+
 def test_every_structure_that_is_offered_has_its_variant(page):
     """And only one: whatever is chosen in the page finds the program that is its own."""
     for table in ("NEURONS", "SURROGATES"):
