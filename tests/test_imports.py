@@ -30,7 +30,7 @@ LAYERS = (
     {"kernels"},
     {"nn", "jax", "simulation"},
     {"agreement"},
-    {"checking", "data", "training", "insight", "explore", "plots"},
+    {"checking", "data", "training", "insight", "explore", "doctor", "plots"},
     {"compat", "cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
 _PLAIN = frozenset((type(None), bool, int, float, str, tuple, dict, OrderedDict, set))
 """Types of most attributes, which hold no tensor; to ask PyTorch's classes of each would take longer than a small layer."""
 
