@@ -65,14 +65,12 @@ class Catalogue:
         variants: list[object] = []
         for when in _combinations(kind, structure):
             record = _at_mean_noise(kind(**when).structure)
-            primitive, names = record.primitive, record.arguments
-
-            def by(number: str, primitive: Program | None = primitive, names: tuple[str, ...] = names) -> Program | None:
-                return None if primitive is None else derive.derivative_by(primitive, names, number)
-
-            programs = {"derivative": record.derivative, "primitive": primitive} | {f"by_{n}": by(n) for n in kind.numbers}
+            programs = {"derivative": record.derivative}
+            if record.primitive is not None:
+                by = {f"by_{number}": derive.derivative_by(record.primitive, record.arguments, number) for number in kind.numbers}
+                programs |= {"primitive": record.primitive, **by}
             functions = {
-                part: program and self._function(f"{kind.__name__}_{part}", program, names, several=False)
+                part: self._function(f"{kind.__name__}_{part}", program, record.arguments, several=False)
                 for part, program in programs.items()
             }
             variants.append({"when": when, **functions})
@@ -80,7 +78,6 @@ class Catalogue:
             "about": facts.prose(kind)[0],
             "numbers": {name: _number(within, getattr(kind(), name)) for name, within in kind.numbers.items()},
             "options": {name: {"value": value, "choices": _choices(kind, name, value)} for name, value in structure.items()},
-            "fields": fields,
             "facts": {name: _Name(f"({{{', '.join(fields)}}}) => {_expression(text)}") for name, text in stated.items()},
             "noise": facts.section(kind, "Facts").get("noise", "unknown"),
             "variants": variants,
@@ -104,7 +101,7 @@ class Catalogue:
             "states": kind.states,
             "numbers": {name: _number(within, getattr(neuron, name)) for name, within in kind.numbers.items()},
             "options": options,
-            "spiking": bool({"spike"} & read),
+            "spiking": "spike" in read,
             "rests": {name: getattr(neuron, name) for name in kind.states},
             "variants": variants,
         }
@@ -118,7 +115,6 @@ class Catalogue:
             "outputs": plan.outputs,
             "recorded": record.recorded,
             "parameters": plan.parameters,
-            "kept": passes.kept,
             "reread": passes.reread,
             "restored": passes.restored,
             "adjoints": passes.adjoints,
@@ -148,12 +144,11 @@ class _Name(str):
 
 
 def _literal(value: Any) -> str:
-    """A value as JavaScript; without the names whose value is empty."""
+    """A value as JavaScript."""
     if isinstance(value, _Name):
         return value
     if isinstance(value, Mapping):
-        kept = {str(name): each for name, each in value.items() if each is not None}
-        return "{" + ",\n".join(f"{json.dumps(name)}: {_literal(each)}" for name, each in kept.items()) + "}"
+        return "{" + ",\n".join(f"{json.dumps(name)}: {_literal(each)}" for name, each in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_literal, value)) + "]"
     if isinstance(value, float) and math.isinf(value):

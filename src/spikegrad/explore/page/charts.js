@@ -15,7 +15,7 @@ function shown(x) {
 /** Round numbers between two ends. */
 function ticksBetween(low, high, count) {
   const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));
-  const spacing = [1, 2, 5, 10].map(x => x * power).find(x => x >= raw * 0.999);
+  const spacing = [1, 2, 5, 10].map(x => x * power).find(x => x >= raw * 0.6);
   const ticks = [];
   for (let k = Math.ceil(low / spacing - 1e-9); k * spacing <= high + 1e-9 * spacing; k++) ticks.push(Number((k * spacing).toPrecision(12)));
   return ticks;
@@ -43,7 +43,7 @@ function range(values, zero = false) {
  */
 function draw(host, {series, x, y, xLabel, yLabel, title, about, marks = [], strip = false, height}) {
   const width = Math.max(host.clientWidth || 600, 200), tall = height ?? (Number(host.dataset.height) || 150);
-  const left = 52, right = 12, top = strip ? 20 : 8, bottom = xLabel ? 34 : 20;
+  const left = 52, right = 12, top = strip ? 26 : 8, bottom = xLabel ? 34 : 20;
   const [x0, x1] = x, [y0, y1] = y;
   const px = value => left + (value - x0) / (x1 - x0) * (width - left - right);
   const py = value => top + (y1 - value) / (y1 - y0) * (tall - top - bottom);
@@ -89,6 +89,7 @@ function seriesPath({kind, x, y, from, to, colour, dash, width = 1.8}, {at, px, 
     return `<path d="${path}" ${style} stroke-linejoin="round"/>`;
   }
   let path = "";
+  const most = kind === "ticks" ? Math.max(...y.filter(Number.isFinite).map(Math.abs)) : 0; // a neuron may give several spikes at once
   if (kind === "arrows") {
     for (let k = 0; k < from.length; k++) path += arrow(px(from[k][0]), py(from[k][1]), px(to[k][0]), py(to[k][1]));
     return `<path d="${path}" ${style}/>`;
@@ -96,7 +97,7 @@ function seriesPath({kind, x, y, from, to, colour, dash, width = 1.8}, {at, px, 
   for (let k = 0; k < x.length; k++) {
     if (!finite(k) || (kind !== "dots" && y[k] === 0)) continue;
     if (kind === "stems") path += `M${at(x[k], 0)}L${at(x[k], y[k])}`;
-    if (kind === "ticks") path += y[k] > 0 ? `M${px(x[k]).toFixed(1)} 2V${top - 5}` : `M${px(x[k]).toFixed(1)} ${top - 9}V${top - 4}`;
+    if (kind === "ticks") path += `M${px(x[k]).toFixed(1)} ${top / 2 + 1}v${(-(top / 2 - 1) * y[k] / most).toFixed(1)}`;
     if (kind === "dots") path += `M${at(x[k], y[k])}h0`;
   }
   return `<path d="${path}" ${style} stroke-linecap="${kind === "dots" ? "round" : "butt"}"/>`;

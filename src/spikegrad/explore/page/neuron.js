@@ -74,14 +74,15 @@ function setNeuron(neuron, anew) {
   if (!anew) refresh();
 }
 
-function panel(id, title, height) {
-  return element("figure", {}, element("figcaption", {}, title), element("div", {id, class: "chart", "data-height": height}));
+function panel(id, title, said, height) {
+  const hint = element("span", {class: "said"}, said ?? "");
+  return element("figure", {}, element("figcaption", {}, `${title} `, hint), element("div", {id, class: "chart", "data-height": height}));
 }
 
 function statePanels() {
   const {neuron} = view, about = NEURONS[neuron.name], [first, ...rest] = shownStates(about);
-  document.getElementById("main").replaceChildren(panel("state-0", `${first}${about.spiking ? " and spikes" : ""}`, 180));
-  document.getElementById("states").replaceChildren(...rest.map((name, k) => panel(`state-${k + 1}`, name, 120)));
+  document.getElementById("main").replaceChildren(panel("state-0", `${first}${about.spiking ? " and spikes" : ""}`, about.said[first], 180));
+  document.getElementById("states").replaceChildren(...rest.map((name, k) => panel(`state-${k + 1}`, name, about.said[name], 120)));
   document.getElementById("phase-figure").hidden = about.states.length !== 2;
 }
 
