@@ -129,7 +129,7 @@ def _kernels(names: Iterable[str]) -> set[str]:
 
 
 def _too_many(config: pytest.Config) -> bool:
-    return config.getoption("markexpr") == "not slow and not gpu" and len(_kernels(set().union(*_loaded))) > KERNELS
+    return config.getoption("markexpr") == "not slow and not gpu and not importers" and len(_kernels(set().union(*_loaded))) > KERNELS
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -30,7 +30,7 @@ LAYERS = (
     {"kernels"},
     {"nn", "jax", "simulation"},
     {"agreement"},
-    {"checking", "data", "training", "insight", "explore", "doctor", "plots"},
+    {"checking", "data", "training", "insight", "explore", "doctor", "plots", "exchange"},
     {"compat", "cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
