@@ -45,6 +45,7 @@ from spikegrad.surrogate import Surrogate as Surrogate
 if TYPE_CHECKING:
     from spikegrad.exchange import from_nir as from_nir
     from spikegrad.exchange import to_nir as to_nir
+    from spikegrad.exchange import to_onnx as to_onnx
     from spikegrad.insight import SlopeSchedule as SlopeSchedule
     from spikegrad.insight import diagnose as diagnose
     from spikegrad.insight import fluctuation_driven as fluctuation_driven
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 _LATER = {
     **dict.fromkeys(("SlopeSchedule", "diagnose", "fluctuation_driven", "match", "record"), "insight"),
-    **dict.fromkeys(("from_nir", "to_nir"), "exchange"),
+    **dict.fromkeys(("from_nir", "to_nir", "to_onnx"), "exchange"),
 }
 """Names that need PyTorch, which is loaded with the first of them, and where they are."""
 
