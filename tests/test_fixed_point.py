@@ -85,10 +85,10 @@ def test_bit_for_bit_a_plain_integer_loop(weights, states):
         made = quantized(net, weights, states)
         assert not made.notes
         (_, linear), layer = made.network[0], made.network[1]
-        unit = float(net[0].weight.detach().double().abs().max()) / (2 ** (weights - 1) - 1)
-        integers = np.round(net[0].weight.detach().double().numpy() / unit).astype(int)
+        unit, most = layer.unit, 2 ** (weights - 1) - 1
+        integers = np.clip(np.round(net[0].weight.detach().double().numpy() / unit), -most, most).astype(int)
         assert (linear.weight.numpy() == integers).all()
-        assert np.abs(integers).max() == 2 ** (weights - 1) - 1
+        assert np.abs(integers).max() == most
         shift = math.floor(math.log2(2 ** (states - 3) * unit / 0.7))
         theta = round(0.7 / unit * 2.0**shift)
         bias = np.round(net[0].bias.detach().double().numpy() / unit * 2.0**shift).astype(int)
@@ -221,5 +221,13 @@ def test_numbers_of_bits_are_checked():
     with pytest.raises(ValueError, match="does not take lengths"):
         FixedPoint(nn.Leaky(0.9), 1.0, 8)(torch.ones(3, 2, 2), lengths=[1, 2])
     assert unit_of(8, torch.zeros(3)) == 1.0
+    weights = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    for bits in (2, 4, 8):
+        unit, most = unit_of(bits, weights), 2 ** (bits - 1) - 1
+        lost = [
+            (weights - (weights / u).round().clamp(-most, most) * u).square().sum()
+            for u in (unit, 0.8 * unit, 1.2 * unit, float(weights.abs().max()) / most)
+        ]
+        assert lost[0] == min(lost)
     assert whole(torch.tensor([0.5, 1.5, -0.7]), 1.0).tolist() == [0.0, 2.0, -1.0]
     assert Rounded(8, 1.0)(torch.tensor([0.0, 1.0, 0.3])).tolist() == [0.0, 1.0, 38 / 128]

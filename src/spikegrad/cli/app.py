@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", prog="spikegrad")
-    for add in (_train, _evaluate, _predict, _diagnose, _list, _show, _plot, _explore, _doctor):
+    for add in (_train, _evaluate, _predict, _diagnose, _quantize, _list, _show, _plot, _explore, _doctor):
         add(commands)
     parser.commands = commands.choices
     options = vars(parser.parse_args(arguments))
@@ -232,6 +232,28 @@ def _diagnose(commands: _Commands) -> None:
         return diagnose(run)
 
     parser.set_defaults(call=call)
+
+
+def _quantize(commands: _Commands) -> None:
+    said = "what few bits for weights and states, as on a chip, do to a run's accuracy and spikes"
+    parser = commands.add_parser("quantize-report", help=said, description=said.capitalize() + ".")
+    parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run, which is given quantize.json and a picture")
+    for name, default, of in (("--weights", (8, 4, 2), "a weight, its sign included"), ("--states", (16, 12, 8), "a state, likewise")):
+        shown = ",".join(map(str, default))
+        parser.add_argument(name, metavar="N,N", action=_Once, type=_bits, default=None, help=f"bits of {of} ({shown})")
+    _add_model(parser)
+
+    def call(run: str, weights: tuple[int, ...] | None, states: tuple[int, ...] | None, model: str | None) -> int:
+        from spikegrad.cli.training import quantize
+
+        return quantize(run, weights or (8, 4, 2), states or (16, 12, 8), model)
+
+    parser.set_defaults(call=call)
+
+
+def _bits(text: str) -> tuple[int, ...]:
+    read = _number(int)
+    return tuple(dict.fromkeys(read(each) for each in text.split(",")))
 
 
 def _predict(commands: _Commands) -> None:

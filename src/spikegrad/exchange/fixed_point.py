@@ -1,9 +1,9 @@
 """Networks in the whole numbers of a chip: weights of few bits, states of few bits, decays by multiplying and shifting.
 
 Everything is integer arithmetic, so that every machine computes the same bits. Weights are whole multiples of one unit for each layer, from
-``-(2**(bits-1) - 1)`` to ``2**(bits-1) - 1``, the largest weight at the end. A potential is a whole multiple of the unit over ``2**shift``,
-where `shift`, which may be negative, is the largest with which the threshold is at most an eighth of the range of a state; so states reach
-from at least minus to plus four thresholds. In each step, in Python's words:
+``-(2**(bits-1) - 1)`` to ``2**(bits-1) - 1``; the unit is the one with which the squares of what is lost add up to least. A potential is a
+whole multiple of the unit over ``2**shift``, where `shift`, which may be negative, is the largest with which the threshold is at most an
+eighth of the range of a state; so states reach from at least minus to plus four thresholds. In each step, in Python's words:
 
 - what arrives is the sum of the weights of the spikes, times ``2**shift``, if `shift` is negative rounded, halves up; plus the bias;
 - a state that decays is ``x * d``, with ``d`` the decay in 4096ths, divided by 4096 and cut towards zero, as on Intel's Loihi;
@@ -39,9 +39,18 @@ Weighted = nn.Linear | nn.Conv1d | nn.Conv2d
 
 
 def unit_of(bits: int, *weights: Tensor) -> float:
-    """The distance of two weights of so many bits, the largest of all being the last of them; 1 if all are 0."""
-    largest = max((float(w.detach().abs().max()) for w in weights if w.numel()), default=0.0)
-    return largest / (2 ** (bits - 1) - 1) if largest else 1.0
+    """The distance of two weights of so many bits with which they lose least, in squares, the largest cut; 1 for zeros."""
+    given = torch.cat([w.detach().double().flatten() for w in weights])
+    largest = float(given.abs().max()) if given.numel() else 0.0
+    if not largest:
+        return 1.0
+    units = [largest / (2 ** (bits - 1) - 1) * share / 64 for share in range(64, 7, -1)]
+    return min(units, key=lambda unit: float((given - integers(given, unit, bits) * unit).square().sum()))
+
+
+def integers(weights: Tensor, unit: float, bits: int) -> Tensor:
+    """Weights as whole numbers of this unit and so many bits, those beyond cut, in float64."""
+    return whole(weights, unit).clamp(1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1)
 
 
 def whole(x: Tensor, unit: float) -> Tensor:
@@ -57,6 +66,7 @@ class FixedPoint(Layer):
         unit: what a weight of 1 before it stands for, in potential.
         bits: of each state, its sign included.
         largest: potential that takes the threshold's place in a `LeakyIntegrator`, which has none: states reach to four times it.
+        weight_bits: of each recurrent weight.
 
     What arrives is in the unit, in float64, whose sums of whole numbers are exact. The output is spikes, or, of a `LeakyIntegrator`,
     potentials; the state is int64, in units over ``2**shift``. There are no gradients.
@@ -76,7 +86,7 @@ class FixedPoint(Layer):
         ([0.0, 1.0, 0.0], [4])
     """
 
-    def __init__(self, layer: Layer, unit: float, bits: int, largest: float = 1.0) -> None:
+    def __init__(self, layer: Layer, unit: float, bits: int, largest: float = 1.0, weight_bits: int = 16) -> None:
         if (why := unsupported(layer)) is not None:
             raise ValueError(f"{why}, and has no fixed-point form")
         if not 4 <= bits <= 32:
@@ -92,7 +102,7 @@ class FixedPoint(Layer):
         self.theta = whole(_number(layer, "threshold"), fine).long().clamp(min=1) if "threshold" in layer.neuron.numbers else None
         self.fine = fine
         self.connection, self.neuron = layer.connection, layer.neuron
-        self.back = None if layer.weight is None else whole(layer.weight * _scale(layer), unit)
+        self.back = None if layer.weight is None else integers(layer.weight * _scale(layer), unit, weight_bits)
 
     def arriving(self, current: Tensor) -> Tensor:
         """What arrives, in the unit, as whole multiples of what a state is a multiple of; rounded, halves up, where it is none."""
@@ -204,8 +214,8 @@ def quantized(
 ) -> Quantized:
     """A trained network whose weights have few bits, and whose states do if asked for.
 
-    Each layer of weights is rounded to whole multiples of a unit of its own, its largest weight over ``2**(weights-1) - 1``; so are
-    recurrent weights, with those before the same neurons. Biases have the precision of states. A BatchNorm becomes part of the layer
+    Each layer of weights is rounded to whole multiples of a unit of its own, see `unit_of`; so are recurrent weights, with those before the
+    same neurons. Biases have the precision of states. A BatchNorm becomes part of the layer
     before it. With `states`, neurons compute in whole numbers (`FixedPoint`), and what goes into the network, unless it is spikes, is
     rounded to `input_bits`.
 
@@ -253,7 +263,7 @@ def quantized(
             fed = [] if layer is None or layer.weight is None else [layer.weight]
             unit = unit_of(weights, before.weight, *fed)
             for weight in (before.weight, *fed):
-                weight.copy_(whole(weight, unit) * unit)
+                weight.copy_(integers(weight, unit, weights) * unit)
             if states is not None and why is not None:
                 notes[names[layer]] = why
             continue
@@ -261,8 +271,8 @@ def quantized(
         rows = scale.flatten() if scale.numel() > 1 else scale.reshape(1)
         scaled = before.weight * rows.reshape(-1, *[1] * (before.weight.ndim - 1))
         unit = unit_of(weights, scaled, *([] if layer.weight is None else [layer.weight * scale]))
-        chain[other] = fixed = FixedPoint(layer, unit, states, seen.get(layer, 1.0))
-        before.weight = nn.Parameter(whole(scaled, unit), requires_grad=False)
+        chain[other] = fixed = FixedPoint(layer, unit, states, seen.get(layer, 1.0), weights)
+        before.weight = nn.Parameter(integers(scaled, unit, weights), requires_grad=False)
         if before.bias is not None:
             before.bias = nn.Parameter(whole(before.bias * rows, fixed.fine) * 2.0**-fixed.shift, requires_grad=False)
         if number == 0:
