@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ["backends.md", "diagnosis.md", "explore.md", "neurons.md"]
+PAGES = ["backends.md", "diagnosis.md", "exchange.md", "explore.md", "neurons.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_runs(page, capsys):
+def test_page_runs(page, capsys, tmp_path, monkeypatch):
     """The blocks of a page one after the other, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
     for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)):
         exec(compile(block, f"{page}, block {number}", "exec"), names)
