@@ -84,7 +84,7 @@ class Catalogue:
         }
 
     def _neuron(self, neuron: Neuron) -> dict[str, object]:
-        kind, said = type(neuron), facts.section(type(neuron), "Args") | facts.section(type(neuron), "States")
+        kind = type(neuron)
         own = {name: getattr(neuron, name) for name in definition.structure_of(kind)}
         variants, read = list[object](), set[str]()
         for when, record, reads in _structures(neuron, own):
@@ -96,7 +96,7 @@ class Catalogue:
         }
         return {
             "about": facts.prose(kind)[0],
-            "said": {name: text.replace("`", "") for name, text in said.items() if name in (*kind.numbers, *kind.states)},
+            "said": _said((Neuron, "Attributes"), (kind, "Args"), (kind, "States"), (kind, "Options"), of=(*kind.states, *fields)),
             "inputs": kind.inputs,
             "states": kind.states,
             "numbers": {name: _number(within, getattr(neuron, name)) for name, within in kind.numbers.items()},
@@ -158,6 +158,11 @@ def _literal(value: Any) -> str:
 
 def _number(within: Between, value: float) -> dict[str, object]:
     return {"value": value, "low": within.low, "high": within.high, "above": within.above, "words": within.words}
+
+
+def _said(*sections: tuple[type, str], of: Collection[str]) -> dict[str, str]:
+    """What sections of docstrings say of some fields, without the marks; the last one counts."""
+    return {name: text.replace("`", "") for kind, title in sections for name, text in facts.section(kind, title).items() if name in of}
 
 
 def _choices(kind: type[Surrogate | Neuron], name: str, value: Hashable) -> list[Hashable]:

@@ -27,6 +27,13 @@ function even(low, high) {
 
 let made = 0;
 
+/** The label of a control, and what is said of it. */
+function titled(control, name, said) {
+  const note = said && element("small", {id: `${control.id}-said`}, said);
+  if (note) control.setAttribute("aria-describedby", note.id);
+  return element("div", {class: "titled"}, element("label", {for: control.id, class: "name"}, name), note || null);
+}
+
 /** A slider and a number field for one number, a whole one if `about.whole`. `change(value)` says what is wrong, or nothing. */
 function numberControl({name, about, value, said, change, scale = scaleOf(about)}) {
   const id = `${view.tab}-${made++}`, steps = 1000;
@@ -62,8 +69,7 @@ function numberControl({name, about, value, said, change, scale = scaleOf(about)
   });
   field.value = String(value);
   set(value);
-  const note = said ? element("small", {}, said) : null;
-  return element("div", {class: "number"}, element("label", {for: id}, element("span", {class: "name"}, name), note), slider, field);
+  return element("div", {class: "number"}, titled(slider, name, said), slider, field);
 }
 
 /** A choice among values. */
@@ -71,8 +77,7 @@ function choiceControl({name, value, choices, said, labels = {}, change}) {
   const id = `${view.tab}-${made++}`;
   const options = choices.map(each => element("option", {value: String(each), selected: each === value}, labels[each] ?? String(each)));
   const select = element("select", {id, onchange: () => change(choices[select.selectedIndex])}, ...options);
-  const note = said ? element("small", {}, said) : null;
-  return element("div", {class: "choice"}, element("label", {for: id}, element("span", {class: "name"}, name), note), select);
+  return element("div", {class: "choice"}, titled(select, name, said), select);
 }
 
 /** The numbers and the structure of a surrogate or a neuron. `change("numbers", name, value)` says what is wrong, or nothing. */
@@ -82,7 +87,7 @@ function formulaControls(table, formula, change) {
     name, about: each, value: formula.numbers[name], said: said[name], change: x => change("numbers", name, x),
   }));
   const options = Object.entries(about.options).map(([name, {choices}]) => choiceControl({
-    name, choices, value: formula.options[name], change: x => change("options", name, x),
+    name, choices, value: formula.options[name], said: said[name], change: x => change("options", name, x),
   }));
   return [...numbers, ...options];
 }
