@@ -116,6 +116,27 @@ def test_a_graph(recurrent: Any):
     torch.testing.assert_close(grad, wanted[1])
 
 
+def test_training_in_graphs(tmp_path):
+    """`spikegrad train` comes to the same bits with them as without, dropout and batch normalisation included."""
+    pytest.importorskip("lightning")
+    from spikegrad.training import Config, graphs, train
+
+    found, taken = list[Any](), list[object]()
+    capture = graphs.captured
+
+    def noted(network: Any, x: Tensor) -> Any:
+        taken.append(capture(network, x))
+        return taken[-1]
+
+    with mock.patch.object(graphs, "captured", noted):
+        for wanted in (True, False):
+            config = Config(hidden=(32, 32), steps=10, epochs=2, accelerator="gpu", graphs=wanted)
+            found.append([row["validation_loss"] for row in train(config, tmp_path / str(wanted)).run.metrics()])
+    assert len(taken) == 1
+    assert taken[0] is not None
+    assert found[0] == found[1]
+
+
 def test_compiled_in_one_graph():
     x = drive(20, 4, 64)
     for layer in (nn.Leaky(0.9, learn_beta=True).cuda(), nn.Synaptic(0.8, 0.9).cuda(), nn.LeakyIntegrator(0.9).cuda()):

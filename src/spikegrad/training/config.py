@@ -146,6 +146,9 @@ class Config:
         choices=("save", "recompute"),
         group="Machine",
     )
+    graphs: bool = _setting(
+        True, "On a GPU of CUDA, steps that repeat run as one graph, where that computes the same bits.", group="Machine"
+    )
     pictures: str = _setting("png", "Format of the run's pictures.", choices=("png", "svg", "pdf"), group="Run")
     strategy: str = _setting("auto", "How several devices share the work: any strategy of Lightning, such as ddp or fsdp.", group="Machine")
 
