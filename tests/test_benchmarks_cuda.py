@@ -7,7 +7,7 @@ import torch
 from benchmarks import __main__ as command
 from benchmarks import card, cuda, layer, machine, page
 from benchmarks.contenders import Contender
-from benchmarks.measure import DisagreementError, Effort, Report
+from benchmarks.measure import DisagreementError, Effort, Report, Row, Section
 
 from spikegrad import neurons
 
@@ -50,7 +50,7 @@ def only_snntorch(monkeypatch):
     monkeypatch.setattr(cuda, "_jax", lambda *_: None)
 
 
-@pytest.mark.parametrize("name", ["layer", "network", pytest.param("neurons", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["layer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("network", "neurons"))])
 def test_runs_and_says_which_share_of_a_copy_it_is(name, tmp_path):
     paper = Paper(left=60.0)
     command.measure(name, QUICK, tmp_path, card=paper)
@@ -119,13 +119,14 @@ def test_what_differs_is_not_reported(monkeypatch, tmp_path):
 
 def test_the_page_names_the_card(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "card", lambda device: {"card": "A card", "cuda": "13.0"})
-    paper = Paper()
-    command.measure("layer", QUICK, tmp_path, card=paper)
+    row = Row("spikegrad", 1.0, 1.0, 1.0, note="90% of the copy's bandwidth")
+    monkeypatch.setitem(cuda.RUN, "layer", lambda effort, card: Report([Section("Leaky", "ms", [row])]))
+    command.measure("layer", QUICK, tmp_path, card=Paper())
     (tmp_path / "layer-cpu.json").rename(tmp_path / "layer-cuda.json")
     page.write(tmp_path, tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()
     assert "A card, CUDA 13.0; " in text
-    assert "of the copy's bandwidth" in text
+    assert "90% of the copy's bandwidth" in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -78,7 +78,7 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "name", ["Leaky", "GatedLeaky", *(pytest.param(n, marks=SLOW) for n in ("Adaptive", "QuadraticIF", "LeakyIntegrator"))]
+    "name", ["Leaky", "GatedLeaky", *(pytest.param(n, marks=SLOW) for n in ("GatedLeaky", "Adaptive", "QuadraticIF", "LeakyIntegrator"))]
 )
 def test_equals_the_scan(name):
     """Spikes, states and potentials bit for bit; gradients of all that it is given to rounding."""
@@ -117,6 +117,7 @@ def test_half_types(dtype):
     require_equal(*(derived("Leaky", given, b) for b in ("triton", "reference")), eps=4 * float(jnp.finfo(dtype).eps))
 
 
+@SLOW
 def test_double_precision():
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(0).normal(0.4, 1.0, (5, 9)))
@@ -187,6 +188,10 @@ def test_what_cannot_run_is_refused_in_words(monkeypatch):
     with pytest.raises(NotImplementedError, match="this program is for another platform"):
         traced.lower()
     with pytest.raises(ValueError, match="JAX runs on cpu; Triton's kernels run on GPUs, and on the CPU with TRITON_INTERPRET=1"):
+        sj.leaky(x, 0.8, backend="triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(ValueError, match="JAX runs on gpu, and TRITON_INTERPRET=1 is set"):
         sj.leaky(x, 0.8, backend="triton")
     monkeypatch.setattr(sj, "_INSTALLED", {"numba": True, "triton": False})
     with pytest.raises(ValueError, match="Triton is not installed"):

@@ -203,8 +203,9 @@ def _obstacle(
             return f"{name.capitalize()} is not installed (`pip install {name}`)"
     if backend != "triton" and platform != "cpu":
         return f"JAX runs on {platform}"
-    if backend == "triton" and platform != "gpu" and not (platform == "cpu" and interpreted):
-        return f"JAX runs on {platform}; Triton's kernels run on GPUs, and on the CPU with TRITON_INTERPRET=1, slowly, to be tested"
+    if backend == "triton" and platform != ("cpu" if interpreted else "gpu"):
+        where = f"JAX runs on {platform}{', and TRITON_INTERPRET=1 is set' if interpreted else ''}"
+        return f"{where}; Triton's kernels run on GPUs, and on the CPU with TRITON_INTERPRET=1, slowly, to be tested"
     if backend == "triton" and connection == "all-to-all":
         return "its neurons are connected all to all"
     if surrogate.stochastic:

@@ -294,7 +294,8 @@ def _in_kernels(primitive: Primitive, numba: Run, triton: str, kinds: Callable[.
     """
 
     def chosen(platform: str, static: Static, exported: bool) -> Run:
-        if static.backend == "triton" and (platform == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"):
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # which happens on the CPU
+        if static.backend == "triton" and platform == ("cpu" if interpreted else "cuda"):
             return getattr(importlib.import_module("spikegrad.kernels.gpu.arrays"), triton)
         return numba if platform == "cpu" and (static.backend == "numba" or (static.backend == "auto" and not exported)) else other
 
