@@ -83,7 +83,7 @@ def _compared(net: Any, found: Any, x: Any, what: str) -> str:
     if set(wanted.unique().tolist()) <= {0.0, 1.0}:
         assert torch.equal(found, wanted), what
     else:
-        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     return f"{what}: {(found != wanted).sum().item()} of {wanted.numel()} outputs differ, their sum is {wanted.sum().item():.6g}"
 
 

@@ -567,3 +567,16 @@ def test_a_layer_comes_back_as_a_layer(tmp_path):
     back = spikegrad.from_nir(through_a_file(spikegrad.to_nir(layer, torch.zeros(1, 1, 3)), tmp_path))
     assert isinstance(back, nn.Leaky)
     assert_same(layer, back, given(9, 2, 3))
+
+
+def test_a_file_that_the_package_cannot_read_says_so(tmp_path):
+    """As those of nir 1.0.8 are to 1.0.4, which knows no `v_reset`."""
+    import h5py
+
+    path = through_a_file(spikegrad.to_nir(nn.Sequential(Linear(3, 2), nn.Leaky(0.9, **SAID))), tmp_path)
+    with h5py.File(path, "r+") as file:
+        file["node/nodes/leaky_1"].create_dataset("v_later", data=np.zeros(2))
+    with pytest.raises(ValueError, match=r"nir \S+ cannot read .*net.nir, TypeError: .*v_later.*pip install --upgrade nir"):
+        spikegrad.from_nir(path)
+    with pytest.raises(FileNotFoundError):
+        spikegrad.from_nir(tmp_path / "gone.nir")

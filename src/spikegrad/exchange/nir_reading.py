@@ -82,7 +82,11 @@ def from_nir(
     nir = package()
     if isinstance(graph, str | PathLike):
         plain = {} if "type_check" not in inspect.signature(nir.read).parameters else {"type_check": False}
-        graph = nir.read(graph, **plain)
+        try:
+            graph = nir.read(graph, **plain)
+        except (TypeError, AssertionError, KeyError) as error:  # a field or a node that this version of the package does not know
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(f"nir {nir.version} cannot read {graph}, {what}; a newer version may: pip install --upgrade nir") from None
     if type(graph).__name__ != "NIRGraph":
         raise TypeError(f"`graph` must be a nir.NIRGraph or the path of its file, got {type(graph).__name__}")
     if reset not in ("zero", "subtract"):
