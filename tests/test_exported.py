@@ -17,7 +17,8 @@ from spikegrad import neurons, nn  # noqa: E402
 Linear = torch.nn.Linear
 
 NETS = {
-    "Leaky": (lambda: nn.Sequential(Linear(6, 8), nn.Leaky(0.9), Linear(8, 4), nn.LeakyIntegrator(0.8)), (6,)),
+    "Leaky": (lambda: nn.Sequential(Linear(6, 8), nn.Leaky(0.9), Linear(8, 4), nn.Leaky(0.8, reset="zero")), (6,)),
+    "readout": (lambda: nn.Sequential(Linear(6, 8), nn.Leaky(0.9, reset_delay=True), Linear(8, 4), nn.LeakyIntegrator(0.8)), (6,)),
     "Synaptic": (lambda: nn.Sequential(Linear(6, 8), nn.Synaptic(0.7, 0.9, spike_at_threshold=False)), (6,)),
     "Adaptive": (lambda: nn.Sequential(Linear(6, 8), nn.Layer(neurons.Adaptive(0.9, reset="zero"), learn="beta")), (6,)),
     "convolutional": (

@@ -188,8 +188,13 @@ def array(value: Array, like: Array) -> Array:
     """A number as an array without dimensions, of the library, dtype and device of `like`; an array in that dtype."""
     owner = library(like)
     if owner == "torch":
-        make = namespace(owner).tensor  # not `new_tensor`, which wants memory that tensors marked as negative or zero do not have
-        return value.to(like.dtype) if library(value) == "torch" else make(float(value), dtype=like.dtype, device=like.device)
+        torch = namespace(owner)
+        if library(value) == "torch":
+            return value.to(like.dtype)
+        if torch.compiler.is_exporting():  # as an operation: PyTorch cannot functionalise a constant tensor inside of a scan
+            return torch.full((), float(value), dtype=like.dtype, device=like.device)
+        # not `new_tensor`, which wants memory that tensors marked as negative or zero do not have
+        return torch.tensor(float(value), dtype=like.dtype, device=like.device)
     return namespace(owner).asarray(value, dtype=like.dtype)
 
 
