@@ -26,7 +26,7 @@ currents, write a gradient.
 
 ## How to repeat it
 
-```bash
+```sh
 pip install -c constraints.txt "spikegrad[bench]"
 python -m benchmarks all     # or one of: NAMES
 python -m benchmarks kernels --against CHECKOUT    # this checkout's layers and training step against another's: `against`

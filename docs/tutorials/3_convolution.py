@@ -64,9 +64,9 @@ assert accuracy > 0.8
 #
 # One digit, and how often each neuron of the first layer fires for it.
 figure, panels = plt.subplots(1, 9)
-panels[0].imshow(images[600, 0], cmap="Greys")
+panels[0].imshow(images[600, 0].numpy(), cmap="Greys")
 for panel, channel in zip(panels[1:], seen["2"].spikes[:, 0].mean(0), strict=True):
-    panel.imshow(channel, cmap="Blues", vmin=0, vmax=1)
+    panel.imshow(channel.numpy(), cmap="Blues", vmin=0, vmax=1)
 for panel in panels:
     panel.axis("off")
 plt.show()

@@ -14,8 +14,6 @@ from spikegrad.vocabulary import exp
 #
 # `x` is the potential minus the threshold. The formula may be written with arithmetic and the words of `spikegrad.vocabulary`.
 class Bell(Surrogate):
-    """Flat near the threshold, with tails that fall very fast."""
-
     width: Positive = 0.5
 
     def derivative(self, x):
@@ -78,5 +76,4 @@ for _ in range(40):
 print(f"effort {layer.effort.item():.2f}, a spike in {rate:.0%} of the steps")
 
 # %%
-# What runs in each step, forward, in the kernel:
-print(Tired().source("numba"))
+print(Tired().source("numba"))  # what runs in each step, forward, in the kernel

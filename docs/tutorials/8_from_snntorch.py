@@ -1,8 +1,7 @@
 # %%
 # # From snnTorch, step by step
 #
-# A network as its documentation writes them becomes one that runs over whole sequences: first by changing an import, then by one call, and
-# in the end in fewer lines.
+# A network as its documentation writes them comes to run over whole sequences: by another import, then one call, then fewer lines.
 import torch
 from sklearn.datasets import load_digits
 
@@ -22,24 +21,22 @@ x, y = encode.rate(torch.tensor(images[:128] / 16).float(), steps=25), torch.ten
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        spike_grad = surrogate.fast_sigmoid(slope=10)
         self.fc1 = torch.nn.Linear(64, 100)
-        self.lif1 = snn.Leaky(beta=0.9, spike_grad=spike_grad)
+        self.lif1 = snn.Leaky(beta=0.9, spike_grad=surrogate.fast_sigmoid(slope=10))
         self.fc2 = torch.nn.Linear(100, 10)
-        self.lif2 = snn.Leaky(beta=0.9, spike_grad=spike_grad)
+        self.lif2 = snn.Leaky(beta=0.9, spike_grad=surrogate.fast_sigmoid(slope=10))
 
     def forward(self, x):
         mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_leaky()
         spk2_rec, mem2_rec = [], []
-        for step in range(x.size(0)):
-            spk1, mem1 = self.lif1(self.fc1(x[step]), mem1)
+        for step in x:
+            spk1, mem1 = self.lif1(self.fc1(step), mem1)
             spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
             spk2_rec.append(spk2)
             mem2_rec.append(mem2)
         return torch.stack(spk2_rec), torch.stack(mem2_rec)
 
 
-torch.manual_seed(0)
 net = Net()
 stepwise, _ = net(x)
 print(tuple(stepwise.shape), "spikes, at a rate of", round(stepwise.mean().item(), 3))
