@@ -34,6 +34,7 @@ html_static_path = ["static"]
 html_css_files = ["spikegrad.css"]
 html_js_files = ["copy.js"]
 html_copy_source = False
+html_domain_indices = False
 html_show_search_summary = False  # it is read with `fetch`, which browsers refuse to a page opened from a folder
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0969b5", "color-brand-content": "#0969b5", "color-brand-visited": "#0969b5"},

@@ -33,7 +33,22 @@ MODULES = {
     "spikegrad.insight": "What goes on in a network",
     "spikegrad.plots": "Pictures",
 }
-DROPPED = ("annotations", "TYPE_CHECKING", "Any", "CATALOGUE")
+DROPPED = ("annotations", "TYPE_CHECKING", "Any", "CATALOGUE", "write")
+GIVEN_BY = {
+    "spikegrad.insight.Change": "spikegrad.diagnose",
+    "spikegrad.insight.Diagnosis": "spikegrad.diagnose",
+    "spikegrad.insight.Finding": "spikegrad.diagnose",
+    "spikegrad.insight.Measured": "spikegrad.diagnose",
+    "spikegrad.insight.LayerRecord": "spikegrad.record",
+    "spikegrad.insight.Recording": "spikegrad.record",
+    "spikegrad.training.DivergedError": "spikegrad.training.train",
+    "spikegrad.training.Outcome": "spikegrad.training.train",
+    "spikegrad.training.Prediction": "spikegrad.training.train",
+    "spikegrad.training.evaluate": "spikegrad.training.train",
+    "spikegrad.training.predict": "spikegrad.training.train",
+    "spikegrad.training.resume": "spikegrad.training.train",
+}
+"""What nobody makes, or only after something else was made: the example of the function that gives it stands on its page, too."""
 
 
 def public(module: str) -> list[str]:
@@ -110,7 +125,16 @@ def entry(module: str, name: str) -> str:
     if name == "Between":
         for each in filter(lambda name: is_range(module, name), public(module)):
             lines += [f".. py:data:: spikegrad.{each}", "", f"   {RANGES[each]}", ""]
+    if full in GIVEN_BY:
+        lines += [f"Of the function that begins it, :doc:`{GIVEN_BY[full]}`:", "", *example(GIVEN_BY[full]), ""]
     return "\n".join(lines)
+
+
+def example(name: str) -> list[str]:
+    """The example of a docstring."""
+    module, _, function = name.rpartition(".")
+    text = inspect.getdoc(getattr(importlib.import_module(module), function)) or ""
+    return textwrap.dedent(text.partition("Example:\n")[2]).splitlines()
 
 
 def galleries() -> Iterator[tuple[str, str]]:
@@ -157,13 +181,14 @@ def alternative(kind: type[Surrogate] | type[Neuron]) -> str:
 def pictures(kind: type[Surrogate] | type[Neuron], folder: Path) -> None:
     """The picture of a page, and the small one of the overview."""
     drawn = plots.response(built(kind, {})) if issubclass(kind, Neuron) else plots.curves([kind()])
+    rows = drawn.axes[::2]
     plots.save(drawn, folder / f"{kind.__name__}.svg")
     with matplotlib.rc_context({**plots.STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(2.6, 1.5), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(2.6, 1.5))
+        axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
         axes.axis("off")
         if issubclass(kind, Neuron):
-            answer(built(kind, {}), axes)
+            answer(rows, kind, axes)
         else:
             x = np.linspace(-2.5, 2.5, 1001)
             y = np.broadcast_to(np.asarray(kind().derivative(x), float), x.shape)
@@ -174,42 +199,39 @@ def pictures(kind: type[Surrogate] | type[Neuron], folder: Path) -> None:
         plots.save(figure, folder / f"{kind.__name__}-small.svg")
 
 
-def idea(path: Path) -> None:
-    """The picture of the landing page: a step and a bump, and what a neuron does with a current."""
+def idea(folder: Path) -> None:
+    """The pictures of the landing page: a step and a bump, and what a neuron does with a current."""
     x, steps = np.linspace(-1, 1, 801), np.arange(120)
     drive = np.where((steps > 10) & (steps < 100), 0.16 + 0.05 * np.sin(steps / 9), 0.0)[:, None]
     neuron = built(NEURONS["Leaky"], {})
     made, states = simulated(neuron, {"current": drive}, rest(neuron))
     spikes, potential = made["output 0"][:, 0], states["v"][:, 0]
     with matplotlib.rc_context({**plots.STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(9.6, 2.3), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(1, 2))
-        left.plot(x, (x >= 0).astype(float), color=plots.INK, label="forward")
-        left.plot(x, CATALOGUE["ATan"](5.0).derivative(x) / 2.5, color=plots.COLOURS[1], label="backward")
-        left.set(title="A surrogate", xlabel="potential minus threshold", yticks=[])
-        left.legend(loc="upper left", fontsize=8)
-        right.plot(steps, potential + spikes, color=plots.COLOURS[0])
-        right.axhline(1, color=plots.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        right.vlines(np.flatnonzero(spikes), 1.15, 1.4, color=plots.INK, linewidth=1.4)
-        right.set(title="A neuron: its potential, and spikes where that reaches the threshold", xlabel="time step", yticks=[])
-        plots.save(figure, path)
+        figure = Figure(figsize=(4, 2.3), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(x, (x >= 0).astype(float), color=plots.INK, label="forward")
+        axes.plot(x, CATALOGUE["ATan"](5.0).derivative(x) / 2.5, color=plots.COLOURS[1], label="backward")
+        axes.set(title="A surrogate", xlabel="potential minus threshold", yticks=[])
+        axes.legend(loc="upper left", fontsize=8)
+        plots.save(figure, folder / "surrogate.svg")
+        figure = Figure(figsize=(5.6, 2.3), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(steps, potential + spikes, color=plots.COLOURS[0])
+        axes.axhline(1, color=plots.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.vlines(np.flatnonzero(spikes), 1.15, 1.4, color=plots.INK, linewidth=1.4)
+        axes.set(title="A neuron, which spikes at its threshold", xlabel="time step", yticks=[])
+        plots.save(figure, folder / "neuron.svg")
 
 
-def answer(neuron: Neuron, axes: Any) -> None:
-    """The first state of a neuron, its spikes above, under the weakest constant current that makes it spike some times."""
-    sizes = 2.0 ** np.arange(-6, 11, 0.5)
-    drive = np.zeros((120, len(sizes))) + sizes
-    drive[:10] = 0
-    made, states = simulated(neuron, {name: drive if k == 0 else drive * 0 + 0.5 for k, name in enumerate(neuron.inputs)}, rest(neuron))
-    spikes, state = made["output 0"], next(iter(states.values()))
-    spiking = "excess" in neuron.record.recorded
-    best = int(abs((spikes != 0).sum(0) - 6).argmin()) if spiking else len(sizes) // 3
-    trace = state[:, best]
-    low, high = float(trace.min()), float(trace.max())
-    axes.plot(trace, color=plots.COLOURS[2], linewidth=1.3)
-    if spiking:
-        unit = (high - low) or 1.0
-        axes.vlines(np.flatnonzero(spikes[:, best]), high + 0.15 * unit, high + 0.4 * unit, color=plots.INK, linewidth=1.2)
+def answer(rows: list[Any], kind: type[Neuron], axes: Any) -> None:
+    """Of the large picture the first state, and spikes above it."""
+    named = {row.get_ylabel(): row for row in rows}
+    time, state = named[next(iter(kind.states))].lines[0].get_data()
+    axes.plot(time, state, color=plots.COLOURS[2], linewidth=1.3)
+    if "spikes" in named:
+        top, unit = float(np.max(state)), float(np.ptp(state)) or 1.0
+        spikes = [segment[0][0] for lines in named["spikes"].collections for segment in lines.get_segments()]
+        axes.vlines(spikes, top + 0.15 * unit, top + 0.4 * unit, color=plots.INK, linewidth=1.0)
 
 
 def write(app: Sphinx) -> None:
@@ -231,7 +253,7 @@ def write(app: Sphinx) -> None:
             drawn, sources = folder / f"{name}.svg", (inspect.getfile(kind), plots.__file__, __file__)
             if not drawn.exists() or drawn.stat().st_mtime < max(Path(source).stat().st_mtime for source in sources):
                 pictures(kind, folder)
-    idea(root / "gallery" / "idea.svg")
+    idea(root / "gallery")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

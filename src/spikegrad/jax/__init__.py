@@ -322,6 +322,13 @@ def recurrent_leaky(
 
     `weights` of shape ``(features, features)`` connect all to all, as ``weights @ s``; of shape ``(features,)`` each neuron to itself. The
     state is ``(v, recurrent)``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from spikegrad.jax import recurrent_leaky
+        >>> spikes, state = recurrent_leaky(jnp.array([[1.0], [0.0], [0.0]]), weights=jnp.ones(1), beta=0.5)
+        >>> spikes.ravel().tolist(), state._fields
+        ([1.0, 1.0, 1.0], ('v', 'recurrent'))
     """
     return _named(neurons.Leaky, currents, {"beta": beta, "threshold": threshold}, weights, state, {"spike": spike, **options})
 
@@ -336,7 +343,15 @@ def synaptic(
     state: tuple[jax.Array, jax.Array] | None = None,
     **options: Unpack[Keywords],
 ) -> tuple[Any, ...]:
-    """`leaky` neurons with an exponential synapse, ``i[t] = alpha i[t-1] + I[t]``; the state is ``(i, v)``."""
+    """`leaky` neurons with an exponential synapse, ``i[t] = alpha i[t-1] + I[t]``; the state is ``(i, v)``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from spikegrad.jax import synaptic
+        >>> spikes, state = synaptic(jnp.array([[0.75], [0.0], [0.0]]), alpha=0.5, beta=1.0)
+        >>> spikes.ravel().tolist(), [part.item() for part in state]
+        ([0.0, 1.0, 0.0], [0.1875, 0.3125])
+    """
     numbers = {"alpha": alpha, "beta": beta, "threshold": threshold}
     return _named(neurons.Synaptic, currents, numbers, None, state, {"spike": spike, **options})
 
@@ -352,7 +367,15 @@ def recurrent_synaptic(
     state: tuple[jax.Array, jax.Array, jax.Array] | None = None,
     **options: Unpack[Keywords],
 ) -> tuple[Any, ...]:
-    """`synaptic` neurons that also receive their own spikes, as in `recurrent_leaky`; the state is ``(i, v, recurrent)``."""
+    """`synaptic` neurons that also receive their own spikes, as in `recurrent_leaky`; the state is ``(i, v, recurrent)``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from spikegrad.jax import recurrent_synaptic
+        >>> spikes, state = recurrent_synaptic(jnp.ones((3, 2)), jnp.zeros((2, 2)), alpha=0.5, beta=0.5)
+        >>> spikes.shape, state._fields
+        ((3, 2), ('i', 'v', 'recurrent'))
+    """
     numbers = {"alpha": alpha, "beta": beta, "threshold": threshold}
     return _named(neurons.Synaptic, currents, numbers, weights, state, {"spike": spike, **options})
 
@@ -360,5 +383,13 @@ def recurrent_synaptic(
 def leaky_integrator(
     currents: jax.Array, beta: ArrayLike, *, state: jax.Array | None = None, backend: Backend = "auto"
 ) -> tuple[jax.Array, jax.Array]:
-    """Leaky integrators, which do not spike: ``u[t] = beta u[t-1] + I[t]``. Returns the potentials and the last of them."""
+    """Leaky integrators, which do not spike: ``u[t] = beta u[t-1] + I[t]``. Returns the potentials and the last of them.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from spikegrad.jax import leaky_integrator
+        >>> potentials, last = leaky_integrator(jnp.array([[1.0], [0.0], [1.0]]), beta=0.5)
+        >>> potentials.ravel().tolist(), last.item()
+        ([1.0, 0.5, 1.25], 1.25)
+    """
     return _named(neurons.LeakyIntegrator, currents, {"beta": beta}, None, state, {"backend": backend})
