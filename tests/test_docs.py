@@ -25,7 +25,7 @@ KNOWN = {"CONTRIBUTING.md": vars(vocabulary) | {"Surrogate": Surrogate, "Positiv
 PEERS = ("norse", "spikingjelly")
 """Libraries of the extra `bench`; .ci/run runs the blocks that need them in the environment that has them."""
 ELSEWHERE = (
-    r"pip install |git clone |(python3? -m venv [\w.]+ && )?\.\w+/bin/pip install ",  # .ci/run runs those of the README
+    r"pip install |git clone |python3? -m venv |\.\w+/bin/pip install ",  # .ci/run runs those of the README
     r"\.peers/bin/|ruff |pyright|pytest",  # .ci/run
     r"python -m benchmarks ",  # tests/test_benchmarks.py
     r"python -m sphinx ",  # tests/test_site.py

@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 
 from docstrings import prose
-from spikegrad import CATALOGUE, plots
+from spikegrad import CATALOGUE, explore, plots
 from spikegrad.neuron import Neuron
 from spikegrad.neurons import CATALOGUE as NEURONS
 from spikegrad.simulation import rest, simulated
@@ -44,8 +44,10 @@ GIVEN_BY = {
     "spikegrad.training.DivergedError": "spikegrad.training.train",
     "spikegrad.training.Outcome": "spikegrad.training.train",
     "spikegrad.training.Prediction": "spikegrad.training.train",
+    "spikegrad.training.QuantizeReport": "spikegrad.training.train",
     "spikegrad.training.evaluate": "spikegrad.training.train",
     "spikegrad.training.predict": "spikegrad.training.train",
+    "spikegrad.training.quantize_report": "spikegrad.training.train",
     "spikegrad.training.resume": "spikegrad.training.train",
 }
 """What nobody makes, or only after something else was made: the example of the function that gives it stands on its page, too."""
@@ -256,7 +258,14 @@ def write(app: Sphinx) -> None:
     idea(root / "gallery")
 
 
+def explorer(app: Sphinx, error: Exception | None) -> None:
+    """The page of `spikegrad explore`, which another page shows."""
+    if error is None and app.builder.format == "html":
+        explore.write(Path(app.outdir) / "live.html")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Before the pages are looked for."""
+    """Before the pages are looked for; and one page that is no page of Sphinx."""
     app.connect("builder-inited", write)
+    app.connect("build-finished", explorer)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

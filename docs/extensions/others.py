@@ -17,7 +17,7 @@ def fill(app: Sphinx, page: str, source: list[str]) -> None:
         others = sorted(path.stem for path in Path(app.srcdir).glob("*.md") if path.stem not in named | {"index"})
         source[0] = source[0].replace(PLACE, "\n".join(others))
     # A link to a file beside the site is one to a copy of it.
-    source[0] = re.sub(r"\[`?([^]`]+)`?\]\((\.\./examples/[\w./]+)\)", r"{download}`\1 <\2>`", source[0])
+    source[0] = re.sub(r"\[`?([^]`]+)`?\]\((\.\./[\w./-]+\.(?:py|txt))\)", r"{download}`\1 <\2>`", source[0])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
