@@ -209,14 +209,14 @@ def idea(folder: Path) -> None:
     made, states = simulated(neuron, {"current": drive}, rest(neuron))
     spikes, potential = made["output 0"][:, 0], states["v"][:, 0]
     with matplotlib.rc_context({**plots.STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(4, 2.3), layout="constrained")
+        figure = Figure(figsize=(4.8, 2.2), layout="constrained")
         axes = figure.subplots()
         axes.plot(x, (x >= 0).astype(float), color=plots.INK, label="forward")
         axes.plot(x, CATALOGUE["ATan"](5.0).derivative(x) / 2.5, color=plots.COLOURS[1], label="backward")
-        axes.set(title="A surrogate", xlabel="potential minus threshold", yticks=[])
+        axes.set(title="A surrogate", xlabel="potential minus threshold", yticks=[], xticks=[-1, 0, 1])
         axes.legend(loc="upper left", fontsize=8)
         plots.save(figure, folder / "surrogate.svg")
-        figure = Figure(figsize=(5.6, 2.3), layout="constrained")
+        figure = Figure(figsize=(4.8, 2.2), layout="constrained")
         axes = figure.subplots()
         axes.plot(steps, potential + spikes, color=plots.COLOURS[0])
         axes.axhline(1, color=plots.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
