@@ -1,4 +1,4 @@
-"""``python -m benchmarks NAME [--quick] [--out DIR] [--against CHECKOUT]``."""
+"""``python -m benchmarks NAME ... [--quick] [--device cuda] [--out DIR] [--against CHECKOUT]``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import machine, report
 from benchmarks.measure import DisagreementError, Effort
 
+if TYPE_CHECKING:
+    from benchmarks.card import Card
+
 NAMES = ("layer", "kernels", "neurons", "recurrent", "network", "compat", "memory", "scaling", "startup")
+ON_CARDS = ("layer", "network", "neurons")
+"""What is measured on GPUs too."""
+CARD_ROUNDS = 21
 AGAINST = "against"
 """What is not run with the others, since it needs another checkout."""
 RESULTS = Path(__file__).parent / "results"
@@ -18,9 +25,20 @@ THREADS = 2
 """What a small machine has; the same for everyone."""
 
 
-def measure(name: str, effort: Effort, out: Path, against: Path | None = None) -> None:
-    """Run one benchmark, or the comparison with another checkout, print it, write it."""
+def measure(name: str, effort: Effort, out: Path, against: Path | None = None, card: Card | None = None) -> None:
+    """Run one benchmark, or the comparison with another checkout, print it, write it; on a card as ``NAME-DEVICE``."""
     import torch
+
+    if card is not None:
+        from benchmarks import cuda
+
+        found = cuda.RUN[name](effort, card)
+        about = machine.described(torch.get_num_threads()) | {"quick": effort.quick, "rounds": effort.rounds}
+        about["machine"] = {**machine.described(torch.get_num_threads())["machine"], **machine.card(card.device)}
+        name = f"{name}-{card.device}"
+        report.show(name, found)
+        print(report.write(name, found, about, out))
+        return
 
     # A team of threads that cannot all run waits for itself: on a busy machine a tiny size takes a hundred times as long.
     torch.set_num_threads(1 if effort.quick else min(THREADS, machine.cores()))
@@ -40,26 +58,43 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description="Prove that both sides compute the same, then time them in one run."
     )
-    parser.add_argument("name", choices=(*NAMES, "all", "docs"))
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=(*NAMES, "all", "docs"), help=", ".join((*NAMES, "all", "docs")))
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: layer, network and neurons on a GPU, at most three minutes each"
+    )
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="with `kernels`: this checkout against another one instead")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds, to see that it runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: benchmarks/results)")
     parser.add_argument("--page", type=Path, default=Path(__file__).parents[1] / "docs/benchmarks.md", help="what `docs` writes")
     chosen = parser.parse_args(arguments)
-    if chosen.name == "docs":
+    if chosen.names == ["docs"]:
         from benchmarks import page
 
         page.write(chosen.out, chosen.page)
         print(chosen.page)
         return 0
-    if chosen.against is not None and (chosen.name != "kernels" or not (chosen.against / "src").is_dir()):
+    if "docs" in chosen.names or ("all" in chosen.names and len(chosen.names) > 1):
+        parser.error("`all` and `docs` go alone")
+    if chosen.against is not None and (chosen.names != ["kernels"] or not (chosen.against / "src").is_dir()):
         parser.error("--against goes with `kernels`, and names a checkout of spikegrad, a folder that has src/")
-    effort = Effort(rounds=2, seconds=0.0, quick=True) if chosen.quick else Effort()
+    names = NAMES if chosen.names == ["all"] else chosen.names if chosen.against is None else (AGAINST,)
+    if chosen.device == "cuda":
+        names = ON_CARDS if chosen.names == ["all"] else names
+        if other := [name for name in names if name not in ON_CARDS]:
+            parser.error(f"--device cuda goes with {', '.join(ON_CARDS)}, not with {other[0]}")
+        if (missing := machine.without_cuda()) is not None:
+            print(missing, file=sys.stderr)
+            return 2
+    effort = Effort(rounds=2, seconds=0.0, quick=True) if chosen.quick else Effort(rounds=CARD_ROUNDS if chosen.device == "cuda" else 15)
     failed = False
-    names = NAMES if chosen.name == "all" else (chosen.name,) if chosen.against is None else (AGAINST,)
     for name in names:
         try:
-            measure(name, effort, chosen.out, chosen.against)
+            card = None
+            if chosen.device == "cuda":
+                from benchmarks.card import Cuda
+
+                card = Cuda()  # whose time begins now
+            measure(name, effort, chosen.out, chosen.against, card)
         except DisagreementError as difference:
             print(f"{name}: nothing is reported, since both sides do not compute the same. {difference}", file=sys.stderr)
             failed = True

@@ -148,6 +148,31 @@ def _spikingjelly(node: str, **options: Any) -> Callable[[int], Run]:
     return make
 
 
+def flex(features: int) -> Run:
+    """A leaky neuron in SpikingJelly's FlexSN, which compiles a step that is written as a function."""
+    from spikingjelly.activation_based import functional, neuron, surrogate
+
+    def core(x: Any, v: Any) -> Any:  # it may not close over a module
+        u = 0.9 * v + x
+        s = surrogate.ATan.spiking_function(u - 1.0, 2.0)
+        return s, u - s
+
+    layer = neuron.FlexSN(core, num_states=1, step_mode="m")
+
+    def run(currents: Any) -> Any:
+        functional.reset_net(layer)
+        found = layer(currents)
+        return found[0] if isinstance(found, tuple) else found
+
+    return run
+
+
+FLEX = Contender(
+    "SpikingJelly FlexSN", "spikingjelly", flex, Twin(options={"detach_reset": False}), note="gradients flow through the reset"
+)
+"""Beside `LEAKY` where there is a GPU, for which it was made."""
+
+
 def _norse(kind: str) -> Any:
     def make_step(features: int) -> Any:
         import torch
@@ -197,7 +222,10 @@ LEAKY = (
         "snnTorch Leaky", "snntorch", snntorch_layer("Leaky", BETA), Twin(options=DELAYED),
         note="resets one step later, spikes above threshold only",
     ),
-    Contender("SpikingJelly LIFNode", "spikingjelly", _spikingjelly("LIFNode", v_reset=None), note="multi-step, CPU backend; soft reset"),
+    Contender(
+        "SpikingJelly LIFNode", "spikingjelly", _spikingjelly("LIFNode", v_reset=None),
+        note="multi-step, its own choice of a backend; soft reset",
+    ),
     Contender(
         "SpikingJelly LIFNode, hard", "spikingjelly", _spikingjelly("LIFNode", v_reset=0.0), Twin(options={"reset": "zero"}),
         note="resets to zero, its default",

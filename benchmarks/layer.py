@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -35,21 +36,28 @@ def early(array: Any, lag: int) -> Any:
 
 
 class TorchSide:
-    """Forward and backward of a layer in PyTorch."""
+    """Forward and backward of a layer in PyTorch, on a device."""
 
     name = "PyTorch"
 
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+
     def leaf(self, array: Any) -> Any:
         """An array as a tensor that receives a gradient."""
-        import torch
-
-        return torch.tensor(array, requires_grad=True)
+        return self.tensor(array).requires_grad_()
 
     def tensor(self, array: Any) -> Any:
-        """An array as a tensor."""
+        """An array as a tensor; a tensor as another that shares its memory."""
         import torch
 
-        return torch.tensor(array)
+        return array.detach() if isinstance(array, torch.Tensor) else torch.tensor(array, device=self.device)
+
+    def place(self) -> Any:
+        """Around what makes a layer: its tensors lie on the device."""
+        import torch
+
+        return contextlib.nullcontext() if self.device == "cpu" else torch.device(self.device)
 
     def step(self, run: Any, leaf: Any, gradient: Any) -> Any:
         """A function of nothing that returns spikes and gradient."""
@@ -76,6 +84,10 @@ class JaxSide:
 
     tensor = leaf
 
+    def place(self) -> Any:
+        """Nothing: JAX has its own default."""
+        return contextlib.nullcontext()
+
     def step(self, run: Any, leaf: Any, gradient: Any) -> Any:
         """A function of nothing that returns spikes and gradient, both ready."""
         import jax
@@ -98,7 +110,9 @@ def task(side: Side, peer: Contender, features: int, arrays: tuple[Any, Any]) ->
     leaf = side.leaf(currents / np.float32(peer.gain))
     if peer.batch_first:
         leaf = native(leaf.detach()).requires_grad_()
-    return side.step(peer.make(features), leaf, native(side.tensor(gradient)))
+    with side.place():
+        run = peer.make(features)
+    return side.step(run, leaf, native(side.tensor(gradient)))
 
 
 def potentials(kind: str, twin: Twin, currents: Any) -> Any:
@@ -113,15 +127,20 @@ def potentials(kind: str, twin: Twin, currents: Any) -> Any:
         return layer(torch.tensor(currents), record=True)[2]
 
 
+def host(array: Any) -> Any:
+    """An array of any library in NumPy."""
+    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)
+
+
 def prove(side: Side, kind: str, peer: Contender, arrays: tuple[Any, Any], mine: Any) -> str:
     """That ours with a peer's options, `mine`, computes what the peer does."""
     currents, gradient = arrays
     spikes, grad = side.step(mine, side.leaf(currents), side.tensor(early(gradient, peer.twin.lag)))()
     their_spikes, their_grad = task(side, peer, currents.shape[-1], arrays)()
-    theirs = early(np.asarray(peer.major(their_spikes)), peer.twin.lag), np.asarray(peer.major(their_grad)) / np.float32(peer.gain)
+    theirs = early(host(peer.major(their_spikes)), peer.twin.lag), host(peer.major(their_grad)) / np.float32(peer.gain)
     compared = slice(0, len(currents) - peer.twin.lag)
     u = potentials(kind, peer.twin, currents)
-    both = [(np.asarray(a)[compared], np.asarray(b)[compared]) for a, b in ((spikes, grad), theirs)]
+    both = [(host(a)[compared], host(b)[compared]) for a, b in ((spikes, grad), theirs)]
     return same(f"{side.name} {peer.name}", *both, u[compared])
 
 

@@ -10,8 +10,8 @@ import subprocess
 from pathlib import Path
 
 PACKAGES = (
-    "spikegrad", "torch", "numba", "numpy", "jax", "jaxlib", "snntorch", "spikingjelly", "norse", "sinabs", "spyx", "braintools", "brainpy",
-    "brainstate",
+    "spikegrad", "torch", "triton", "numba", "numpy", "jax", "jaxlib", "snntorch", "spikingjelly", "norse", "sinabs", "spyx", "braintools",
+    "brainpy", "brainstate",
 )  # fmt: skip
 
 
@@ -27,6 +27,28 @@ def cpu() -> str:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def without_cuda() -> str | None:
+    """Why there is nothing to measure on a GPU, in one line, or None."""
+    import importlib.util
+
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"--device cuda: PyTorch {torch.__version__} sees no GPU here, torch.cuda.is_available() is False"
+    return (
+        None if importlib.util.find_spec("triton") is not None else "--device cuda: Triton is not installed, pip install 'spikegrad[gpu]'"
+    )
+
+
+def card(device: str) -> dict[str, str]:
+    """The name of a GPU, and whose driver it has."""
+    import torch
+
+    if device != "cuda":
+        return {}
+    return {"card": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
 
 
 def commit() -> str:

@@ -1,4 +1,4 @@
-"""Memory of the backward pass: what a layer and a dense stack save for it, and the peak of the process."""
+"""Memory of the backward pass: what a layer and stacks of layers save for it, and the peak of the process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import contenders
+from benchmarks import contenders, recompute
 from benchmarks.agreement import same
 from benchmarks.contenders import BETA, Run, Twin, ours
 from benchmarks.layer import TorchSide, inputs, potentials, prove
@@ -139,17 +139,21 @@ def peak(name: str, stacked: bool, size: tuple[int, int, int]) -> int:
     out = make(size[-1])(small)
     out.backward(out.detach())  # what is compiled and loaded once is not the layer's
     run, x = make(size[-1]), given(stacked, size)
-    with contextlib.suppress(OSError, AttributeError):  # what the allocator keeps in reserve would hide what the layer takes
+    return raised(lambda: run(x).sum().backward())
+
+
+def raised(task: Callable[[], object]) -> int:
+    """Bytes by which a task raises the peak of this process."""
+    with contextlib.suppress(OSError, AttributeError):  # what the allocator keeps in reserve would hide what the task takes
         ctypes.CDLL(None).malloc_trim(0)
     before = resident()
-    out = run(x)
-    out.sum().backward()
+    task()
     return resident(most=True) - before
 
 
-def peak_elsewhere(name: str, stacked: bool, size: tuple[int, int, int]) -> int:
-    """`peak` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.memory", json.dumps([name, stacked, size])]
+def elsewhere(module: str, name: str, *given: Any) -> int:
+    """The `peak` of a module in a process of its own."""
+    command = [sys.executable, "-m", module, json.dumps([name, *given])]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
     if done.returncode:
         raise RuntimeError(f"the peak of {name} could not be measured: {done.stderr[-2000:]}")
@@ -179,7 +183,7 @@ def run(effort: Effort) -> Report:
             kept = saved(make(size[-1]), given(stacked, size)) / neurons
             bytes_.append(Row(name, kept, kept, kept))
             if not effort.quick or (name == "spikegrad" and not stacked):
-                high = peak_elsewhere(name, stacked, size) / neurons
+                high = elsewhere("benchmarks.memory", name, stacked, size) / neurons
                 peaks.append(Row(name, high, high, high))
         for rows in filter(None, (bytes_, peaks)):
             for row in rows:
@@ -194,6 +198,7 @@ def run(effort: Effort) -> Report:
             report.sections.append(Section(f"Peak, {title}, {shape}", unit, peaks, "spikegrad", text))
     if RECOMPUTING not in runs(stacked=True):
         report.skipped.append("SpikingLinear with memory='recompute': this version does not have it")
+    recompute.compare(effort, report)
     return report
 
 

@@ -107,13 +107,13 @@ def readout_spikingjelly() -> Run:
 class Network:
     """Linear layers, spiking layers and a readout, run layer by layer over whole sequences."""
 
-    def __init__(self, task: Task, spiking: Callable[[int], Run], readout: Run) -> None:
+    def __init__(self, task: Task, spiking: Callable[[int], Run], readout: Run, device: str = "cpu") -> None:
         import torch
 
-        self.inputs, self.labels = task.data()
-        self.linear = task.weights()
+        self.inputs, self.labels = (x.to(device) for x in task.data())
+        self.linear = [layer.to(device) for layer in task.weights()]
         self.neurons = [*(spiking(size) for size in task.sizes[1:-1]), readout]
-        self.optimiser = torch.optim.Adam([layer.weight for layer in self.linear], lr=1e-3)
+        self.optimiser = torch.optim.Adam([layer.weight for layer in self.linear], lr=1e-3, capturable=device == "cuda")
 
     def forward(self) -> Any:
         """Potentials of the readout."""

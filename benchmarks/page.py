@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from benchmarks.__main__ import AGAINST, NAMES
+from benchmarks.__main__ import AGAINST, NAMES, ON_CARDS
 from benchmarks.measure import Section
 from benchmarks.report import QUICK, cells, columns, read
 
@@ -26,12 +26,17 @@ currents, write a gradient.
 
 ## How to repeat it
 
-```bash
+```sh
 pip install -c constraints.txt "spikegrad[bench]"
 python -m benchmarks all     # or one of: NAMES
 python -m benchmarks kernels --against CHECKOUT    # this checkout's layers and training step against another's: `against`
+python -m benchmarks layer network neurons --device cuda    # on a GPU, at most three minutes each
 python -m benchmarks docs    # this page
 ```
+
+On a GPU, times are those of events on the device, after a quarter of a gigabyte was written over its caches. Beside each stands its share
+of the bandwidth that a copy of a gigabyte has there, counted in the bytes that must move: currents, spikes, gradients, and the states at
+the beginnings of rounds.
 
 All six peers of the extra install beside the PyTorch and JAX of `constraints.txt`; one that is missing is left out, with a line that
 says so. `--quick` takes tiny sizes, to see that everything runs. Compare within a run only.
@@ -50,9 +55,10 @@ def chapter(path: Path, page: Path) -> str:
     """One benchmark."""
     report, about = read(path)
     machine = about["machine"]
+    card = f"{machine['card']}, CUDA {machine['cuda']}; " if "card" in machine else ""
     parts = [
         f"## {about['benchmark']}",
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['system']}; commit `{about['commit']}`, "
+        f"{card}{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['system']}; commit `{about['commit']}`, "
         f"{about['date']}, {about['rounds']} rounds. "
         + ", ".join(f"{name} {version}" for name, version in about["versions"].items())
         + ".",
@@ -77,7 +83,9 @@ def write(results: Path, page: Path) -> None:
     Raises:
         FileNotFoundError: there are none.
     """
-    found = [results / f"{name}.json" for name in (*NAMES, AGAINST) if (results / f"{name}.json").exists()]
+    found = [
+        results / f"{name}.json" for name in (*NAMES, AGAINST, *(f"{n}-cuda" for n in ON_CARDS)) if (results / f"{name}.json").exists()
+    ]
     if not found:
         raise FileNotFoundError(f"no results in {results}; run `python -m benchmarks all` first")
     chapters = [chapter(path, page) for path in found]

@@ -114,6 +114,14 @@ def test_samples(name, backend, count, partitioner):
     assert found[1][1].sharding.is_equivalent_to(where, 3)
 
 
+def test_kernels_for_gpus():
+    """Are launched for each device's part, here in Triton's interpreter."""
+    pytest.importorskip("triton")
+    x, function = jax.device_put(X, NamedSharding(devices(4), P(None, "d"))), jax.jit(derived("leaky", "triton"))
+    check(function(GIVEN, x), "leaky")
+    assert not gathers(function, GIVEN, x)
+
+
 @pytest.mark.parametrize("partitioner", ["Shardy", "GSPMD"], indirect=True)
 @pytest.mark.parametrize("name", LAYERS)
 def test_neurons(name, partitioner):

@@ -104,11 +104,15 @@ def sgd(lr: float) -> Callable[..., torch.optim.Optimizer]:
     return lambda parameters: torch.optim.SGD(parameters, lr, momentum=0.9)
 
 
+def weaken(module: torch.nn.Module, factor: float) -> None:
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(factor)
+
+
 def silent() -> Case:
     model = chain(2, Triangle(0.5))
-    with torch.no_grad():
-        for p in model[0].parameters():
-            p.mul_(0.02)
+    weaken(model[0], 0.02)
     return case(model, mean, adam())
 
 
@@ -131,9 +135,7 @@ def dead_readout() -> Case:
     """Of five neurons for each class."""
     model = chain(2, ATan())
     model[4], model[5] = torch.nn.Linear(HIDDEN, 5 * CLASSES), nn.Leaky(0.9, spike=Triangle(0.8))
-    with torch.no_grad():
-        for p in model[4].parameters():
-            p.mul_(0.01)
+    weaken(model[4], 0.01)
     return case(model, population, adam())
 
 
@@ -147,9 +149,7 @@ def forgetful() -> Case:
 
 def dead_middle() -> Case:
     model = chain(3, Triangle(0.5))
-    with torch.no_grad():
-        for p in model[2].parameters():
-            p.mul_(0.01)
+    weaken(model[2], 0.01)
     return case(model, mean, adam())
 
 

@@ -199,7 +199,7 @@ def test_what_is_exported_to_onnx_is_the_plain_loop():
     alone(ONNX)
 
 
-@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("dynamo", [pytest.param(True, marks=pytest.mark.slow), False])  # the former also: tests/test_exported.py
 def test_onnx_computes_the_same(dynamo, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")

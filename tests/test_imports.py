@@ -30,7 +30,7 @@ LAYERS = (
     {"kernels"},
     {"nn", "jax", "simulation"},
     {"agreement"},
-    {"checking", "data", "training", "insight", "plots"},
+    {"checking", "data", "training", "insight", "explore", "doctor", "plots", "exchange"},
     {"comparison"},
     {"tuning"},
     {"compat", "cli"},

@@ -372,7 +372,7 @@ def test_refusals(monkeypatch):
         with pytest.raises(ValueError, match=f"backend='numba' cannot run this layer: .*{reason}.*'reference'"):
             sj.leaky(x, 0.9, backend="numba", **options)
         same(*(sj.leaky(x, 0.9, backend=backend, **options) for backend in ("auto", "reference")))
-    with pytest.raises(ValueError, match="'auto', 'numba', 'reference', got 'numbe'"):
+    with pytest.raises(ValueError, match="'auto', 'numba', 'triton', 'reference', got 'numbe'"):
         sj.leaky_integrator(x, 0.9, backend="numbe")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(ValueError, match="JAX runs on gpu"):

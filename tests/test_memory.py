@@ -130,6 +130,7 @@ def reset(made):
 def saved(made):
     file = io.BytesIO()
     torch.save(made, file)
+    assert file.tell() <= made.nbytes + 4 * 2**20 + 2**13  # the pages on which a result lies are written whole
     file.seek(0)
     return torch.load(file)
 
@@ -242,3 +243,16 @@ def test_large_memory_begins_on_a_huge_page():
         assert made.ctypes.data % memory._HUGE == 0
         made.view(np.uint8).fill(1)
     assert memory.allocate(5).nbytes == 5
+
+
+def test_free_memory_goes_back_now_and_then(monkeypatch):
+    calls: list[int] = []
+    monkeypatch.setattr(memory, "_trim", calls.append)
+    monkeypatch.setattr(memory, "_came_and_went", 0)
+    for size in (2**24, 2**26, 2**23, 2**23, 2**24):
+        memory.used(size)
+    assert calls == [0]
+    assert memory._came_and_went == 2**24
+    monkeypatch.setattr(memory, "_trim", None)
+    memory.used(2**25)
+    assert memory._came_and_went == 2**24

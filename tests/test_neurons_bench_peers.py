@@ -438,3 +438,11 @@ def test_spyx_resonator_is_the_same_oscillation():
     _, (x, v) = nn.Layer(neuron, backend="reference")(currents)
     np.testing.assert_allclose(x.numpy(), np.real(state), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(v.numpy(), np.imag(state), rtol=1e-4, atol=1e-5)
+
+
+def test_flexsn():
+    """The neuron of our benchmarks for GPUs, in SpikingJelly's compiler of steps."""
+    from benchmarks import contenders, layer
+
+    mine = contenders.ours("Leaky", contenders.FLEX.twin)
+    assert "same spikes" in layer.prove(layer.TorchSide(), "Leaky", contenders.FLEX, layer.inputs((30, 2, 16)), mine)

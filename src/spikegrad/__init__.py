@@ -43,6 +43,9 @@ from spikegrad.state import detach as detach
 from spikegrad.surrogate import Surrogate as Surrogate
 
 if TYPE_CHECKING:
+    from spikegrad.exchange import from_nir as from_nir
+    from spikegrad.exchange import to_nir as to_nir
+    from spikegrad.exchange import to_onnx as to_onnx
     from spikegrad.insight import SlopeSchedule as SlopeSchedule
     from spikegrad.insight import cost as cost
     from spikegrad.insight import diagnose as diagnose
@@ -50,17 +53,20 @@ if TYPE_CHECKING:
     from spikegrad.insight import match as match
     from spikegrad.insight import record as record
 
-_INSIGHT = frozenset(("SlopeSchedule", "cost", "diagnose", "fluctuation_driven", "match", "record"))
-"""Names that need PyTorch, which is loaded with the first of them."""
+_LATER = {
+    **dict.fromkeys(("SlopeSchedule", "cost", "diagnose", "fluctuation_driven", "match", "record"), "insight"),
+    **dict.fromkeys(("from_nir", "to_nir", "to_onnx"), "exchange"),
+}
+"""Names that need PyTorch, which is loaded with the first of them, and where they are."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _INSIGHT:
-        from spikegrad import insight
+    if name in _LATER:
+        from importlib import import_module
 
-        return getattr(insight, name)
+        return getattr(import_module(f"spikegrad.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_INSIGHT})
+    return sorted({*globals(), *_LATER})

@@ -32,6 +32,18 @@ class Step:
 
     First its outputs, of which the first are usually the spikes; by name every state after the step, and what else can be recorded, such as
     ``u=u``.
+
+    Example:
+        >>> from spikegrad import Neuron, State, Step
+        >>> class Counter(Neuron):
+        ...     v: State = 0.0
+        ...
+        ...     def step(self, current, v):
+        ...         u = v + current
+        ...         s = self.fire(u - 1)
+        ...         return Step(s, v=self.after_spike(u, s, 1.0), u=u)
+        >>> Counter().record.recorded
+        ('u', 'excess')
     """
 
     def __init__(self, *outputs: Array, **named: Array) -> None:

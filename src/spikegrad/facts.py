@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="Surrogate")
 Curve = NDArray[np.float64]
+
+
+_SECTIONS = r"(Args|States|Options|Facts|Elsewhere|References|Example|Examples):"
+
+_SIGNS = {
+    **{"mu": "μ", "sigma": "σ", "theta": "θ", "alpha": "α", "beta": "β", "gamma": "γ", "rho": "ρ", "tau": "τ"},  # noqa: RUF001
+    **{"omega": "ω", "Delta": "Δ", "infty": "∞", "pi": "π", "ge": "≥", "le": "≤"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +95,28 @@ def section(cls: type, title: str) -> dict[str, str]:
         elif inside and line.strip():
             lines[name] += " " + line.strip()
     return lines
+
+
+def prose(cls: type) -> list[str]:
+    """The paragraphs of a docstring before its first section, without the LaTeX."""
+    found: list[str] = []
+    own = "" if (cls.__doc__ or "").startswith(f"{cls.__name__}(") else cls.__doc__ or ""  # a dataclass has its signature without one
+    for block in inspect.cleandoc(own).split("\n\n"):
+        if re.match(_SECTIONS, block):
+            break
+        if block and not block.lstrip().startswith(".. math"):
+            block = re.sub(r":math:`([^`]*)`", lambda found: _readable(found[1]), block)
+            text = " ".join(block.replace("`", "").split())
+            found.append(text[:1].upper() + text[1:] if text.split(" ")[0].islower() else text)
+    return found
+
+
+def _readable(latex: str) -> str:
+    """LaTeX as it stands in a sentence, without its commands."""
+    plain = re.sub(r"\\t?frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", latex)
+    for command, sign in _SIGNS.items():
+        plain = re.sub(rf"\\{command}\b", sign, plain)
+    return re.sub(r"\\[a-zA-Z]+|[\\{}]", "", plain)
 
 
 def computed(surrogate: Surrogate, names: Iterable[str] = ("peak", "area", "half_width", "support")) -> dict[str, Any]:

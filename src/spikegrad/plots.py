@@ -53,7 +53,13 @@ STYLE: Any = {
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure in the format that the path's ending names; it appears whole or not at all."""
+    """Write a figure in the format that the path's ending names; it appears whole or not at all.
+
+    Example:
+        >>> import tempfile
+        >>> from spikegrad import ATan, plots
+        >>> plots.save(plots.curves([ATan()]), f"{tempfile.mkdtemp()}/curves.svg")
+    """
     path = Path(path)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")  # another process may draw the same
     try:
@@ -127,6 +133,11 @@ def matched(surrogates: Sequence[Surrogate]) -> list[Surrogate]:
 
     Raises:
         ValueError: one of them has no finite half width, or nothing to change it with.
+
+    Example:
+        >>> from spikegrad import Boxcar, Triangle, plots
+        >>> plots.matched([Triangle(width=2.0), Boxcar()])
+        [Triangle(width=2.0, height=1.0), Boxcar(width=1.0, height=1.0, leak=0.0, shift=0.0, closed=True)]
     """
     first = surrogates[0]
     same = [first, *(s.matched_to(first) for s in surrogates[1:])]
@@ -206,6 +217,13 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
 
     Args:
         rows: one for each epoch, as in a run's ``metrics.csv``.
+
+    Example:
+        >>> from spikegrad import plots
+        >>> row = {"train_loss": 1.0, "validation_loss": 1.1, "train_accuracy": 0.6, "validation_accuracy": 0.5, "rate_1": 0.1}
+        >>> figure = plots.learning_curves([{"epoch": 1, **row}, {"epoch": 2, **row, "validation_accuracy": 0.7}])
+        >>> [axes.get_title(loc="left") for axes in figure.axes]
+        ['Loss', 'Accuracy, %', 'Firing, % of steps']
     """
     epochs = [row["epoch"] for row in rows]
     best = max(rows, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))["epoch"]
@@ -252,6 +270,12 @@ def confusion(counts: NDArray[np.int64]) -> Figure:
 
     The diagonal stands back so that mistakes stand out. Their colour is their share of the row, on the same scale in every picture; it
     rises with the root of the share, so that a few mistakes are seen, and one among many samples is faint.
+
+    Example:
+        >>> import numpy as np
+        >>> from spikegrad import plots
+        >>> plots.confusion(np.array([[9, 1], [0, 10]])).axes[0].get_title(loc="left")
+        '19 of 20 right, 95.00 %'
     """
     classes = len(counts)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -283,7 +307,16 @@ def confusion(counts: NDArray[np.int64]) -> Figure:
 
 
 def raster(look: Look) -> Figure:
-    """One sample on its way through a network: input, the spikes of each hidden layer, and the readout over time."""
+    """One sample on its way through a network: input, the spikes of each hidden layer, and the readout over time.
+
+    Example:
+        >>> import numpy as np
+        >>> from spikegrad import plots
+        >>> from spikegrad.training.measure import Look
+        >>> figure = plots.raster(Look(np.ones((5, 3)), [np.eye(5)], np.ones((5, 2)), label=0, answer=1))
+        >>> figure.axes[-1].get_title(loc="left")
+        'Readout: answers 1'
+    """
     steps = len(look.input)
     heights = [1.0] + [1.5] * len(look.spikes) + [1.3]
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):

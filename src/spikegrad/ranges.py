@@ -25,6 +25,27 @@ class Between:
         words: the range in words, for error messages.
         above: whether `low` itself is excluded.
         infinite: whether the number may be infinite.
+
+    Example:
+        The others are such ranges by name; `State` names what is no number but a state.
+
+        >>> from typing import Annotated
+        >>> from spikegrad import Between, Decay, Fraction, Neuron, NonNegative, Positive, State, Step, Unbounded
+        >>> class Several(Neuron):
+        ...     beta: Decay = 0.9
+        ...     share: Fraction = 0.5
+        ...     threshold: Positive = 1.0
+        ...     leak: NonNegative = 0.0
+        ...     end: Unbounded = float("inf")
+        ...     sign: Annotated[float, Between(-1, 1)] = 1.0
+        ...     v: State = 0.0
+        ...
+        ...     def step(self, current, v):
+        ...         u = self.beta * v + self.share * self.sign * current - self.leak
+        ...         return Step(self.fire(u - self.threshold), v=u)
+        >>> Several(sign=2.0)
+        Traceback (most recent call last):
+        ValueError: `sign` of Several must be between -1 and 1, got 2.0
     """
 
     low: float = -math.inf

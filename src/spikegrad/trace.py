@@ -393,3 +393,8 @@ class StepRecord:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+    @property
+    def fires(self) -> bool:
+        """Whether the step has any use for a surrogate."""
+        return any(operation in ("fire", "fire_above") for operation, *_ in self.step.instructions)

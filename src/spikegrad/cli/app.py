@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
+from spikegrad.cli.options import Commands, Once, add_settings, number_of, text_of
+from spikegrad.cli.searches import add_compare, add_tune
 from spikegrad.errors import InputError, meant
-from spikegrad.training.config import Config
 
-FLAGS = {"parameters": "--set", "batch": "--batch-size"}
-"""Options that are not named like their setting."""
-METAVARS = {
-    "parameters": "NAME=VALUE",
-    "data": "NAME|FILE",
-    "hidden": "N,N",
-    "sensor": "N,N",
-    "model": "FILE:FUNCTION",
-    "neuron": "NAME|FILE:CLASS",
-    "learn": "NAMES",
-    "surrogate": "NAME",
-    "devices": "N",
-}
 TRAIN = """Train a spiking network; with no options, on handwritten digits.
 
 A run leaves a folder with its configuration, metrics, checkpoint, best weights and pictures. The best weights are those of the
 epoch with the highest accuracy on the validation samples; the test samples are looked at once, at the end."""
-
-COMPARE = """Train every combination of surrogates, slopes, neurons, learning rates and seeds, each in one thread.
-
-Lists are given with commas. What was killed goes on when the same command is started again; started twice, or on several machines that
-share the folder, the commands share the work. A table, results.csv and pictures say what came out."""
-
-TUNE = """Search the best surrogate, slope, learning rate, time constants and sizes with Optuna.
-
-A range is LOW:HIGH, a number fixes what it is for, and off leaves it as it is configured. What was killed goes on when the same command is
-started again; started twice on one folder, or on several machines with one --storage, the commands share the study. Trials that lag
-behind the others are pruned."""
-
-
-N = TypeVar("N", int, float)
-
-
-class _Commands(Protocol):
-    """Where a command is added."""
-
-    def add_parser(self, name: str, *, help: str, description: str) -> argparse.ArgumentParser: ...
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -64,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", prog="spikegrad")
-    for add in (_train, _evaluate, _predict, _diagnose, _compare, _tune, _list, _show, _plot):
+    for add in (_train, _evaluate, _predict, _diagnose, add_compare, add_tune, _quantize, _list, _show, _plot, _explore, _doctor):
         add(commands)
     parser.commands = commands.choices
     options = vars(parser.parse_args(arguments))
@@ -119,20 +86,20 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage or f"{self._prog} {' '.join(filter(None, words))}", actions, groups, prefix)
 
 
-def _train(commands: _Commands) -> None:
+def _train(commands: Commands) -> None:
     parser = commands.add_parser("train", help="train a network; with no options, on handwritten digits", description=TRAIN)
     group = parser.add_argument_group("run")
     group.add_argument(
-        "--out", metavar="FOLDER", action=_Once, type=_text, help="the new folder; runs/<data>-<number> by default; it must not exist"
+        "--out", metavar="FOLDER", action=Once, type=text_of, help="the new folder; runs/<data>-<number> by default; it must not exist"
     )
     group.add_argument(
-        "--resume", metavar="RUN", action=_Once, type=_text, help="continue the run in this folder; with --epochs also beyond its end"
+        "--resume", metavar="RUN", action=Once, type=text_of, help="continue the run in this folder; with --epochs also beyond its end"
     )
     said = "settings from a JSON file, such as a run's config.json; options beside it win"
-    group.add_argument("--config", metavar="FILE", action=_Once, type=_text, help=said)
+    group.add_argument("--config", metavar="FILE", action=Once, type=text_of, help=said)
     said = "say before and after training what is wrong with the network, if anything is"
     group.add_argument("--diagnose", action="store_true", help=said)
-    _add_settings(parser, {"run": group})
+    add_settings(parser, {"run": group})
 
     def call(**options: Any) -> int:
         from spikegrad.cli.training import train
@@ -142,92 +109,11 @@ def _train(commands: _Commands) -> None:
     parser.set_defaults(call=call)
 
 
-def _add_settings(parser: argparse.ArgumentParser, groups: dict[str, Any], without: Collection[str] = ()) -> None:
-    """All settings of `Config` but some, in their groups."""
-    for entry in dataclasses.fields(Config):
-        title = entry.metadata["group"].lower()
-        if entry.name in without:
-            continue
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        _add_setting(groups[title].add_argument, entry)
-
-
-def _add_setting(add: Callable[..., argparse.Action], entry: dataclasses.Field[Any]) -> None:
-    """One setting of `Config` as an option; its default is filled in there, so that a file's settings are told from it."""
-    kind, limits, default = str(entry.type).removesuffix(" | None"), entry.metadata, entry.default
-    flag = FLAGS.get(entry.name, "--" + entry.name.replace("_", "-"))
-    shown = "" if default in (None, (), dataclasses.MISSING) else f" ({default})"
-    if isinstance(default, tuple) and default:
-        shown = f" ({','.join(map(str, default))})"
-    help = (limits["help"][:1].lower() if limits["help"][1:2].islower() else limits["help"][:1]) + limits["help"][1:].rstrip(".")
-    if kind == "bool":
-        add(flag, action=_OnceOrNot, default=None, help=f"{help} ({'on' if default else 'off'})")
-        return
-    numbers = {"int": int, "float": float}
-    metavar = METAVARS.get(entry.name, {"int": "N", "float": "X"}.get(kind, "KIND"))
-    choices = limits.get("choices", ())
-    if not all(choice in help for choice in choices):
-        help += f": {', '.join(choices[:-1])} or {choices[-1]}"
-    help = f"{help}{shown}".replace("%", "%%")
-    if entry.name == "parameters":
-        add(flag, dest=entry.name, metavar=metavar, help=help, action="append")
-        return
-    add(flag, dest=entry.name, metavar=metavar, help=help, action=_Once, type=_number(numbers[kind]) if kind in numbers else _text)
-
-
-class _Once(argparse.Action):
-    """An option that is given once, or each time alike: which of two values was meant nobody knows."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[object] | None,
-        option_string: str | None = None,
-    ) -> None:
-        if (before := getattr(namespace, self.dest)) not in (None, values):
-            raise InputError(f"{option_string} is given twice, as {before} and as {values}; leave out one")
-        setattr(namespace, self.dest, values)
-
-
-class _OnceOrNot(argparse.BooleanOptionalAction):
-    """Likewise an option that can be switched on and off."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[object] | None,
-        option_string: str | None = None,
-    ) -> None:
-        before = getattr(namespace, self.dest)
-        super().__call__(parser, namespace, values, option_string)
-        if before not in (None, getattr(namespace, self.dest)):
-            raise InputError(f"{' and '.join(self.option_strings)} contradict each other; leave out one")
-
-
-def _text(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("must not be empty")
-    return text
-
-
-def _number(kind: type[N]) -> Callable[[str], N]:
-    def read(text: str) -> N:
-        try:
-            return kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a {'whole ' if kind is int else ''}number, got {text!r}") from None
-
-    return read
-
-
-def _evaluate(commands: _Commands) -> None:
+def _evaluate(commands: Commands) -> None:
     said = "accuracy, firing rates and confusions of a run's best weights on its test samples"
     parser = commands.add_parser("evaluate", help=said, description=said.capitalize() + ".")
-    parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run")
-    parser.add_argument("--data", metavar="NAME|FILE", action=_Once, type=_text, help="other data, of which every sample is used")
+    parser.add_argument("run", metavar="RUN", type=text_of, help="folder of a run")
+    parser.add_argument("--data", metavar="NAME|FILE", action=Once, type=text_of, help="other data, of which every sample is used")
     said = "also what it costs where zeros are skipped: operations, updates, memory and sparsity of every layer"
     parser.add_argument("--cost", action="store_true", help=said)
     _add_model(parser)
@@ -240,10 +126,10 @@ def _evaluate(commands: _Commands) -> None:
     parser.set_defaults(call=call)
 
 
-def _diagnose(commands: _Commands) -> None:
+def _diagnose(commands: Commands) -> None:
     said = "why a run does not learn: firing, potentials and gradients of every layer, the likely cause and what to try"
     parser = commands.add_parser("diagnose", help=said, description=said.capitalize() + ".")
-    parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run, which is given diagnosis.json and a picture")
+    parser.add_argument("run", metavar="RUN", type=text_of, help="folder of a run, which is given diagnosis.json and a picture")
 
     def call(run: str) -> int:
         from spikegrad.cli.training import diagnose
@@ -253,74 +139,36 @@ def _diagnose(commands: _Commands) -> None:
     parser.set_defaults(call=call)
 
 
-def _compare(commands: _Commands) -> None:
-    parser = commands.add_parser(
-        "compare", help="which surrogate, slope, neuron and learning rate to take on some data", description=COMPARE
-    )
-    group = parser.add_argument_group("comparison")
-    lists = {
-        "--surrogates": ("NAMES", "surrogates, as in ATan,FastSigmoid (ATan)"),
-        "--slopes": ("X,X", "slopes, or 1 / widths, in 1 / potential (the surrogates' own)"),
-        "--neurons": ("NAMES", "kinds of neurons (leaky)"),
-        "--lrs": ("X,X", "learning rates (0.004)"),
-        "--seeds": ("N,N", "seeds of weights, order and noise (0)"),
-        "--out": ("FOLDER", "the folder (comparisons/<data>-<hash>); one of the same comparison is continued, by --out alone, too"),
-    }
-    for flag, (metavar, help) in lists.items():
-        group.add_argument(flag, metavar=metavar, action=_Once, type=_text, help=help)
-    group.add_argument("--jobs", metavar="N", action=_Once, type=_number(int), help="processes that train (one for each core)")
-    group.add_argument("--preset", metavar="NAME", action=_Once, type=_text, help="a published comparison: zenke-vogels-2021")
-    group.add_argument(
-        "--check", action="store_true", help="say of each finding of the preset whether it holds, with exit code 1 if not all"
-    )
-    group.add_argument("--quick", action="store_true", help="the preset with fewer samples and settings")
-    _add_settings(
-        parser, {"comparison": group}, without=("surrogate", "neuron", "lr", "seed", "threads", "devices", "num_nodes", "strategy")
-    )
+def _quantize(commands: Commands) -> None:
+    said = "what few bits for weights and states, as on a chip, do to a run's accuracy and spikes"
+    parser = commands.add_parser("quantize-report", help=said, description=said.capitalize() + ".")
+    parser.add_argument("run", metavar="RUN", type=text_of, help="folder of a run, which is given quantize.json and a picture")
+    for name, default, of in (("--weights", (8, 4, 2), "a weight, its sign included"), ("--states", (16, 12, 8), "a state, likewise")):
+        shown = ",".join(map(str, default))
+        parser.add_argument(name, metavar="N,N", action=Once, type=_bits, default=None, help=f"bits of {of} ({shown})")
+    _add_model(parser)
 
-    def call(**options: Any) -> int:
-        from spikegrad.cli.comparing import compare
+    def call(run: str, weights: tuple[int, ...] | None, states: tuple[int, ...] | None, model: str | None) -> int:
+        from spikegrad.cli.training import quantize
 
-        return compare(**options)
+        return quantize(run, weights or (8, 4, 2), states or (16, 12, 8), model)
 
     parser.set_defaults(call=call)
 
 
-def _tune(commands: _Commands) -> None:
-    parser = commands.add_parser("tune", help="search the best surrogate, slope, learning rate, time constants and sizes", description=TUNE)
-    group = parser.add_argument_group("search")
-    given = {
-        "--surrogates": ("NAMES", "surrogates (ATan,FastSigmoid,Sigmoid,Triangle)"),
-        "--slope": ("RANGE", "slope or 1 / width, in 1 / potential (0.5:50)"),
-        "--lr": ("RANGE", "learning rate (3e-4:3e-2)"),
-        "--tau": ("RANGE", "time constant of the potential in steps, also of the readout (2:50)"),
-        "--tau-syn": ("RANGE", "time constant of the synaptic current in steps, for neurons that have one (1:20)"),
-        "--size": ("RANGE", "neurons of each hidden layer, of which there are as many as --hidden has (32:512)"),
-        "--out": ("FOLDER", "the folder (tunings/<data>); one of the same study is continued, by --out alone, too"),
-        "--storage": ("URL", "the database, as in postgresql+psycopg://user@host/name (SQLite in the folder)"),
-        "--study": ("NAME", "the study's name in the database (spikegrad)"),
-    }
-    for flag, (metavar, help) in given.items():
-        group.add_argument(flag, metavar=metavar, action=_Once, type=_text, help=help)
-    group.add_argument("--trials", metavar="N", action=_Once, type=_number(int), help="trials in all, by whoever shares the study (50)")
-    group.add_argument("--jobs", metavar="N", action=_Once, type=_number(int), help="processes that train (one for each core)")
-    without = ("surrogate", "lr", "alpha", "beta", "threads", "devices", "num_nodes", "strategy", "pictures")
-    _add_settings(parser, {"search": group}, without)
-
-    def call(**options: Any) -> int:
-        from spikegrad.cli.comparing import tune
-
-        return tune(**options)
-
-    parser.set_defaults(call=call)
+def _bits(text: str) -> tuple[int, ...]:
+    read = number_of(int)
+    return tuple(dict.fromkeys(read(each) for each in text.split(",")))
 
 
-def _predict(commands: _Commands) -> None:
+def _predict(commands: Commands) -> None:
     said = "what a run's best weights answer to each sample of a file, with or without labels"
     parser = commands.add_parser("predict", help=said, description=said.capitalize() + ".")
-    parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run")
-    parser.add_argument("data", metavar="FILE", type=_text, help="data as for train, or samples without labels: .npz with x, .npy, .bin")
-    parser.add_argument("--out", metavar="FILE", action=_Once, type=_text, help="a new .csv file for the answers and scores of all samples")
+    parser.add_argument("run", metavar="RUN", type=text_of, help="folder of a run")
+    parser.add_argument("data", metavar="FILE", type=text_of, help="data as for train, or samples without labels: .npz with x, .npy, .bin")
+    parser.add_argument(
+        "--out", metavar="FILE", action=Once, type=text_of, help="a new .csv file for the answers and scores of all samples"
+    )
     _add_model(parser)
 
     def call(**options: Any) -> int:
@@ -333,10 +181,10 @@ def _predict(commands: _Commands) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     said = "the run's own network, whose file has moved or changed and is to be taken as it is"
-    parser.add_argument("--model", metavar="FILE:FUNCTION", action=_Once, type=_text, help=said)
+    parser.add_argument("--model", metavar="FILE:FUNCTION", action=Once, type=text_of, help=said)
 
 
-def _list(commands: _Commands) -> None:
+def _list(commands: Commands) -> None:
     said = "all surrogates with their facts, and all neurons"
     parser = commands.add_parser("list", help=said, description=said.capitalize() + ".")
 
@@ -348,15 +196,15 @@ def _list(commands: _Commands) -> None:
     parser.set_defaults(call=call)
 
 
-def _show(commands: _Commands) -> None:
+def _show(commands: Commands) -> None:
     said = "one surrogate or neuron: formula, facts, sources, names elsewhere"
     parser = commands.add_parser("show", help=said, description=said.capitalize() + ".")
     named = "a surrogate or a neuron, as ATan, 'Adaptive(0.8, jump=0.2)' or file.py:Class"
-    parser.add_argument("name", metavar="NAME", type=_text, help=named)
+    parser.add_argument("name", metavar="NAME", type=text_of, help=named)
     language = "print instead what runs, as source: numba, triton or javascript"
-    parser.add_argument("--source", metavar="LANGUAGE", action=_Once, type=_text, help=language)
+    parser.add_argument("--source", metavar="LANGUAGE", action=Once, type=text_of, help=language)
     part = "of which part: forward or backward of a neuron, derivative or primitive of a surrogate"
-    parser.add_argument("--of", metavar="PART", action=_Once, type=_text, help=part)
+    parser.add_argument("--of", metavar="PART", action=Once, type=text_of, help=part)
 
     def call(**options: Any) -> int:
         from spikegrad.cli.catalogue import show
@@ -366,13 +214,13 @@ def _show(commands: _Commands) -> None:
     parser.set_defaults(call=call)
 
 
-def _plot(commands: _Commands) -> None:
+def _plot(commands: Commands) -> None:
     said = "draw the curves of surrogates for comparison, or the response of a neuron to current"
     parser = commands.add_parser("plot", help=said, description=said.capitalize() + ".")
     named = "surrogates or one neuron, as ATan, 'Adaptive(0.8, jump=0.2)' or file.py:Class"
-    parser.add_argument("names", metavar="NAME", nargs="+", type=_text, help=named)
+    parser.add_argument("names", metavar="NAME", nargs="+", type=text_of, help=named)
     parser.add_argument(
-        "--out", metavar="FILE", action=_Once, type=_text, help="the picture: .png, .svg or .pdf (curves.png, or response.png)"
+        "--out", metavar="FILE", action=Once, type=text_of, help="the picture: .png, .svg or .pdf (curves.png, or response.png)"
     )
     parser.add_argument(
         "--match-half-width", action="store_true", help="bring all to the half width and peak of the first: compare shapes, not scales"
@@ -382,5 +230,35 @@ def _plot(commands: _Commands) -> None:
         from spikegrad.cli.catalogue import plot
 
         return plot(**options)
+
+    parser.set_defaults(call=call)
+
+
+def _doctor(commands: Commands) -> None:
+    said = "what is installed, which implementations run here, and whether they run right: the text for a report of a bug"
+    parser = commands.add_parser("doctor", help=said, description=said.capitalize() + ".")
+    parser.add_argument("--benchmark", action="store_true", help="time the fused kernels against the plain loop, too, about 20 seconds")
+
+    def call(benchmark: bool) -> int:
+        from spikegrad import doctor
+
+        found = doctor.examine(timed=benchmark)
+        print(found)
+        return 0 if found.healthy else 1
+
+    parser.set_defaults(call=call)
+
+
+def _explore(commands: Commands) -> None:
+    said = "a page for the browser: every surrogate and neuron with sliders, spikes, phase planes and gradients through time"
+    parser = commands.add_parser("explore", help=said, description=said.capitalize() + ". It needs no server and no network.")
+    named = "the page, a new file or an older page; spikegrad-explore.html by default"
+    parser.add_argument("page", metavar="PAGE.html", nargs="?", default="spikegrad-explore.html", type=text_of, help=named)
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+
+    def call(**options: Any) -> int:
+        from spikegrad.cli.catalogue import explore
+
+        return explore(**options)
 
     parser.set_defaults(call=call)

@@ -1,4 +1,4 @@
-"""``spikegrad list``, ``show`` and ``plot``."""
+"""``spikegrad list``, ``show``, ``plot`` and ``explore``."""
 
 from __future__ import annotations
 
@@ -19,12 +19,6 @@ from spikegrad.surrogate import Surrogate
 from spikegrad.training.named import built, named, neuron_class, parsed, settable
 
 FORMATS = (".png", ".svg", ".pdf")
-SECTIONS = r"(Args|States|Options|Facts|Elsewhere|References|Example|Examples):"
-
-SIGNS = {
-    **{"mu": "μ", "sigma": "σ", "theta": "θ", "alpha": "α", "beta": "β", "gamma": "γ", "rho": "ρ", "tau": "τ"},  # noqa: RUF001
-    **{"omega": "ω", "Delta": "Δ", "infty": "∞", "pi": "π", "ge": "≥", "le": "≤"},
-}
 
 
 def list_all() -> int:
@@ -60,7 +54,7 @@ def list_all() -> int:
     console.print(f"[dim]Half width and support in units of potential{noise}.[/]\n")
     cells = table("neuron", "states", "numbers", *(["what it is"] if wide else []))
     for name, kind in neurons.CATALOGUE.items():
-        what = re.split(r"[:;,.]", _prose(kind)[0])[0]
+        what = re.split(r"[:;,.]", facts.prose(kind)[0])[0]
         cells.add_row(f"[bold]{name}[/]", ", ".join(kind.states), ", ".join(kind.numbers), *([what] if wide else []))
     console.print(cells)
     console.print(
@@ -90,7 +84,7 @@ def show(name: str, source: str | None = None, of: str | None = None) -> int:
         return 0
     kind = type(formula)
     console = Console(highlight=False, width=min(Console().width, 110))
-    paragraphs = _prose(kind)
+    paragraphs = facts.prose(kind)
 
     def section(title: str, rows: Mapping[str, tuple[str, ...]]) -> None:
         if not rows:
@@ -189,6 +183,20 @@ def plot(names: list[str], out: str | None, match_half_width: bool) -> int:
     return 0
 
 
+def explore(page: str, open: bool) -> int:
+    """Write the page, and show it if asked to."""
+    from spikegrad.explore import write
+
+    path = write(page)
+    print(path)
+    if open:
+        import webbrowser
+
+        if not webbrowser.open(path.absolute().as_uri()):
+            raise InputError(f"there is no browser to show {path} in; it is written, open it by hand")
+    return 0
+
+
 def _parsed(text: str) -> Surrogate | Neuron:
     """``ATan``, ``Adaptive(0.8, spike=ATan(5))`` or ``file.py:Mine(tau=5)`` as a surrogate or a neuron."""
     name, given, by_name = parsed(text)
@@ -203,28 +211,6 @@ def _parsed(text: str) -> Surrogate | Neuron:
         if each not in settable(kind) and not (each == "spike" and isinstance(values[each], Surrogate)):
             raise InputError(f"{kind.__name__} has no parameter {each!r}{meant(each, settable(kind))}")
     return built(kind, values)
-
-
-def _prose(kind: type[Surrogate | Neuron]) -> list[str]:
-    """The paragraphs of a docstring before its first section, without the LaTeX."""
-    found: list[str] = []
-    own = "" if (kind.__doc__ or "").startswith(f"{kind.__name__}(") else kind.__doc__ or ""  # a dataclass has its signature without one
-    for block in inspect.cleandoc(own).split("\n\n"):
-        if re.match(SECTIONS, block):
-            break
-        if block and not block.lstrip().startswith(".. math"):
-            block = re.sub(r":math:`([^`]*)`", lambda found: _readable(found[1]), block)
-            text = " ".join(block.replace("`", "").split())
-            found.append(text[:1].upper() + text[1:] if text.split(" ")[0].islower() else text)
-    return found
-
-
-def _readable(latex: str) -> str:
-    """LaTeX as it stands in a sentence, without its commands."""
-    plain = re.sub(r"\\t?frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", latex)
-    for command, sign in SIGNS.items():
-        plain = re.sub(rf"\\{command}\b", sign, plain)
-    return re.sub(r"\\[a-zA-Z]+|[\\{}]", "", plain)
 
 
 def _formulas(kind: type[Surrogate | Neuron], methods: list[str]) -> str:

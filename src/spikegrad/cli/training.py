@@ -113,6 +113,28 @@ def _examine(path: str, console: Console) -> None:
     console.print(f"[dim]{run.path / 'diagnosis.json'}  {picture.name}[/]", soft_wrap=True)
 
 
+def quantize(run: str, weights: tuple[int, ...], states: tuple[int, ...], model: str | None) -> int:
+    """What few bits do to a run, on the terminal and in its folder."""
+    import json
+
+    from spikegrad.training.folder import Run
+
+    opened = Run.open(run)
+    console = console_of()
+    from spikegrad import plots
+    from spikegrad.training.quantizing import quantize_report
+
+    found = quantize_report(run, weights, states, model=model)
+    opened.write("quantize.json", json.dumps(found.to_dict(), indent=2) + "\n")
+    drawn = Config.read(opened.path / "config.json").pictures
+    picture = opened.path / f"quantize.{'png' if drawn == 'none' else drawn}"
+    figure = found.figure()
+    opened.replace(picture, lambda new: plots.write(figure, new, picture.suffix[1:]))
+    console.print(found)
+    console.print(f"[dim]{opened.path / 'quantize.json'}  {picture.name}[/]", soft_wrap=True)
+    return 0
+
+
 def evaluate(run: str, data: str | None, model: str | None, cost: bool) -> int:
     """Accuracy, firing rates and confusions of a run's best weights on its test samples, and what they cost."""
     from spikegrad.data.source import check_name

@@ -33,6 +33,12 @@ class Dataset:
 
     Each part is a pair ``(x, y)``: `x` float32 of shape (sample, feature) or (sample, time, channel), finite, or `Events` of this shape;
     `y` int64 of shape (sample,), 0 to `classes` - 1.
+
+    Example:
+        >>> from spikegrad import data
+        >>> digits = data.load("digits")
+        >>> digits.classes, digits.features, [len(part[0]) for part in (digits.train, digits.validation, digits.test)]
+        (10, 64, [1259, 179, 359])
     """
 
     name: str

@@ -44,6 +44,11 @@ class Binning:
         binary: whether a bin holds 1 for any number of events, in place of their number.
 
     Channels of a camera are ordered as an image with two colours, the polarities: ``p * height * width + y * width + x``.
+
+    Example:
+        >>> from spikegrad.data import Binning
+        >>> Binning(step_ms=2.0, sensor=(34, 34), pool=2).shape
+        (2, 17, 17)
     """
 
     steps: int | None = None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikegrad.data.events import Recording
-from spikegrad.data.recordings import FIELDS, SAMPLES, hdf5, sample
+from spikegrad.data.recordings import FIELDS, SAMPLES, hdf5, opened, sample
 from spikegrad.errors import InputError, meant
 
 HDF5 = (".h5", ".hdf5")
@@ -192,20 +192,10 @@ def _plain(path: Path) -> NDArray[np.generic]:
 
 
 def _npz(path: Path) -> Mapping[str, NDArray[np.generic]]:
-    try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if not isinstance(content, np.lib.npyio.NpzFile):
-                raise InputError(f"{path} is a single array; write an .npz file with numpy.savez(path, x=samples, y=labels)")
-            with content:
-                return {key: _array(path, content, key) for key in content.files}
-    except InputError:
-        raise
-    except PermissionError:
-        raise InputError(f"{path} cannot be read: permission denied") from None
-    except Exception as error:  # a broken archive makes its reader fail in any way
-        why = "it is empty" if path.stat().st_size == 0 else f"{error}".partition("\n")[0] or type(error).__name__
-        raise InputError(f"{path} is not a readable .npz file: {why}") from None
+    with opened(path) as content:
+        if not isinstance(content, np.lib.npyio.NpzFile):
+            raise InputError(f"{path} is a single array; write an .npz file with numpy.savez(path, x=samples, y=labels)")
+        return {key: _array(path, content, key) for key in content.files}
 
 
 def _array(path: Path, content: Any, key: str) -> NDArray[np.generic]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,27 @@ def _member(path: str | Path, file: Any, name: str) -> NDArray[np.generic]:
     return np.asarray(found[:])
 
 
+@contextlib.contextmanager
+def opened(path: Path) -> Generator[Any]:
+    """What NumPy finds in a file: an array, or an archive of arrays as long as this context lasts.
+
+    Raises:
+        InputError: it cannot be read, also inside of the context; the message says why.
+    """
+    try:
+        with path.open("rb") as file:
+            content: Any = np.load(file, allow_pickle=False)
+            with content if isinstance(content, np.lib.npyio.NpzFile) else contextlib.nullcontext():
+                yield content
+    except InputError:
+        raise
+    except PermissionError:
+        raise InputError(f"{path} cannot be read: permission denied") from None
+    except Exception as error:  # a broken file makes its reader fail in any way
+        why = "it is empty" if path.stat().st_size == 0 else f"{error}".partition("\n")[0] or type(error).__name__
+        raise InputError(f"{path} is not a readable {path.suffix} file: {why}") from None
+
+
 def sample(path: Path) -> Recording | NDArray[np.generic]:
     """One sample from a file of its own: events of a ``.bin``, ``.npy`` or ``.npz``, or the plain array that an ``.npy`` holds.
 
@@ -80,19 +102,9 @@ def sample(path: Path) -> Recording | NDArray[np.generic]:
     """
     if path.suffix == ".bin":
         return _nmnist(path)
-    try:
-        with path.open("rb") as file:
-            content: Any = np.load(file, allow_pickle=False)
-            if isinstance(content, np.lib.npyio.NpzFile):
-                with content:
-                    return _of_fields(path, {name: content[name] for name in content.files})
-    except InputError:
-        raise
-    except PermissionError:
-        raise InputError(f"{path} cannot be read: permission denied") from None
-    except Exception as error:  # a broken file makes its reader fail in any way
-        why = "it is empty" if path.stat().st_size == 0 else f"{error}".partition("\n")[0] or type(error).__name__
-        raise InputError(f"{path} is not a readable {path.suffix} file: {why}") from None
+    with opened(path) as content:
+        if isinstance(content, np.lib.npyio.NpzFile):
+            return _of_fields(path, {name: content[name] for name in content.files})
     if content.dtype.names is None:
         return content
     if content.ndim != 1:

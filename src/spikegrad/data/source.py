@@ -128,6 +128,12 @@ def samples(
 
     Raises:
         InputError: as `load`.
+
+    Example:
+        >>> from spikegrad import data
+        >>> x, y, called = data.samples("digits")
+        >>> x.shape, y.shape, called
+        ((1797, 64), (1797,), [])
     """
     path = Path(data)
     if data.partition("(")[0] in NAMES and not path.exists():

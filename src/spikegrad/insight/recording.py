@@ -36,7 +36,12 @@ class LayerRecord:
     def __init__(self, name: str, module: nn.Module, spiking: bool, stepwise: bool, gradient: bool) -> None:
         self.name, self.module, self.spiking, self.stepwise = name, module, spiking, stepwise
         self._gradient = gradient
-        self._calls: dict[str, list[Tensor]] = {what: [] for what in WHAT}
+        self._calls: dict[str, list[Tensor]]
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        self._calls = {what: [] for what in WHAT}
 
     def parts(self, what: str) -> Sequence[Tensor]:
         """The tensors of each call as the model computed them: sequences, or single steps of a `stepwise` layer."""
@@ -153,7 +158,7 @@ class Recording(Mapping[str, LayerRecord]):
     def clear(self) -> None:
         """Forget what was recorded, before the next batch."""
         for layer in self._layers.values():
-            layer.__init__(layer.name, layer.module, layer.spiking, layer.stepwise, layer._gradient)  # pyright: ignore
+            layer.clear()
 
     def __repr__(self) -> str:
         return f"Recording({', '.join(map(repr, self._layers.values()))})"

@@ -8,6 +8,7 @@ the neurons, where none feeds another; time is never cut, and dimensions that do
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
@@ -29,8 +30,8 @@ from spikegrad.vocabulary import Array, cast
 __all__ = ["leaky", "leaky_integrator", "recurrent_leaky", "recurrent_synaptic", "run", "synaptic"]
 
 State = jax.Array | Sequence[jax.Array] | None
-Backend = Literal["auto", "numba", "reference"]
-_INSTALLED = importlib.util.find_spec("numba") is not None
+Backend = Literal["auto", "numba", "triton", "reference"]
+_INSTALLED = {name: importlib.util.find_spec(name) is not None for name in ("numba", "triton")}
 _ATAN = ATan()
 
 
@@ -68,8 +69,9 @@ def run(
             runs as it would by itself: the state is that at its own end, outputs and recorded values are 0 from there on, what fills up has
             no effect and a gradient of 0. By the scan.
         backend: ``"reference"`` is the scan; ``"numba"`` the fused kernels, which run on the CPU and do first derivatives in reverse mode,
-            or an error that says what they cannot do; ``"auto"`` the kernels where they can, else the scan. Forward mode and second
-            derivatives go through the scan, also around a layer that runs in the kernels.
+            or an error that says what they cannot do; ``"triton"`` likewise those that run on GPUs of NVIDIA, which have not been seen to
+            run there yet; ``"auto"`` the kernels on the CPU where they can, else the scan. Forward mode and second derivatives go through
+            the scan, also around a layer that runs in the kernels.
 
     Returns:
         ``(spikes, state)`` or ``(spikes, state, recorded)``. Outputs have the shape and dtype of the currents, a tuple of them if the
@@ -79,8 +81,8 @@ def run(
     Raises:
         TypeError: an input that is no JAX array of floating point.
         ValueError: shapes that do not fit, numbers out of their range where they are known, an unknown name or backend, or
-            ``backend="numba"`` where its kernels cannot run the layer.
-        NotImplementedError: forward mode or a second derivative with ``backend="numba"``.
+            ``backend="numba"`` or ``"triton"`` where its kernels cannot run the layer.
+        NotImplementedError: forward mode or a second derivative with ``backend="numba"`` or ``"triton"``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -114,18 +116,18 @@ def run(
     names = (*neuron.states, *(("recurrent",) if weights is not None else ()))
     rest = plan.rested(numbers | {name: getattr(neuron, name) for name in neuron.states}, like)
     start: tuple[ArrayLike, ...] = tuple(rest.values()) if state is None else arguments.state(names, state, like)
-    reason = _obstacle(surrogate, inhibition, quantize)
+    reason = _obstacle(backend, connection, surrogate, inhibition, quantize)
     if lengths is not None:
         lengths, reason = _lengths(lengths, like), reason or "its samples have lengths of their own"
-    if backend == "numba" and reason is not None:
-        raise ValueError(f"backend='numba' cannot run this layer: {reason}; use backend='auto' or 'reference'")
+    if backend in _INSTALLED and reason is not None:
+        raise ValueError(f"backend={backend!r} cannot run this layer: {reason}; use backend='auto' or 'reference'")
     if backend != "reference" and reason is None:
         from spikegrad.kernels import jax as kernels
 
         same = tuple(cast(x, given[0]) for x in given)
         connections = weights if connection == "all-to-all" else None
         start = (*start, 0.0) if state is None and connections is not None else start
-        found = kernels.run(call, surrogate, same, start, parameters, learned, connections, strict=backend == "numba")
+        found = kernels.run(call, surrogate, same, start, parameters, learned, connections, backend=backend)
     else:
         if state is None:
             fed = {"recurrent": 0.0} if connection == "all-to-all" else {}
@@ -191,12 +193,21 @@ def _lengths(lengths: ArrayLike | Sequence[int], like: jax.Array) -> jax.Array:
     return lengths
 
 
-def _obstacle(surrogate: Surrogate, inhibition: bool, quantize: Callable[[jax.Array], jax.Array] | None) -> str | None:
-    """Why the kernels cannot run a layer with these, or None."""
-    if not _INSTALLED:
-        return "Numba is not installed (`pip install numba`)"
-    if jax.default_backend() != "cpu":
-        return f"JAX runs on {jax.default_backend()}"
+def _obstacle(
+    backend: Backend, connection: Connection, surrogate: Surrogate, inhibition: bool, quantize: Callable[[jax.Array], jax.Array] | None
+) -> str | None:
+    """Why the kernels of a backend cannot run a layer with these, or None."""
+    platform, interpreted = jax.default_backend(), os.environ.get("TRITON_INTERPRET") == "1"
+    for name in ("numba", "triton")[: 1 + (backend == "triton")]:  # what Numba compiles launches Triton's kernels
+        if not _INSTALLED[name]:
+            return f"{name.capitalize()} is not installed (`pip install {name}`)"
+    if backend != "triton" and platform != "cpu":
+        return f"JAX runs on {platform}"
+    if backend == "triton" and platform != ("cpu" if interpreted else "gpu"):
+        where = f"JAX runs on {platform}{', and TRITON_INTERPRET=1 is set' if interpreted else ''}"
+        return f"{where}; Triton's kernels run on GPUs, and on the CPU with TRITON_INTERPRET=1, slowly, to be tested"
+    if backend == "triton" and connection == "all-to-all":
+        return "its neurons are connected all to all"
     if surrogate.stochastic:
         return f"{type(surrogate).__name__} draws noise"
     if type(surrogate).__call__ is not Surrogate.__call__:
@@ -311,6 +322,13 @@ def recurrent_leaky(
 
     `weights` of shape ``(features, features)`` connect all to all, as ``weights @ s``; of shape ``(features,)`` each neuron to itself. The
     state is ``(v, recurrent)``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from spikegrad.jax import recurrent_leaky
+        >>> spikes, state = recurrent_leaky(jnp.array([[1.0], [0.0], [0.0]]), weights=jnp.ones(1), beta=0.5)
+        >>> spikes.ravel().tolist(), state._fields
+        ([1.0, 1.0, 1.0], ('v', 'recurrent'))
     """
     return _named(neurons.Leaky, currents, {"beta": beta, "threshold": threshold}, weights, state, {"spike": spike, **options})
 
@@ -325,7 +343,15 @@ def synaptic(
     state: tuple[jax.Array, jax.Array] | None = None,
     **options: Unpack[Keywords],
 ) -> tuple[Any, ...]:
-    """`leaky` neurons with an exponential synapse, ``i[t] = alpha i[t-1] + I[t]``; the state is ``(i, v)``."""
+    """`leaky` neurons with an exponential synapse, ``i[t] = alpha i[t-1] + I[t]``; the state is ``(i, v)``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from spikegrad.jax import synaptic
+        >>> spikes, state = synaptic(jnp.array([[0.75], [0.0], [0.0]]), alpha=0.5, beta=1.0)
+        >>> spikes.ravel().tolist(), [part.item() for part in state]
+        ([0.0, 1.0, 0.0], [0.1875, 0.3125])
+    """
     numbers = {"alpha": alpha, "beta": beta, "threshold": threshold}
     return _named(neurons.Synaptic, currents, numbers, None, state, {"spike": spike, **options})
 
@@ -341,7 +367,15 @@ def recurrent_synaptic(
     state: tuple[jax.Array, jax.Array, jax.Array] | None = None,
     **options: Unpack[Keywords],
 ) -> tuple[Any, ...]:
-    """`synaptic` neurons that also receive their own spikes, as in `recurrent_leaky`; the state is ``(i, v, recurrent)``."""
+    """`synaptic` neurons that also receive their own spikes, as in `recurrent_leaky`; the state is ``(i, v, recurrent)``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from spikegrad.jax import recurrent_synaptic
+        >>> spikes, state = recurrent_synaptic(jnp.ones((3, 2)), jnp.zeros((2, 2)), alpha=0.5, beta=0.5)
+        >>> spikes.shape, state._fields
+        ((3, 2), ('i', 'v', 'recurrent'))
+    """
     numbers = {"alpha": alpha, "beta": beta, "threshold": threshold}
     return _named(neurons.Synaptic, currents, numbers, weights, state, {"spike": spike, **options})
 
@@ -349,5 +383,13 @@ def recurrent_synaptic(
 def leaky_integrator(
     currents: jax.Array, beta: ArrayLike, *, state: jax.Array | None = None, backend: Backend = "auto"
 ) -> tuple[jax.Array, jax.Array]:
-    """Leaky integrators, which do not spike: ``u[t] = beta u[t-1] + I[t]``. Returns the potentials and the last of them."""
+    """Leaky integrators, which do not spike: ``u[t] = beta u[t-1] + I[t]``. Returns the potentials and the last of them.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from spikegrad.jax import leaky_integrator
+        >>> potentials, last = leaky_integrator(jnp.array([[1.0], [0.0], [1.0]]), beta=0.5)
+        >>> potentials.ravel().tolist(), last.item()
+        ([1.0, 0.5, 1.25], 1.25)
+    """
     return _named(neurons.LeakyIntegrator, currents, {"beta": beta}, None, state, {"backend": backend})

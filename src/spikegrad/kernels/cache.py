@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import linecache
 import os
 import stat
+import sys
 import tempfile
 import warnings
 from pathlib import Path
+from types import ModuleType
+
+from spikegrad.kernels.lock import LOCK
 
 
 def digest(text: str) -> str:
@@ -66,3 +71,35 @@ def directory(name: str) -> Path | None:
         stacklevel=2,
     )
     return None
+
+
+_modules: dict[str, ModuleType] = {}
+
+
+def module(kind: str, text: str, compiler: str) -> ModuleType:
+    """The module with this text, run once; what a version of a compiler makes of it lies in that one's `directory`."""
+    name = f"spikegrad_generated_{kind}_{digest(text)}"
+    with LOCK:
+        if name not in _modules:
+            try:
+                found = _run(name, text, directory(compiler))
+            except OSError:  # the disk is full, or the directory was removed
+                found = _run(name, text, None)
+            _modules[name] = found
+        return _modules[name]
+
+
+def _run(name: str, text: str, directory: Path | None) -> ModuleType:
+    """The module, from its file in a directory or from memory, where compilers that read source again find it, too."""
+    module = ModuleType(name)
+    sys.modules[name] = module  # Numba's cache finds functions by the name of their module
+    path = f"<{name}>" if directory is None else str(written(directory, f"{name}.py", text))
+    if directory is None:
+        linecache.cache[path] = len(text), None, text.splitlines(keepends=True), path
+    module.__file__ = path
+    try:
+        exec(compile(text, path, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -41,12 +41,12 @@ from spikegrad.kernels.cpu.threads import (
 )
 
 U = np.uint64
-_FRAME_EXTENSION, _FRAME_API, _FRAME_CONTEXT = 1, 2, 3
-_ARGUMENT_COUNT, _ARGUMENT_BUFFERS, _RESULT_COUNT, _RESULT_BUFFERS = 7, 9, 12, 14
+_FRAME_EXTENSION, FRAME_API, FRAME_CONTEXT = 1, 2, 3
+ARGUMENT_COUNT, ARGUMENT_BUFFERS, RESULT_COUNT, RESULT_BUFFERS = 7, 9, 12, 14
 _ERROR_CREATE, _ERROR_DESTROY, _SCHEDULE = 6, 8, 17
-_BUFFER_DATA, _BUFFER_RANK, _BUFFER_DIMS = 3, 4, 5
+BUFFER_DATA, _BUFFER_RANK, _BUFFER_DIMS = 3, 4, 5
 """Words of a call frame, of the interface, and of a buffer."""
-_METADATA, _INVALID = 1, 3
+_METADATA, INVALID = 1, 3
 """The kind of the extension that asks for metadata; the code of an error of the caller's."""
 _ACTIVE, _HELPERS, _USERS = 2, 3, 4
 """Words of a job's first counter line that are the handler's: helpers at work, helpers that have begun, who still has its address."""
@@ -55,8 +55,8 @@ _FRESH = 2**23
 _HUGE, _MADV_HUGEPAGE = 2**21, 14
 
 ints = pointer(types.int32)
-_malloc = types.ExternalFunction("malloc", types.uint64(types.uint64))
-_free = types.ExternalFunction("free", types.void(types.uint64))
+allocated = types.ExternalFunction("malloc", types.uint64(types.uint64))
+freed = types.ExternalFunction("free", types.void(types.uint64))
 _clear = types.ExternalFunction("memset", types.uint64(types.uint64, types.int32, types.uint64))
 _yield = types.ExternalFunction("sched_yield", types.int32()) if hasattr(os, "sched_yield") else numba.njit(lambda: 0)
 _advise = types.ExternalFunction("madvise", types.int32(types.uint64, types.uint64, types.int32))
@@ -97,17 +97,17 @@ def text(value: str) -> Callable[[], np.uint64]:
     return address
 
 
-_wrong = text("spikegrad: this call has other buffers than its kernel takes; trace the program again")
+wrong = text("spikegrad: this call has other buffers than its kernel takes; trace the program again")
 
 
 @numba.njit(error_model="numpy")
-def refused(frame: Words) -> np.uint64:
-    """An error for XLA."""
-    address = _malloc(U(32))
+def refused(frame: Words, message: np.uint64, code: np.uint64) -> np.uint64:
+    """An error for XLA, with a text at an address, which it copies."""
+    address = allocated(U(32))
     given = words(address)
-    given[0], given[1], given[2], given[3] = U(32), U(0), _wrong(), U(_INVALID)
-    made = answered(words(frame[_FRAME_API])[_ERROR_CREATE], address)
-    _free(address)
+    given[0], given[1], given[2], given[3] = U(32), U(0), message, code
+    made = answered(words(frame[FRAME_API])[_ERROR_CREATE], address)
+    freed(address)
     return made
 
 
@@ -143,7 +143,7 @@ def begun(
     counters = U(ARGUMENTS) + arguments * U(2)
     size = (counters + U(LINE) * threads) * U(8)
     size = (size + U(63)) // U(64) * U(64)
-    address = _malloc(size + scratch * threads + U(64))
+    address = allocated(size + scratch * threads + U(64))
     job = words(address)
     job[THREADS], job[STEPS], job[COLUMNS], job[BLOCK], job[COUNTERS] = threads, steps, columns, block, counters
     job[SCRATCH], job[SHARE] = (address + size + U(63)) // U(64) * U(64), scratch
@@ -155,7 +155,7 @@ def begun(
 @numba.njit(error_model="numpy")
 def placed(job: Words, place: np.uint64, buffer: Words, rows: bool) -> None:
     """Write a buffer into a job as one of its arguments: of rows, of columns, or one number for all columns."""
-    job[U(ARGUMENTS) + place * U(2)] = buffer[_BUFFER_DATA]
+    job[U(ARGUMENTS) + place * U(2)] = buffer[BUFFER_DATA]
     job[U(ARGUMENTS) + place * U(2) + U(1)] = job[COLUMNS] if rows else U(1) if buffer[_BUFFER_RANK] > U(0) else U(0)
 
 
@@ -164,10 +164,10 @@ def connected(job: Words, place: np.uint64, buffer: Words, clear: np.uint64) -> 
     """Write a buffer of recurrent weights into a job, or of each block's share of their gradient, which starts at zero."""
     dims = words(buffer[_BUFFER_DIMS])
     features = dims[buffer[_BUFFER_RANK] - U(1)]
-    job[U(ARGUMENTS) + place * U(2)] = buffer[_BUFFER_DATA]
+    job[U(ARGUMENTS) + place * U(2)] = buffer[BUFFER_DATA]
     job[U(ARGUMENTS) + place * U(2) + U(1)] = features
     if clear > U(0):
-        _clear(buffer[_BUFFER_DATA], np.int32(0), dims[0] * features * features * clear)
+        _clear(buffer[BUFFER_DATA], np.int32(0), dims[0] * features * features * clear)
 
 
 @numba.njit(error_model="numpy")
@@ -189,7 +189,7 @@ def left(address: np.uint64) -> None:
     """Free the job if nobody else has its address."""
     job = words(address)
     if added(job, job[COUNTERS] + U(_USERS), U(2**64 - 1)) == U(1):
-        _free(address)
+        freed(address)
 
 
 @numba.njit(error_model="numpy")
@@ -220,18 +220,18 @@ def done(frame: Words, address: np.uint64, kernel: np.uint64, helper: np.uint64)
     job = words(address)
     job[KERNEL] = kernel
     if job[THREADS] > U(1):
-        given = _malloc(U(40))
+        given = allocated(U(40))
         request = words(given)
-        request[0], request[1], request[2], request[3], request[4] = U(40), U(0), frame[_FRAME_CONTEXT], helper, address
+        request[0], request[1], request[2], request[3], request[4] = U(40), U(0), frame[FRAME_CONTEXT], helper, address
         for _ in range(job[THREADS] - U(1)):
             added(job, job[COUNTERS] + U(_USERS), U(1))
-            error = answered(words(frame[_FRAME_API])[_SCHEDULE], given)
+            error = answered(words(frame[FRAME_API])[_SCHEDULE], given)
             if error != U(0):  # there is no pool: alone, then
                 request[0], request[2] = U(24), error
-                answered(words(frame[_FRAME_API])[_ERROR_DESTROY], given)
+                answered(words(frame[FRAME_API])[_ERROR_DESTROY], given)
                 left(address)
                 break
-        _free(given)
+        freed(given)
     called(kernel, address, U(0))
     while seen(job, job[COUNTERS] + U(_ACTIVE)) != U(0):
         _yield()
@@ -239,7 +239,7 @@ def done(frame: Words, address: np.uint64, kernel: np.uint64, helper: np.uint64)
 
 
 _SOURCE = """
-from spikegrad.kernels.handler import absent, advised, asked, begun, code, connected, done, placed, refused
+from spikegrad.kernels.handler import absent, advised, asked, begun, code, connected, done, placed, refused, wrong
 # The handler's own version is {version}.
 kernel, helper = code("{symbol}"), code("spikegrad_helper")
 
@@ -250,7 +250,7 @@ def handle(address):
     if asked(frame):
         return U(0)
     if frame[{argument_count}] != U({arguments}) or frame[{result_count}] != U({results}):
-        return refused(frame)
+        return refused(frame, wrong(), U({invalid}))
     given, made = words(frame[{argument_buffers}]), words(frame[{result_buffers}])
     address = begun(words(given[0]), U({threads}), U({whole}), U({each}), SIZE, U({count}), {fed})
     job = words(address)
@@ -269,14 +269,15 @@ def helper(address):
 """
 
 
-def _version() -> str:
+def version() -> str:
+    """Of this file, and of the interface."""
     return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16] + f" {_MAJOR}.{_MINOR}"
 
 
 @functools.cache
 def _helper() -> int:
     """The address of what XLA's threads are given to run; it must have its name before a handler is loaded that knows it."""
-    address = loaded("helper", header("float32") + _HELPER.format(version=_version())).helper.address
+    address = loaded("helper", header("float32") + _HELPER.format(version=version())).helper.address
     binding.add_symbol("spikegrad_helper", address)
     return address
 
@@ -306,12 +307,13 @@ def registered(variant: Variant, arguments: tuple[str, ...], results: tuple[str,
             lines.append(f"advised(words(made[{number}])[3], job[2] * job[3] * U({item}))")
     whole, each = variant.working()
     source = _SOURCE.format(
-        version=_version(),
+        version=version(),
         symbol=symbol,
-        argument_count=_ARGUMENT_COUNT,
-        result_count=_RESULT_COUNT,
-        argument_buffers=_ARGUMENT_BUFFERS,
-        result_buffers=_RESULT_BUFFERS,
+        invalid=INVALID,
+        argument_count=ARGUMENT_COUNT,
+        result_count=RESULT_COUNT,
+        argument_buffers=ARGUMENT_BUFFERS,
+        result_buffers=RESULT_BUFFERS,
         arguments=len(arguments),
         results=len(results),
         threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

@@ -1,16 +1,18 @@
 """The fused kernels in JAX: a primitive for a layer, with rules for differentiation, `vmap` and every platform.
 
 Reverse mode saves the inputs and nothing else: `layer` differentiates into `tangent`, which is linear, and that transposes into `backward`.
-What no kernel does, forward mode and second derivatives, lowers to the plain loop, as does everything on a platform other than the CPU;
-a layer that insists on the kernels refuses there instead.
+What no kernel does, forward mode and second derivatives, lowers to the plain loop, as does everything on a platform other than the CPU
+unless Triton's kernels are asked for; a layer that insists on kernels refuses there instead.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +40,10 @@ Run = Callable[..., Sequence[jax.Array]]
 _TWICE, _ELSEWHERE = "this is forward mode or a second derivative", "this program is for another platform"
 
 
-def _refuse(what: str) -> NotImplementedError:
+def _refuse(static: Static, what: str) -> NotImplementedError:
+    where = "GPUs of NVIDIA" if static.backend == "triton" else "the CPU"
     return NotImplementedError(
-        f"backend='numba' differentiates once, in reverse mode, on the CPU; {what}: use backend='auto' or 'reference'"
+        f"backend={static.backend!r} differentiates once, in reverse mode, on {where}; {what}: use backend='auto' or 'reference'"
     )
 
 
@@ -147,7 +150,7 @@ def _unless_strict(function: Run, what: str) -> Run:
 
     def run(*given: jax.Array, static: Static, **more: Any) -> Arrays:
         if static.strict:
-            raise _refuse(what)
+            raise _refuse(static, what)
         return function(*given, static=static, **more)
 
     return run
@@ -156,7 +159,7 @@ def _unless_strict(function: Run, what: str) -> Run:
 def _layer_jvp(primals: Arrays, tangents: Arrays, *, static: Static) -> tuple[Arrays, Arrays]:
     if static.learned is not None:  # the forward pass of a derivative; what it keeps is not asked for again
         if static.strict:
-            raise _refuse(_TWICE)
+            raise _refuse(static, _TWICE)
         made, given = layer.bind(*primals, static=static), tuple(map(ad.instantiate_zeros, tangents))
         return made, jax.jvp(functools.partial(plain, static=static), tuple(primals), given)[1]
     present = tuple(not _is_zero(tangent) for tangent in tangents)
@@ -191,7 +194,7 @@ def _tangent_transpose(cotangents: Sequence[Any], *given: jax.Array, static: Sta
 def _plain_jvp(function: Run, primals: Arrays, tangents: Arrays, *, static: Static, **more: Any) -> tuple[Arrays, Arrays]:
     """A derivative of what is itself a derivative: the plain loop's."""
     if static.strict:
-        raise _refuse(_TWICE)
+        raise _refuse(static, _TWICE)
     run = functools.partial(function, static=static, **more)
     return jax.jvp(run, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
 
@@ -284,18 +287,28 @@ def _primitive(
     return made
 
 
-def _on_the_cpu(primitive: Primitive, fused: Run, kinds: Callable[..., tuple[list[Kind], list[Kind]]], other: Run) -> None:
-    """Have a primitive run in kernels on the CPU; in a program that is exported, and may run elsewhere, only if it must."""
+def _in_kernels(primitive: Primitive, numba: Run, triton: str, kinds: Callable[..., tuple[list[Kind], list[Kind]]], other: Run) -> None:
+    """Have a primitive run in kernels: Numba's on the CPU, Triton's where they were asked for, by the function of this name.
 
-    def lower(context: mlir.LoweringRuleContext, *given: Any, static: Static, **more: Any) -> Sequence[Any]:
-        exported = context.module_context.lowering_parameters.for_export and not static.strict
-        run = functools.partial(other if exported else fused, static=static, **more)
-        if exported:
+    In a program that is exported, and may run elsewhere, only if it must.
+    """
+
+    def chosen(platform: str, static: Static, exported: bool) -> Run:
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # which happens on the CPU
+        if static.backend == "triton" and platform == ("cpu" if interpreted else "cuda"):
+            return getattr(importlib.import_module("spikegrad.kernels.gpu.arrays"), triton)
+        return numba if platform == "cpu" and (static.backend == "numba" or (static.backend == "auto" and not exported)) else other
+
+    def lower(context: mlir.LoweringRuleContext, *given: Any, platform: str, static: Static, **more: Any) -> Sequence[Any]:
+        function = chosen(platform, static, context.module_context.lowering_parameters.for_export)
+        run = functools.partial(function, static=static, **more)
+        if function is other:
             return mlir.lower_fun(run, multiple_results=True)(context, *given)
         return sharding.partitioned(run, *kinds(static, **more), fed=static.fed)(context, *given)
 
     sharding.needs_devices(primitive)
-    mlir.register_lowering(primitive, lower, platform="cpu")
+    for platform in ("cpu", "cuda"):
+        mlir.register_lowering(primitive, functools.partial(lower, platform=platform), platform=platform)
 
 
 _layer_elsewhere, _backward_elsewhere = (_unless_strict(function, _ELSEWHERE) for function in (plain, plain_backward))
@@ -304,8 +317,8 @@ layer = _primitive("layer", _layer_shapes, _layer_jvp, _layer_batch, _layer_else
 tangent = _primitive("tangent", _tangent_shapes, _tangent_jvp, _tangent_batch, _unless_strict(plain_tangent, _TWICE))
 backward = _primitive("backward", _backward_shapes, _backward_jvp, _backward_batch, _backward_elsewhere)
 ad.primitive_transposes[tangent] = _tangent_transpose
-_on_the_cpu(layer, _fused_layer, _layer_kinds, _layer_elsewhere)
-_on_the_cpu(backward, _fused_backward, _backward_kinds, _backward_elsewhere)
+_in_kernels(layer, _fused_layer, "layer", _layer_kinds, _layer_elsewhere)
+_in_kernels(backward, _fused_backward, "backward", _backward_kinds, _backward_elsewhere)
 
 
 def run(
@@ -317,7 +330,7 @@ def run(
     numbers: Mapping[str, jax.Array],
     weights: jax.Array | None = None,
     *,
-    strict: bool,
+    backend: Literal["auto", "numba", "triton"],
 ) -> tuple[Arrays, Arrays, Arrays]:
     """A layer: its outputs, its states after the last step, and its recorded values.
 
@@ -329,7 +342,7 @@ def run(
         parameters: see `Plan.computed`.
         numbers: arrays in place of the surrogate's numbers, by name.
         weights: of ``"all-to-all"`` connections, ``(receivers, senders)``.
-        strict: whether to refuse what the kernels cannot do, instead of leaving it to the plain loop.
+        backend: whose kernels to insist on, instead of leaving what they cannot do to the plain loop, as ``"auto"`` does.
     """
     real = working_dtype(inputs[0].dtype)
 
@@ -337,7 +350,7 @@ def run(
         array = jnp.asarray(x, real)
         return sharding.spread(array, inputs[0]) if array.ndim else array
 
-    static = Static(call, surrogate, tuple(numbers), strict)
+    static = Static(call, surrogate, tuple(numbers), backend)
     connections = () if weights is None else (weights.astype(real).T,)
     given = (*inputs, *map(fitted, (*state, *parameters.values(), *numbers.values())), *connections)
 

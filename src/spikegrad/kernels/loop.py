@@ -88,7 +88,7 @@ def run(
         states = carry[: len(names)]
         if weights is not None:
             current = (*current, fed_back(carry[-1], weights))
-        evaluate = known or evaluator(program, draw)
+        evaluate = evaluator(program, draw) if known is None else known
         values = evaluate({**arrays, **dict(zip(plan.inputs, current, strict=True)), **dict(zip(names, states, strict=True))})
         values = [x if x.shape == like.shape[1:] else namespace(library(like)).broadcast_to(x, like.shape[1:]) for x in values]
         after = values[outputs : outputs + len(names)]

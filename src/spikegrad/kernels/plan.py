@@ -65,6 +65,26 @@ class Call:
         return Call, (self.record, self.surrogate, self.recorded, self.quantized, self.connection)
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One of the two passes of a layer.
+
+    Attributes:
+        call: the layer.
+        backward: which pass.
+        dtype: of the sequences: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``. All else is float32, or float64.
+    """
+
+    call: Call
+    backward: bool
+    dtype: str
+
+    @property
+    def real(self) -> str:
+        """The dtype in which is computed."""
+        return "float64" if self.dtype == "float64" else "float32"
+
+
 class Plan:
     """The programs of a layer, and the names of what they take.
 
@@ -168,8 +188,13 @@ def array(value: Array, like: Array) -> Array:
     """A number as an array without dimensions, of the library, dtype and device of `like`; an array in that dtype."""
     owner = library(like)
     if owner == "torch":
-        make = namespace(owner).tensor  # not `new_tensor`, which wants memory that tensors marked as negative or zero do not have
-        return value.to(like.dtype) if library(value) == "torch" else make(float(value), dtype=like.dtype, device=like.device)
+        torch = namespace(owner)
+        if library(value) == "torch":
+            return value.to(like.dtype)
+        if torch.compiler.is_exporting():  # as an operation: PyTorch cannot functionalise a constant tensor inside of a scan
+            return torch.full((), float(value), dtype=like.dtype, device=like.device)
+        # not `new_tensor`, which wants memory that tensors marked as negative or zero do not have
+        return torch.tensor(float(value), dtype=like.dtype, device=like.device)
     return namespace(owner).asarray(value, dtype=like.dtype)
 
 

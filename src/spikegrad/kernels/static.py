@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ class Static:
         call: the layer.
         surrogate: of its spikes, with the numbers that are not arrays.
         given: names of those that are.
-        strict: whether it refuses what the kernels cannot do, instead of leaving it to the plain loop.
+        backend: whose kernels it insists on; with ``"auto"`` what they cannot do is left to the plain loop.
         learned: of a layer with ``"all-to-all"`` connections, which keeps what the backward pass needs, the parameters whose gradients will
             be asked for; None if none will.
     """
@@ -37,8 +38,13 @@ class Static:
     call: Call
     surrogate: Surrogate
     given: tuple[str, ...]
-    strict: bool
+    backend: Literal["auto", "numba", "triton"]
     learned: frozenset[str] | None = None
+
+    @property
+    def strict(self) -> bool:
+        """Whether it refuses what the kernels cannot do."""
+        return self.backend != "auto"
 
     @property
     def fed(self) -> bool:

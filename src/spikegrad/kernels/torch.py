@@ -16,6 +16,7 @@ from torch._compile import _disable_dynamo  # pyright: ignore[reportPrivateUsage
 from spikegrad.gradient.function import Context, Function, Gradients
 from spikegrad.kernels import gate, loop
 from spikegrad.kernels.layers import Given, Layer
+from spikegrad.kernels.lock import LOCK
 from spikegrad.kernels.plan import Call
 from spikegrad.kernels.values import Number, Numbers, real, values_of
 from spikegrad.recorded import from_record
@@ -48,13 +49,14 @@ _LAYERS = 1024
 @functools.lru_cache(_LAYERS)
 def layer_of(call: Call, numbers: Numbers, shape: torch.Size, dtype: torch.dtype, triton: torch.device | None = None) -> Layer:
     """The layer, the same object each time; its kernels are Triton's for this device, or Numba's."""
-    if triton is None:
-        from spikegrad.kernels.cpu.layer import Layer as OnCPU
+    with LOCK:  # a child that is forked meanwhile would wait for ever for a module that nobody there imports
+        if triton is None:
+            from spikegrad.kernels.cpu.layer import Layer as OnCPU
 
-        return OnCPU(call, numbers, shape, dtype)
-    from spikegrad.kernels.gpu.layer import Layer as OnGPU
+            return OnCPU(call, numbers, shape, dtype)
+        from spikegrad.kernels.gpu.layer import Layer as OnGPU
 
-    return OnGPU(call, numbers, shape, dtype, triton)
+        return OnGPU(call, numbers, shape, dtype, triton)
 
 
 def _by_the_loop(
@@ -189,7 +191,8 @@ def run(
     """
     shape, dtype, device = inputs[0].shape, inputs[0].dtype, inputs[0].device if triton else None
     if triton and call.connection == "all-to-all":
-        from spikegrad.kernels.gpu import recurrent
+        with LOCK:
+            from spikegrad.kernels.gpu import recurrent
 
         step = functools.partial(run, surrogate=surrogate, triton=True)
         return recurrent.run(call, inputs, state, numbers, step)

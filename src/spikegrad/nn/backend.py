@@ -36,6 +36,7 @@ def free_memory() -> None:
 
     Layers keep the memory of their large results when nothing refers to them any more, up to 256 MiB, and a quarter of that for scratch.
     The environment variable ``SPIKEGRAD_KEEP`` says another number of MiB, 0 for nothing, when spikegrad's kernels are first used.
+    Results of 1 MiB and more lie on pages of 2 MiB, which `torch.save` writes whole, up to 4 MiB more: save ``spikes.clone()``.
 
     Example:
         >>> import torch

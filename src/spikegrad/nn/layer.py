@@ -115,7 +115,7 @@ class Layer(Stateful):
             raise TypeError(f"`quantize` must be a function of a tensor, got {quantize!r}")
         if quantize is not None and all(operation != "quantized" for operation, *_ in neuron.record.step.instructions):
             raise ValueError(f"{type(neuron).__name__} has no place where its state could be quantised")
-        known = (*neuron.numbers, *(f"spike.{name}" for name in neuron.spike.numbers))
+        known = (*neuron.numbers, *(f"spike.{name}" for name in neuron.spike.numbers if neuron.record.fires))
         full = {
             name: name if name in known or f"spike.{name}" not in known else f"spike.{name}" for name in (*named(learn), *(values or {}))
         }

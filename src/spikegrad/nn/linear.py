@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spikegrad.gradient.function import Function, Gradients
 from spikegrad.kernels.gate import has_memory
+from spikegrad.nn.bits import outline, pack, packed
 from spikegrad.nn.layer import Layer, State, Stateful
-from spikegrad.nn.recompute import Blocks, Packed, replayed, visible
-
-Memory = Literal["save", "recompute"]
+from spikegrad.nn.recompute import Blocks, Memory, check, replayed_tree, visible, watched
 
 _BLOCK = 2**19
 """Currents that are held at once while they are computed anew, in elements."""
@@ -29,7 +26,8 @@ class SpikingLinear(Stateful):
     for the mask of a dropout), where a linear layer and its neurons save 8 bytes. Currents and potentials are computed anew, some
     samples at a time, by the same operations in the same shapes, with parameters, options, autocast and random numbers as they were: the
     gradients are exact, to every order. Parameters that were changed in place before the backward pass are an error, as in PyTorch. It
-    costs a second forward pass. Inside of compilers, tracers and torch.func transforms the layer keeps what these keep.
+    costs a second forward pass. Inside of compilers, tracers and torch.func transforms the layer keeps what these keep, and with hooks
+    on its neurons what autograd keeps.
 
     Args:
         in_features: input spikes per step.
@@ -62,8 +60,7 @@ class SpikingLinear(Stateful):
         memory: Memory = "recompute",
     ) -> None:
         super().__init__()
-        if memory not in get_args(Memory):
-            raise ValueError(f"`memory` must be one of {', '.join(map(repr, get_args(Memory)))}, got {memory!r}")
+        check(memory)
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1, got {dropout}")
         linear = nn.Linear(in_features, out_features, bias=bias)
@@ -95,16 +92,13 @@ class SpikingLinear(Stateful):
         mask = torch.bernoulli(torch.full_like(spikes, 1 - self.dropout)) if self.training and self.dropout else None
         parts = () if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
         share = 1.0 if mask is None else 1 - self.dropout
-        if self.memory == "save" or not plain or not torch.is_grad_enabled():
-            return _run(self, spikes if mask is None else spikes * mask, share, parts or None)
-        kept = (spikes if mask is None else spikes * mask).detach()
-        bits = _packed(kept), None if mask is None else _packed(mask)
-        outline: Tensor = _Outline.apply(spikes, bits[1])
-        packed = Packed(kept, bits[0], functools.partial(_unpacked, features=spikes.shape[-1], like=_nothing(spikes)))
-        run = functools.partial(_flat, share=share)
-        made = replayed(run, self, (outline, *parts), self._blocks(spikes.shape, parts), packed)
-        count = self.neuron.neuron.record.outputs
-        return made[0] if count == 1 else made[:count], self.neuron.state_of(made[count:])
+        if self.memory == "save" or not plain or not torch.is_grad_enabled() or watched(self.neuron):
+            return _run(self, spikes if mask is None else spikes * mask, parts or None, share)
+        given = spikes if mask is None else spikes * mask
+        kept = packed(given, spikes=True)
+        stand_in = given if kept is None else outline(spikes, None if mask is None else pack(mask))
+        run = functools.partial(_run, share=share)
+        return replayed_tree(run, self, (stand_in, parts or None), self._blocks(spikes.shape, parts), kept)
 
     def _blocks(self, shape: torch.Size, state: Sequence[Tensor]) -> Blocks | None:
         """Shares of the batch whose currents are held at once; the same forward and backward, so that sums round alike."""
@@ -118,53 +112,7 @@ class SpikingLinear(Stateful):
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, dropout={self.dropout}, memory={self.memory!r}"
 
 
-def _run(layer: SpikingLinear, spikes: Tensor, share: float, state: State) -> tuple[Any, ...]:
+def _run(layer: SpikingLinear, spikes: Tensor, state: State, share: float) -> tuple[Any, ...]:
     """Output and state for a share of the input spikes."""
     weight = layer.weight if share == 1.0 else layer.weight / share
     return layer.neuron(functional.linear(spikes, weight, layer.bias), state)
-
-
-def _flat(layer: SpikingLinear, spikes: Tensor, *state: Tensor, share: float) -> tuple[Tensor, ...]:
-    """The same, its parts one after the other."""
-    return tuple(x for part in _run(layer, spikes, share, state or None) for x in (part if isinstance(part, tuple) else (part,)))
-
-
-def _packed(spikes: Tensor) -> Tensor:
-    """Spikes as bits, ``(time, batch, features / 8)``."""
-    return torch.from_numpy(np.packbits((spikes.detach() != 0).cpu().numpy(), axis=-1))
-
-
-def _unpacked(bits: Tensor, start: int, length: int, *, features: int, like: Tensor) -> Tensor:
-    """Spikes of the samples of a block, or all of them where `length` is 0."""
-    bits = bits[:, start : start + length] if length else bits
-    return torch.from_numpy(np.unpackbits(bits.numpy(), axis=-1, count=features)).to(like)
-
-
-def _nothing(like: Tensor) -> Tensor:
-    """Its dtype and device."""
-    return like.new_empty(0)
-
-
-class _Outlined(Protocol):
-    features: int
-    saved_tensors: tuple[Tensor | None]
-
-    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
-
-
-class _Outline(Function):
-    """What stands for spikes that are kept as bits: a tensor of their shape without memory, through which gradients reach them."""
-
-    @staticmethod
-    def forward(ctx: _Outlined, spikes: Tensor, mask: Tensor | None) -> Tensor:
-        ctx.save_for_backward(mask)
-        ctx.features = spikes.shape[-1]
-        return spikes.new_zeros(()).expand(spikes.shape)
-
-    @staticmethod
-    def backward(ctx: _Outlined, *arriving: Tensor) -> Gradients:
-        (mask,) = ctx.saved_tensors
-        gradient = arriving[0]
-        if mask is not None:
-            gradient = gradient * _unpacked(mask, 0, 0, features=ctx.features, like=_nothing(gradient))
-        return gradient, None

@@ -6,17 +6,21 @@ in place; buffers, modes, numbers and surrogates from a copy of the modules; aut
 
 from __future__ import annotations
 
-import contextlib
-import types
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+from torch.nn.modules.module import _has_any_global_hook as hooked_globally  # pyright: ignore[reportPrivateUsage]
 from torch.utils import _pytree as tree
 
 from spikegrad.gradient.function import Context, Function, Gradients
 from spikegrad.kernels import gate
+from spikegrad.kernels.cpu import memory
+from spikegrad.nn.snapshot import Snapshot
+
+Memory = Literal["save", "recompute"]
 
 Run = Callable[..., tuple[Tensor, ...]]
 """A module and tensors to tensors. All else that it depends on belongs to the module."""
@@ -47,17 +51,34 @@ def recomputed(module: nn.Module, *arguments: Any) -> Any:
         >>> out, state = recomputed(net, torch.rand(10, 3, 4))
         >>> out.sum().backward()
     """
-    leaves, structure = tree.tree_flatten(arguments)
-    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    if not torch.is_grad_enabled() or not all(visible(leaves[place]) for place in places):
+    if not torch.is_grad_enabled() or not all(visible(x) for x in tree.tree_leaves(arguments) if isinstance(x, Tensor)):
         return module(*arguments)
+    return replayed_tree(_called, module, arguments)
+
+
+def _called(module: nn.Module, *arguments: Any) -> Any:
+    return module(*arguments)
+
+
+def replayed_tree(
+    run: Callable[..., Any],
+    module: nn.Module,
+    arguments: Sequence[Any],
+    blocks: Blocks | None = None,
+    packed: Packed | None = None,
+    *,
+    draws: bool = True,
+) -> Any:
+    """`replayed` of trees to a tree: the tensors in both are what it is about."""
+    leaves, structure = tree.tree_flatten(tuple(arguments))
+    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     made: list[tuple[tree.TreeSpec, list[object]]] = []
 
-    def run(module: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def flat(module: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = list(leaves)
         for place, x in zip(places, tensors, strict=True):
             given[place] = x
-        results, shape = tree.tree_flatten(module(*tree.tree_unflatten(given, structure)))
+        results, shape = tree.tree_flatten(run(module, *tree.tree_unflatten(given, structure)))
         if not made:
             made.append((shape, [... if isinstance(result, Tensor) else result for result in results]))
         return tuple(result for result in results if isinstance(result, Tensor))
@@ -65,9 +86,15 @@ def recomputed(module: nn.Module, *arguments: Any) -> Any:
     tensors = [leaves[place] for place in places]
     for place in places:
         leaves[place] = None  # the closure must not keep them alive
-    results = iter(replayed(run, module, tensors))
+    results = iter(replayed(flat, module, tensors, blocks, packed, draws=draws))
     ((shape, others),) = made
     return tree.tree_unflatten([next(results) if other is ... else other for other in others], shape)
+
+
+def check(memory: str) -> None:
+    """Refuse an unknown word for what is kept."""
+    if memory not in get_args(Memory):
+        raise ValueError(f"`memory` must be one of {', '.join(map(repr, get_args(Memory)))}, got {memory!r}")
 
 
 def visible(x: Tensor) -> bool:
@@ -75,6 +102,16 @@ def visible(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or gate.surroundings() is not None:
         return False
     return type(x) in (Tensor, nn.Parameter) and not x.is_meta
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether somebody has hooks inside of a module. What they see, perhaps for a loss, has a graph only if the module runs as it is."""
+    if hooked_globally():
+        return True
+    return any(
+        each._forward_hooks or each._forward_pre_hooks or each._backward_hooks or each._backward_pre_hooks  # pyright: ignore
+        for each in module.modules()
+    )
 
 
 class Blocks:
@@ -106,10 +143,19 @@ class Packed:
 
 
 def replayed(
-    run: Run, module: nn.Module, inputs: Sequence[Tensor], blocks: Blocks | None = None, packed: Packed | None = None
+    run: Run,
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    blocks: Blocks | None = None,
+    packed: Packed | None = None,
+    *,
+    draws: bool = True,
 ) -> tuple[Tensor, ...]:
-    """``run(module, *inputs)``, computed in blocks, keeping the inputs; with `packed` the first input only stands for the dense one."""
-    snapshot = Snapshot(module, inputs[0] if inputs else torch.empty(0))
+    """``run(module, *inputs)``, computed in blocks, keeping the inputs; with `packed` the first input only stands for the dense one.
+
+    What `draws` no random numbers need not look at their sources, which cannot be done while a CUDA graph is captured.
+    """
+    snapshot = Snapshot(module, inputs[0] if inputs else torch.empty(0), draws=draws)
     kept = None if packed is None else packed.kept
     job = _Job(run, module, snapshot, len(inputs), blocks, packed)
     return _Replayed.apply(job, kept, *inputs, *snapshot.tensors)
@@ -132,18 +178,49 @@ class _Job:
         """The run as the module itself does it."""
         module, dense = self.module, None if self.packed is None else self.packed.dense
         assert module is not None
+        versions = [0 if x.is_inference() else x._version for x in inputs]
+        joined: list[_Joined] = []
         with self.snapshot.first():
-            made = [self.run(module, *given) for _, given in self.parts(inputs if dense is None else (dense, *inputs[1:]))]
+            for block, given in self.parts(inputs if dense is None else (dense, *inputs[1:])):
+                for place, x in enumerate(self.run(module, *given)):
+                    if len(joined) == place:
+                        joined.append(_Joined(self._dim(place), self.blocks))
+                    joined[place].add(x, block)
+        if versions != [0 if x.is_inference() else x._version for x in inputs]:
+            raise RuntimeError(
+                "a module changed its input in place, from which it is to be computed anew in the backward pass; give it inplace=False, or "
+                "keep what autograd keeps"
+            )
         self.module = None
         if self.packed is not None:
             self.packed.dense = None
-        if len(made) == 1:
-            return made[0]
-        return tuple(torch.cat(parts, self._dim(place)) for place, parts in enumerate(zip(*made, strict=True)))
+        return tuple(x for each in joined if (x := each.whole) is not None)
+
+    def of_block(
+        self,
+        module: nn.Module,
+        parts: Sequence[Tensor],
+        dense: Tensor | None,
+        own: Sequence[Tensor],
+        needs: Sequence[bool],
+        arriving: Sequence[Tensor | None],
+        again: bool,
+    ) -> list[Tensor | None]:
+        """Gradients by the inputs of a block and by what belongs to the module, to be differentiated again or not."""
+        given = parts if dense is None else (_Dense.apply(parts[0], dense), *parts[1:])
+        made = self.run(module, *given)
+        pairs = [(get_gradient_edge(x), g) for x, g in zip(made, arriving, strict=True) if g is not None and x.requires_grad]
+        del made  # their numbers are needed no more
+        wanted = [x for x, need in zip((*parts, *own), needs, strict=True) if need]
+        found: list[Tensor | None] = [None] * len(wanted)
+        if pairs and wanted:
+            heads, gradients = zip(*pairs, strict=True)
+            found = list(torch.autograd.grad(heads, wanted, gradients, create_graph=again, allow_unused=True))
+        each = iter(found)
+        return [next(each) if need else None for need in needs]
 
     def _dim(self, place: int) -> int:
-        assert self.blocks is not None
-        return self.blocks.outputs[min(place, len(self.blocks.outputs) - 1)]
+        return 0 if self.blocks is None else self.blocks.outputs[min(place, len(self.blocks.outputs) - 1)]
 
     def given_back(self, arriving: Sequence[Tensor | None], block: tuple[int, int] | None) -> list[Tensor | None]:
         """The gradients that arrive at a block."""
@@ -151,16 +228,30 @@ class _Job:
             return list(arriving)
         return [None if g is None else g.narrow(self._dim(place), *block) for place, g in enumerate(arriving)]
 
-    def joined(self, parts: list[Tensor | None], place: int) -> Tensor | None:
-        """The gradient of an input from those of its blocks."""
-        if len(parts) == 1 or self.blocks is None or not any(part is not None for part in parts):
-            return parts[0]
-        like = next(part for part in parts if part is not None)
-        dim, sizes = self.blocks.inputs[place], (length for _, length in self.blocks.starts)
-        shaped = [
-            like.new_zeros(*like.shape[:dim], n, *like.shape[dim + 1 :]) if p is None else p for p, n in zip(parts, sizes, strict=True)
-        ]
-        return torch.cat(shaped, dim)
+
+class _Joined:
+    """A tensor from its blocks along a dimension, laid out as they are; blocks that are None are zero.
+
+    It is allocated once, and each block is copied into it as soon as it is there, so that never all of them are there twice.
+    """
+
+    def __init__(self, dim: int, blocks: Blocks | None) -> None:
+        self.dim, self.blocks = dim, blocks
+        self.whole: Tensor | None = None
+
+    def add(self, x: Tensor | None, block: tuple[int, int] | None) -> None:
+        """Take the block from a start of a length."""
+        if block is None or self.blocks is None or len(self.blocks.starts) == 1:
+            self.whole = x
+            return
+        if self.whole is None and x is not None:
+            order = sorted(range(x.ndim), key=lambda dim: -x.stride(dim))
+            sizes = [sum(length for _, length in self.blocks.starts) if dim == self.dim else x.shape[dim] for dim in order]
+            room = x.new_zeros(sizes) if block[0] else x.new_empty(sizes)
+            self.whole = room.permute([order.index(dim) for dim in range(x.ndim)])
+        if self.whole is not None:
+            part = self.whole.narrow(self.dim, *block)
+            part.zero_() if x is None else part.copy_(x)
 
 
 class _Context(Context, Protocol):
@@ -188,31 +279,25 @@ class _Replayed(Function):
         # An alias each: the derivative by one is not to include what flows through another that was computed from it.
         base = [x.view_as(x) if again else x.detach().requires_grad_(need) for x, need in zip(tensors, needs, strict=True)]
         inputs, own = base[: job.count], base[job.count :]
-        of_inputs: list[list[Tensor | None]] = [[] for _ in inputs]
+        of_inputs = [_Joined(0 if job.blocks is None else job.blocks.inputs[place], job.blocks) for place in range(job.count)]
         of_own: list[Tensor | None] = [None for _ in own]
         with job.snapshot.again(own) as module, torch.enable_grad():
             for block, parts in job.parts(inputs):
-                if job.packed is not None:
-                    start, length = block or (0, 0)
-                    dense = job.packed.unpack(kept, start, length)
-                    parts[0] = _Dense.apply(parts[0], dense) if again else dense
                 if not again:
                     parts = [x.detach().requires_grad_(need) for x, need in zip(parts, needs, strict=False)]
-                made = job.run(module, *parts)
-                pairs = [(x, g) for x, g in zip(made, job.given_back(arriving, block), strict=True) if g is not None and x.requires_grad]
-                wanted = [x for x, need in zip((*parts, *own), needs, strict=True) if need]
-                found: list[Tensor | None] = [None] * len(wanted)
-                if pairs and wanted:
-                    heads, given = zip(*pairs, strict=True)
-                    found = list(torch.autograd.grad(heads, wanted, given, create_graph=again, allow_unused=True))
-                gradients = iter(found)
-                each = [next(gradients) if need else None for need in needs]
-                for total, g in zip(of_inputs, each, strict=False):
-                    total.append(g)
+                dense = None if job.packed is None else job.packed.unpack(kept, *(block or (0, 0)))
+                each = job.of_block(module, parts, dense, own, needs, job.given_back(arriving, block), again)
+                del parts, dense
+                for whole, g in zip(of_inputs, each, strict=False):
+                    whole.add(g, block)
                 of_own = [
                     g if total is None else total if g is None else total + g for total, g in zip(of_own, each[job.count :], strict=True)
                 ]
-        return None, None, *(job.joined(parts, place) for place, parts in enumerate(of_inputs)), *of_own
+        if inputs and inputs[0].is_cpu and (job.blocks is None or len(job.blocks.starts) == 1):
+            size = inputs[0].nbytes
+            del base, inputs, own, tensors, kept, module
+            memory.used(size)
+        return None, None, *(each.whole for each in of_inputs), *of_own
 
 
 class _Dense(Function):
@@ -220,113 +305,8 @@ class _Dense(Function):
 
     @staticmethod
     def forward(ctx: Context, stand_in: Tensor, dense: Tensor) -> Tensor:
-        return dense.view_as(dense)
+        return dense.detach()  # which may be changed in place, as a view may not
 
     @staticmethod
     def backward(ctx: Context, *arriving: Tensor) -> Gradients:
         return arriving[0], None
-
-
-class Snapshot:
-    """A module and what is around it, as they are now.
-
-    Attributes:
-        tensors: its parameters, and what else of it carries a gradient, each once: to be saved by whoever has it run again.
-    """
-
-    def __init__(self, module: nn.Module, like: Tensor) -> None:
-        self.tensors: list[Tensor] = []
-        self._copies: list[Tensor] = []
-        self._places: dict[int, tuple[list[Tensor], int]] = {}
-        self._slots: list[tuple[Any, Any, list[Tensor], int]] = []
-        self._random = [_Source(torch.get_rng_state, torch.set_rng_state)]
-        if not like.is_cpu:
-            device: Any = torch.get_device_module(like.device)
-            at = like.device
-            self._random.append(_Source(lambda: device.get_rng_state(at), lambda state: device.set_rng_state(state, at)))
-        self._module = self._copied(module, {})
-        self._places.clear()
-        kinds = dict.fromkeys(("cpu", like.device.type))
-        self._autocast = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
-
-    def _copied(self, module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
-        """The module with all attributes, and a slot where a tensor was."""
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(f"{type(module).__name__} is compiled by torch.jit and cannot be run again as it was")
-        inner = module._modules.get("_orig_mod")  # pyright: ignore[reportPrivateUsage]
-        if isinstance(inner, nn.Module):  # of what torch.compile wraps: it would call the module itself, not the copy
-            return self._copied(inner, known)
-        found = known.get(id(module))
-        if found is not None:
-            return found
-        copy = known[id(module)] = object.__new__(type(module))  # not the class's own, which may want more
-        attributes = copy.__dict__
-        attributes.update(module.__dict__)
-        attributes["_compiled_call_impl"] = None  # likewise
-        if getattr(attributes.get("forward"), "__self__", None) is module:
-            attributes["forward"] = types.MethodType(attributes["forward"].__func__, copy)
-        for holder in ("_parameters", "_buffers"):
-            attributes[holder] = dict(attributes[holder])
-            self._empty(attributes[holder], checked=holder == "_parameters")
-        self._empty(attributes, checked=False)
-        children: dict[str, Any] = attributes["_modules"]
-        attributes["_modules"] = {name: None if child is None else self._copied(child, known) for name, child in children.items()}
-        return copy
-
-    def _empty(self, holder: dict[str, Any], *, checked: bool) -> None:
-        """Take tensors out of a dictionary, or out of lists in it, and note where each belongs."""
-        for name, value in holder.items():
-            if isinstance(value, Tensor):
-                self._take(holder, name, value, checked)
-            elif type(value) is list and any(isinstance(x, Tensor) for x in value):
-                items = holder[name] = list[Any](value)
-                for place, x in enumerate(items):
-                    if isinstance(x, Tensor):
-                        self._take(items, place, x, checked)
-            elif isinstance(value, torch.Generator):
-                self._random.append(_Source(value.get_state, value.set_state))
-
-    def _take(self, holder: Any, name: Any, x: Tensor, checked: bool) -> None:
-        if id(x) not in self._places:
-            into = self.tensors if checked or x.requires_grad else self._copies
-            into.append(x if into is self.tensors else x.clone())
-            self._places[id(x)] = into, len(into) - 1
-        self._slots.append((holder, name, *self._places[id(x)]))
-        holder[name] = None
-
-    @contextlib.contextmanager
-    def first(self) -> Generator[None]:
-        """The first run: weights that autocast converts are not kept, since they would be without a graph; then what it drew is known."""
-        with contextlib.ExitStack() as stack:
-            for kind, enabled, dtype in self._autocast:
-                if enabled:
-                    stack.enter_context(torch.autocast(kind, dtype=dtype, cache_enabled=False))
-            yield
-        self._random = [source for source in self._random if not torch.equal(source.state, source.get())]
-
-    @contextlib.contextmanager
-    def again(self, tensors: Sequence[Tensor]) -> Generator[nn.Module]:
-        """The module as it was, with these tensors in the place of `tensors`."""
-        copies = [x.clone() for x in self._copies]
-        now = [source.get() for source in self._random]
-        try:
-            for holder, name, of, place in self._slots:
-                holder[name] = (tensors if of is self.tensors else copies)[place]
-            for source in self._random:
-                source.set(source.state)
-            with contextlib.ExitStack() as stack:
-                for kind, enabled, dtype in self._autocast:
-                    stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False))
-                yield self._module
-        finally:
-            for holder, name, *_ in self._slots:
-                holder[name] = None
-            for source, state in zip(self._random, now, strict=True):
-                source.set(state)
-
-
-class _Source:
-    """Where random numbers come from, and what it was like before the run."""
-
-    def __init__(self, get: Callable[[], Tensor], set: Callable[[Tensor], object]) -> None:
-        self.get, self.set, self.state = get, set, get()

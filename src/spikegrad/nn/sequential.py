@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypeGuard
 
+import torch
 from torch import Tensor, nn
 
 from spikegrad.gradient.torch import constant
 from spikegrad.kernels import arguments
+from spikegrad.nn.backend import rewritten
 from spikegrad.nn.layer import Layer, State, Stateful
 from spikegrad.nn.lengths import Lengths
-
-Role = Literal["sequence", "folded"]
+from spikegrad.nn.recompute import Memory, check, visible
+from spikegrad.nn.segments import Link, Measured, Role, recomputed, statistics
 
 _WHOLE = {("norse", "SNN"), ("norse", "SNNRecurrent")}
 """Classes of other libraries, by package and name, that take a sequence and a state as a `Stateful` does."""
@@ -36,6 +38,24 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
     `MaxPool2d`, `Flatten` and `Dropout` mean what they mean in PyTorch. A module that is not `Stateful` and has spiking layers inside would
     mix the samples of a batch, so it is refused; the message says how to write it.
 
+    With ``memory="recompute"`` the chain is cut into segments, each up to and with a spiking layer, and nothing is saved for the backward
+    pass but what goes into each: spikes as bits, 1/8 byte each, where autograd saves 8 bytes and more for each neuron and step. When a
+    segment's turn comes, the backward pass computes it anew exactly as it was: with the parameters, which may not have been changed in
+    place since (an error, as in PyTorch), and with options, buffers, autocast and random numbers of the forward pass. Running statistics
+    move once. Gradients are exact, to every order; the price is a second forward pass. Segments that treat each sample by itself, of
+    PyTorch's own modules and of spiking layers, are run some samples at a time, forward and backward alike, so that the peak falls as well;
+    sums over the batch are then rounded otherwise. Those with `BatchNorm` in training, random numbers, or modules of your own run whole.
+    Inside of compilers, tracers and torch.func transforms the chain keeps what these keep, and of a segment with hooks what autograd keeps.
+
+    Args:
+        *modules: the chain, or an ordered dict of it.
+        memory: ``"recompute"``, or ``"save"`` to keep what autograd keeps.
+        chunk: with ``memory="recompute"``, steps that are run through the whole chain before the next: for long sequences, of which only
+            so many steps are computed anew at once. About the root of their number is a good one. The state between two chunks is kept.
+
+    Raises:
+        ValueError: an argument outside of its range.
+
     Example:
         >>> import torch
         >>> from spikegrad import nn
@@ -45,6 +65,17 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
         >>> out.shape
         torch.Size([5, 2, 10])
     """
+
+    memory: Memory = "save"
+    chunk: int | None = None
+
+    def __init__(self, *modules: Any, memory: Memory = "save", chunk: int | None = None) -> None:
+        super().__init__(*modules)
+        check(memory)
+        if chunk is not None and (memory != "recompute" or not isinstance(chunk, int) or chunk < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"`chunk` is a number of steps, at least 1, and goes with memory='recompute', got {chunk!r} and {memory!r}")
+        self.memory, self.chunk = memory, chunk
+        self._measured: Measured = {}
 
     def forward(self, input: Tensor, state: State = None, *, lengths: Lengths = None) -> tuple[Any, tuple[State, ...]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the chain.
@@ -61,40 +92,113 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
         Raises:
             TypeError: a module keeps a state, or has one inside, but does not take a sequence and a state; the input is no tensor, or
                 the state no tuple.
-            ValueError: the state does not have one entry for each module; a module changes the number of samples.
+            ValueError: the state does not have one entry for each module; a module changes the number of samples; a module takes
+                statistics of the batch, which a `chunk` is not.
         """
-        x = input
-        arguments.expect("`input`", x, "torch")
-        if x.ndim < 2:
-            raise ValueError(f"`input` must be (time, batch, *features) or (time, features), got shape {tuple(x.shape)}")
+        arguments.expect("`input`", input, "torch")
+        if input.ndim < 2:
+            raise ValueError(f"`input` must be (time, batch, *features) or (time, features), got shape {tuple(input.shape)}")
+        if self.memory == "recompute" and torch.is_grad_enabled() and visible(input):
+            return self._recomputed(input, state, lengths)
+        links = self._links()
+        x, states = _chained(links, input, self._states(state), lengths)
+        return x, tuple(states)
+
+    def __getitem__(self, place: Any) -> Any:
+        """A module, or a chain of some, which keeps what this one keeps."""
+        found: Any = super().__getitem__(place)
+        if isinstance(place, slice):
+            found.memory, found.chunk = self.memory, self.chunk
+        return found
+
+    def extra_repr(self) -> str:
+        """What differs from the defaults."""
+        return "" if self.memory == "save" else f"memory={self.memory!r}" + (f", chunk={self.chunk}" if self.chunk else "")
+
+    def _recomputed(self, x: Any, state: State, lengths: Lengths) -> tuple[Any, tuple[State, ...]]:
+        """The chain in segments, from the inputs of which the rest is computed anew; one chunk of steps after the other."""
+        links, states = self._flat(state)
+        if self.chunk is None or len(x) <= self.chunk:
+            made, last = recomputed(links, x, states, lengths, _chained, self._measured)
+            return made, self._nested(iter(last))
+        for link in links:
+            if (norm := statistics(link.module)) is not None:
+                raise ValueError(
+                    f"{link.name}, {_kind(link.module)}, takes statistics over all steps ({_kind(norm)} in training), so that the chain "
+                    "cannot be computed in chunks of them; leave `chunk` out"
+                )
+        ends = None if lengths is None else torch.tensor(arguments.ends(lengths, x))
+        parts: list[Any] = []
+        for number, part in enumerate(x.split(self.chunk)):
+            left = None if ends is None else (ends - number * self.chunk).clamp(0, len(part))
+            made, states = recomputed(links, part, states, left, _chained, self._measured)
+            parts.append(made)
+        several = isinstance(parts[0], tuple)
+        made = tuple(torch.cat(each) for each in zip(*parts, strict=True)) if several else torch.cat(parts)
+        return made, self._nested(iter(states))
+
+    def _states(self, state: State) -> list[State]:
+        """A state for each module."""
         if not isinstance(state, tuple | list | None):
             raise TypeError(f"`state` must be a tuple with one entry for each of the {len(self)} modules, got {type(state).__name__}")
-        states = [None] * len(self) if state is None else list(state)
+        states: list[State] = [None] * len(self) if state is None else list(state)
         if len(states) != len(self):
             raise ValueError(f"`state` must have one entry for each of the {len(self)} modules, got {len(states)}")
-        for place, (module, role) in enumerate(zip(self, self._roles(), strict=True)):
-            if role == "sequence":
-                if lengths is not None and not isinstance(module, Layer | Sequential):
-                    raise TypeError(f"module {place} of the chain, {_kind(module)}, does not take `lengths`")
-                x, states[place] = module(x, states[place]) if lengths is None else module(x, states[place], lengths=lengths)
-                continue
-            if not isinstance(x, Tensor):
-                raise TypeError(f"module {place} of the chain, {_kind(module)}, takes one tensor, got {_kind(x)} from what is before it")
-            folded = x if x.ndim == 2 else x.flatten(0, 1)
-            made = module(folded)
-            if not isinstance(made, Tensor) or not made.ndim or made.shape[0] != folded.shape[0]:
-                got = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else _kind(made)
-                raise ValueError(
-                    f"module {place} of the chain, {_kind(module)}, is given time and batch as one dimension of {folded.shape[0]}, and "
-                    f"must return a tensor with the same first dimension, got {got}"
-                )
-            x = made if x.ndim == 2 else made.unflatten(0, x.shape[:2])
-        return x, tuple(states)
+        return states
+
+    def _links(self) -> list[Link]:
+        return [Link(module, role, _name(place)) for place, (module, role) in enumerate(zip(self, self._roles(), strict=True))]
 
     @constant
     def _roles(self) -> tuple[Role, ...]:
         """What each module is given. Found anew in every call, since modules may be changed; a compiler asks once."""
-        return tuple(role(module, f"module {place} of the chain") for place, module in enumerate(self))
+        return tuple(role(module, _name(place)) for place, module in enumerate(self))
+
+    def _flat(self, state: State) -> tuple[list[Link], list[State]]:
+        """All links, those of chains in the chain in their places, and a state for each."""
+        links: list[Link] = []
+        states: list[State] = []
+        for link, each in zip(self._links(), self._states(state), strict=True):
+            inner, of_inner = link.module._flat(each) if _plain(link.module) else ([link], [each])
+            links += inner
+            states += of_inner
+        return links, states
+
+    def _nested(self, states: Iterator[State]) -> tuple[State, ...]:
+        """The reverse for the states."""
+        return tuple(module._nested(states) if _plain(module) else next(states) for module in self)
+
+
+def _name(place: int) -> str:
+    return f"module {place} of the chain"
+
+
+def _plain(module: nn.Module) -> TypeGuard[Sequential]:
+    """Whether a module is a chain, which nobody changed or watches, so that its modules may be run in its place."""
+    return type(module) is Sequential and module.chunk is None and rewritten(module, Sequential) is None
+
+
+def _chained(links: Sequence[Link], x: Any, states: Sequence[State], lengths: Lengths) -> tuple[Any, list[State]]:
+    """Modules, one after the other: the output and their states."""
+    lasts = list(states)
+    for place, (module, kind, name) in enumerate(links):
+        if kind == "sequence":
+            if lengths is not None and not isinstance(module, Layer | Sequential):
+                raise TypeError(f"{name}, {_kind(module)}, does not take `lengths`")
+            x, lasts[place] = module(x, lasts[place]) if lengths is None else module(x, lasts[place], lengths=lengths)
+            continue
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}, {_kind(module)}, takes one tensor, got {_kind(x)} from what is before it")
+        folded = x if x.ndim == 2 else x.flatten(0, 1)
+        made = module(folded)
+        if not isinstance(made, Tensor) or not made.ndim or made.shape[0] != folded.shape[0]:
+            got = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else _kind(made)
+            raise ValueError(
+                f"{name}, {_kind(module)}, is given time and batch as one dimension of {folded.shape[0]}, and "
+                f"must return a tensor with the same first dimension, got {got}"
+            )
+        x = made if x.ndim == 2 else made.unflatten(0, x.shape[:2])
+    return x, lasts
 
 
 class Residual(Stateful):

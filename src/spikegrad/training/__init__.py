@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from spikegrad.training.callbacks import SlopeCallback as SlopeCallback
     from spikegrad.training.module import DivergedError as DivergedError
     from spikegrad.training.module import SpikingModule as SpikingModule
+    from spikegrad.training.quantizing import QuantizeReport as QuantizeReport
+    from spikegrad.training.quantizing import quantize_report as quantize_report
     from spikegrad.training.run import Outcome as Outcome
     from spikegrad.training.run import resume as resume
     from spikegrad.training.run import train as train
@@ -23,11 +25,13 @@ __all__ = [
     "DivergedError",
     "Outcome",
     "Prediction",
+    "QuantizeReport",
     "SlopeCallback",
     "SpikingModule",
     "evaluate",
     "evaluate_cost",
     "predict",
+    "quantize_report",
     "resume",
     "train",
 ]
@@ -43,6 +47,10 @@ def __getattr__(name: str) -> Any:
         from spikegrad.training import answers
 
         return getattr(answers, name)
+    if name in ("QuantizeReport", "quantize_report"):
+        from spikegrad.training import quantizing
+
+        return getattr(quantizing, name)
     if name in __all__:
         from spikegrad.training import run
 

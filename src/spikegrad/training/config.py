@@ -142,6 +142,15 @@ class Config:
         choices=("32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"),
         group="Machine",
     )
+    memory: str = _setting(
+        "save",
+        "What hidden layers keep for the backward pass: `recompute` for their input alone, spikes as bits; it costs a second forward pass.",
+        choices=("save", "recompute"),
+        group="Machine",
+    )
+    graphs: bool = _setting(
+        True, "On a GPU of CUDA, steps that repeat run as one graph, where that computes the same bits.", group="Machine"
+    )
     pictures: str = _setting("png", "Format of the run's pictures.", choices=("png", "svg", "pdf", "none"), group="Run")
     strategy: str = _setting("auto", "How several devices share the work: any strategy of Lightning, such as ddp or fsdp.", group="Machine")
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import lightning
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -16,6 +17,7 @@ from spikegrad.nn import Layer
 from spikegrad.training.batches import Batches, derived, loader
 from spikegrad.training.config import Config
 from spikegrad.training.divergence import FirstBeyond, due
+from spikegrad.training.graphs import Captured
 from spikegrad.training.loss import loss
 from spikegrad.training.network import Network, OwnNetwork, network
 
@@ -68,6 +70,7 @@ class SpikingModule(lightning.LightningModule):
         elif data is not None:
             self.network = network(config, data.features, data.classes, data.shape)
         self.total_steps: float = 1
+        self._captured = Captured(self.network)
         self._beyond = FirstBeyond(1e6 * (math.log(self.network.classes) + config.rate_weight))
 
     @property
@@ -148,7 +151,11 @@ class SpikingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
         x, y = batch
-        activity = self.network(x)
+        if self.config.graphs:
+            one = isinstance(self.trainer.strategy, SingleDeviceStrategy) and self.trainer.accumulate_grad_batches == 1
+            activity = self._captured(x, alone=one)
+        else:
+            activity = self.network(x)
         value = loss(activity, y, self.config)
         # All processes see the same number, so that none waits for one that has stopped.
         self._beyond.note(self.trainer.strategy.reduce(value.detach().clone(), reduce_op="mean"), batch_idx)

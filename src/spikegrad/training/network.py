@@ -55,7 +55,8 @@ class Network(torch.nn.Module):
         layers: list[torch.nn.Module] = []
         for size in config.hidden:
             norm = [torch.nn.BatchNorm1d(size)] if config.norm else []
-            layers.append(nn.Sequential(torch.nn.Linear(features, size, bias=config.bias and not config.norm), *norm, self._neurons(size)))
+            modules = torch.nn.Linear(features, size, bias=config.bias and not config.norm), *norm, self._neurons(size)
+            layers.append(nn.Sequential(*modules, memory=config.memory))  # pyright: ignore[reportArgumentType]
             features = size
         self.layers = torch.nn.ModuleList(layers)
         self.dropout = torch.nn.Dropout(config.dropout)

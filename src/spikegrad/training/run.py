@@ -90,11 +90,17 @@ def train(
 
     Example:
         >>> import tempfile
-        >>> from spikegrad.training import Config, train
+        >>> from spikegrad.training import Config, evaluate, predict, quantize_report, resume, train
         >>> folder = tempfile.mkdtemp()
-        >>> outcome = train(Config(hidden=(32,), epochs=2), f"{folder}/run")
+        >>> outcome = train(Config(hidden=(32,), epochs=1), f"{folder}/run")
         >>> outcome.test.samples, (outcome.run.path / "best.safetensors").exists()
         (359, True)
+        >>> resume(outcome.run.path, epochs=2).epochs
+        2
+        >>> evaluate(outcome.run.path).samples, predict(outcome.run.path, "digits").answers.shape
+        (359, (1797,))
+        >>> [row.weights for row in quantize_report(outcome.run.path, weights=(8,), states=()).rows]
+        [None, 8]
     """
     first = first_process()
     if out is not None and first:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -202,31 +201,6 @@ def compiled(variant: Variant) -> tuple[int, str]:
     return module.kernel.address, module.__name__
 
 
-_modules: dict[str, ModuleType] = {}
-
-
-def loaded(name: str, text: str) -> ModuleType:
+def loaded(kind: str, text: str) -> ModuleType:
     """The module with this text; machine code from the disk cache where it has been before."""
-    module_name = f"spikegrad_generated_{name}_{cache.digest(text)}"
-    with LOCK:
-        if module_name not in _modules:
-            try:
-                found = _executed(module_name, text, cache.directory(f"numba-{numba.__version__}"))
-            except OSError:  # the disk is full, or the directory was removed
-                found = _executed(module_name, text, None)
-            _modules[module_name] = found
-        return _modules[module_name]
-
-
-def _executed(name: str, text: str, directory: Path | None) -> ModuleType:
-    """The module, from its file in a directory or from memory."""
-    module = ModuleType(name)
-    sys.modules[name] = module  # Numba's cache finds functions by the name of their module
-    path = f"<{name}>" if directory is None else str(cache.written(directory, f"{name}.py", text))
-    module.__file__ = path
-    try:
-        exec(compile(text, path, "exec"), module.__dict__)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return cache.module(kind, text, f"numba-{numba.__version__}")

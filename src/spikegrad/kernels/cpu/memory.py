@@ -25,6 +25,9 @@ _HUGE = 2**21
 _LARGE = 2**19
 """Bytes for which a huge page is worth having."""
 _MADV_HUGEPAGE = 14
+_PIECE = 2**25
+"""Bytes above which the C library takes memory from the system for each piece alone."""
+_came_and_went = 0
 
 
 def limit() -> int:
@@ -50,11 +53,33 @@ except (AttributeError, OSError, TypeError):  # not Linux
     _madvise = None
 
 
+try:
+    _trim: Any = ctypes.CDLL(None).malloc_trim
+    _trim.argtypes = (ctypes.c_size_t,)
+except (AttributeError, OSError, TypeError):  # not glibc
+    _trim = None
+
+
 def prefer_huge_pages(address: int, size: int) -> None:
     """Ask for huge pages where they fit into fresh memory."""
     first, last = -(-address // _HUGE) * _HUGE, (address + size) // _HUGE * _HUGE
     if _madvise is not None and first < last:
         _madvise(first, last - first, _MADV_HUGEPAGE)  # advice: where it is refused nothing is lost
+
+
+def used(size: int) -> None:
+    """Note that tensors of so many bytes came and went; now and then what the C library has free is given back to the system.
+
+    Its aligned allocations do not fit where others were freed (before glibc 2.38), so that a process that runs one large layer after the
+    other grows to twice what is ever in use. Pieces above 32 MiB are the system's own, and leave nothing behind.
+    """
+    global _came_and_went
+    if _trim is None or size > _PIECE:
+        return
+    _came_and_went += size
+    if _came_and_went >= _PIECE:
+        _came_and_went = 0
+        _trim(0)
 
 
 def room(size: int) -> int:

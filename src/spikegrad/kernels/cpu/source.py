@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from spikegrad import printing
 from spikegrad.cut import Passes
 from spikegrad.kernels.formulas import with_formulas
-from spikegrad.kernels.plan import FED, Call
+from spikegrad.kernels.plan import FED, Pass
 from spikegrad.printing import DIALECTS, Names
 from spikegrad.trace import Program
 
@@ -62,31 +62,20 @@ def kernel(address, mine):
 
 
 @dataclass(frozen=True)
-class Variant:
+class Variant(Pass):
     """What one compiled kernel is made of.
 
-    Attributes:
-        call: the layer.
-        backward: which pass.
-        dtype: of the sequences: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``. All else is float32, or float64.
+    Attributes: those of `Pass`, and
         columns: parameters, and numbers of the surrogate, that have a value for each column; the others are one number.
         learned: of these the ones whose gradients are wanted.
         single: incoming gradients of sequences that are one number, by the names of outputs and recorded values.
         keeps: whether the forward pass of an ``"all-to-all"`` layer keeps what the backward pass will need.
     """
 
-    call: Call
-    backward: bool
-    dtype: str
     columns: frozenset[str] = frozenset()
     learned: frozenset[str] = frozenset()
     single: frozenset[str] = frozenset()
     keeps: bool = True
-
-    @property
-    def real(self) -> str:
-        """The dtype in which is computed."""
-        return "float64" if self.dtype == "float64" else "float32"
 
     @property
     def passes(self) -> Passes:

@@ -24,7 +24,7 @@ from spikegrad.kernels.layers import Given
 from spikegrad.kernels.plan import Call
 from spikegrad.kernels.values import Numbers
 
-_UNIT = 16
+UNIT = 16
 """Elements by which memory is aligned where the number of columns and all distances are multiples of it."""
 
 _Order = tuple[int, ...]
@@ -42,7 +42,7 @@ class Layer(layers.Layer):
         super().__init__(call, numbers, shape, dtype, device)
         self.columns = math.prod(self.step)
         self.choice: Choice = choice(work(call.plan.passes()), shape[0], self.columns)
-        self._constants = {n: self._constant(v) for n, v in self.values.items() if v is not None}
+        self.constants = {n: self._constant(v) for n, v in self.values.items() if v is not None}
 
     def _constant(self, value: float) -> Tensor | float:
         """A number as a kernel takes it: as a value, or, where Triton would round it to float32, in memory."""
@@ -133,7 +133,7 @@ class Layer(layers.Layer):
         how: tuple[tuple[str, How], ...] = tuple((n, given.how.get(n, "none")) for n in labels(self.call, learned, backward=backward))
         variant = Variant(self.call, backward, DTYPES[self.dtype], self.choice.steps, how, learned, saves)
         function, arguments = kernel(variant)
-        unit = _UNIT if all(n % _UNIT == 0 for n in (self.columns, *given.distances.values())) else 1
+        unit = UNIT if all(n % UNIT == 0 for n in (self.columns, *given.distances.values())) else 1
         values: list[Tensor | float | int] = []
         for argument in arguments:
             if argument.what == "distance":
@@ -257,7 +257,7 @@ class _Given:
 
     def numbers(self, tensors: Sequence[Tensor], names: Sequence[str]) -> None:
         """States to start from and numbers: values, one number in memory, or some that broadcast to a step."""
-        of, known = dict(zip(self.layer.tensors, tensors, strict=True)), self.layer._constants  # pyright: ignore[reportPrivateUsage]
+        of, known = dict(zip(self.layer.tensors, tensors, strict=True)), self.layer.constants
         for name in names:
             if name in known:
                 self.memory(name, known[name], "value" if isinstance(known[name], float) else "one")

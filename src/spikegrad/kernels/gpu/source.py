@@ -23,7 +23,7 @@ from spikegrad import printing, trace
 from spikegrad.cut import Passes
 from spikegrad.kernels.formulas import with_formulas
 from spikegrad.kernels.gpu import language
-from spikegrad.kernels.plan import Call
+from spikegrad.kernels.plan import Call, Pass
 from spikegrad.printing import Names
 from spikegrad.trace import Program, argument, ordered
 
@@ -54,31 +54,20 @@ class Argument:
 
 
 @dataclass(frozen=True)
-class Variant:
+class Variant(Pass):
     """What one kernel is made of.
 
-    Attributes:
-        call: the layer.
-        backward: which pass.
-        dtype: of the sequences: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``. All else is float32, or float64.
+    Attributes: those of `Pass`, and
         steps: how many of them are unrolled.
         given: how each argument is given, by the names that `labels` lists.
         learned: the numbers whose gradients are wanted.
         saves: whether the forward pass writes states at the beginning of rounds, and the backward pass reads them.
     """
 
-    call: Call
-    backward: bool
-    dtype: str
     steps: int
     given: Given
     learned: frozenset[str] = frozenset()
     saves: bool = False
-
-    @property
-    def real(self) -> str:
-        """The dtype in which is computed."""
-        return "float64" if self.dtype == "float64" else "float32"
 
     @property
     def name(self) -> str:
@@ -222,6 +211,8 @@ class Printer:
         return name
 
     def _store(self, label: str, step: int, value: str) -> None:
+        if self.how[label] == "none":
+            return
         dtype = self.dtypes[label]
         value = value if dtype == self.variant.real else f"{value}.to(tl.{dtype})"
         self._line(f"tl.store({self._row(label, step)}, {value}, mask={_mask(step)})", within=1)
@@ -293,6 +284,8 @@ class Printer:
             for name in states:
                 self._carry(states[name], f"{self._state(name)}_after", step)
         for name in plan.states:
+            if self.how[f"last.{name}"] == "none":
+                continue
             self._line(f"tl.store({self.local[f'last.{name}']} + j, {self._state(name)}, mask=inside)")
 
     def _backward(self) -> None:
@@ -327,8 +320,7 @@ class Printer:
             results = self._call("reverse", passes.reverse, known, step, range(len(passes.adjoints)), exact=False)
             found = dict(zip(passes.adjoints, results, strict=True))
             for name in plan.inputs:
-                if self.how[f"grad.{name}"] != "none":
-                    self._store(f"grad.{name}", step, found.get(name, "zero"))
+                self._store(f"grad.{name}", step, found.get(name, "zero"))
             for name, total in sums.items():
                 part = found.get(name, "zero")
                 self._line(f"{total} += tl.where(t + {step} < T, {part}, 0.0)" if step else f"{total} += {part}", within=1)
