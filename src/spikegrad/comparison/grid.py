@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +37,10 @@ class Cell:
         """The name of its folder, for people and unique: what it says of itself, and a hash of its configuration."""
         said = "-".join(str(f"{x:g}" if isinstance(x, float) else x) for x in self.labels.values() if x is not None)
         told = re.sub(r"[^A-Za-z0-9.+-]+", "_", said.replace("/", "_"))[-80:]
-        return f"{told}-{hashlib.sha256(self.config.json().encode()).hexdigest()[:8]}"
+        # Of what differs from the defaults: a later version may have more settings.
+        usual = dataclasses.asdict(Config())
+        own = {name: value for name, value in dataclasses.asdict(self.config).items() if value != usual[name]}
+        return f"{told}-{hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def grid(
