@@ -31,6 +31,8 @@ LAYERS = (
     {"nn", "jax", "simulation"},
     {"agreement"},
     {"checking", "data", "training", "insight", "explore", "doctor", "plots", "exchange"},
+    {"comparison"},
+    {"tuning"},
     {"compat", "cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

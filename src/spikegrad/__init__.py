@@ -47,13 +47,14 @@ if TYPE_CHECKING:
     from spikegrad.exchange import to_nir as to_nir
     from spikegrad.exchange import to_onnx as to_onnx
     from spikegrad.insight import SlopeSchedule as SlopeSchedule
+    from spikegrad.insight import cost as cost
     from spikegrad.insight import diagnose as diagnose
     from spikegrad.insight import fluctuation_driven as fluctuation_driven
     from spikegrad.insight import match as match
     from spikegrad.insight import record as record
 
 _LATER = {
-    **dict.fromkeys(("SlopeSchedule", "diagnose", "fluctuation_driven", "match", "record"), "insight"),
+    **dict.fromkeys(("SlopeSchedule", "cost", "diagnose", "fluctuation_driven", "match", "record"), "insight"),
     **dict.fromkeys(("from_nir", "to_nir", "to_onnx"), "exchange"),
 }
 """Names that need PyTorch, which is loaded with the first of them, and where they are."""

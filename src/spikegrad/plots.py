@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ def save(figure: Figure, path: str | Path) -> None:
         >>> plots.save(plots.curves([ATan()]), f"{tempfile.mkdtemp()}/curves.svg")
     """
     path = Path(path)
-    new = path.with_name(f".{path.name}.new")
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")  # another process may draw the same
     try:
         write(figure, new, path.suffix[1:])
         new.replace(path)

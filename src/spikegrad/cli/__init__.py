@@ -20,7 +20,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("spikegrad"):
             raise
-        _refuse(f'this needs {error.name}, which is not installed: pip install "spikegrad[train]"')
+        extra = "tune" if error.name in ("optuna", "sqlalchemy") else "train"
+        _refuse(f'this needs {error.name}, which is not installed: pip install "spikegrad[{extra}]"')
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `spikegrad list | head`

@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn
 
+from spikegrad.cli.options import Commands, Once, add_settings, number_of, text_of
+from spikegrad.cli.searches import add_compare, add_tune
 from spikegrad.errors import InputError, meant
-from spikegrad.training.config import Config
 
-FLAGS = {"parameters": "--set", "batch": "--batch-size"}
-"""Options that are not named like their setting."""
-METAVARS = {
-    "parameters": "NAME=VALUE",
-    "data": "NAME|FILE",
-    "hidden": "N,N",
-    "sensor": "N,N",
-    "model": "FILE:FUNCTION",
-    "neuron": "NAME|FILE:CLASS",
-    "learn": "NAMES",
-    "surrogate": "NAME",
-    "devices": "N",
-}
 TRAIN = """Train a spiking network; with no options, on handwritten digits.
 
 A run leaves a folder with its configuration, metrics, checkpoint, best weights and pictures. The best weights are those of the
 epoch with the highest accuracy on the validation samples; the test samples are looked at once, at the end."""
-
-
-N = TypeVar("N", int, float)
-
-
-class _Commands(Protocol):
-    """Where a command is added."""
-
-    def add_parser(self, name: str, *, help: str, description: str) -> argparse.ArgumentParser: ...
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -53,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", prog="spikegrad")
-    for add in (_train, _evaluate, _predict, _diagnose, _quantize, _list, _show, _plot, _explore, _doctor):
+    for add in (_train, _evaluate, _predict, _diagnose, add_compare, add_tune, _quantize, _list, _show, _plot, _explore, _doctor):
         add(commands)
     parser.commands = commands.choices
     options = vars(parser.parse_args(arguments))
@@ -108,25 +86,20 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage or f"{self._prog} {' '.join(filter(None, words))}", actions, groups, prefix)
 
 
-def _train(commands: _Commands) -> None:
+def _train(commands: Commands) -> None:
     parser = commands.add_parser("train", help="train a network; with no options, on handwritten digits", description=TRAIN)
     group = parser.add_argument_group("run")
     group.add_argument(
-        "--out", metavar="FOLDER", action=_Once, type=_text, help="the new folder; runs/<data>-<number> by default; it must not exist"
+        "--out", metavar="FOLDER", action=Once, type=text_of, help="the new folder; runs/<data>-<number> by default; it must not exist"
     )
     group.add_argument(
-        "--resume", metavar="RUN", action=_Once, type=_text, help="continue the run in this folder; with --epochs also beyond its end"
+        "--resume", metavar="RUN", action=Once, type=text_of, help="continue the run in this folder; with --epochs also beyond its end"
     )
     said = "settings from a JSON file, such as a run's config.json; options beside it win"
-    group.add_argument("--config", metavar="FILE", action=_Once, type=_text, help=said)
+    group.add_argument("--config", metavar="FILE", action=Once, type=text_of, help=said)
     said = "say before and after training what is wrong with the network, if anything is"
     group.add_argument("--diagnose", action="store_true", help=said)
-    groups = {"run": group}
-    for entry in dataclasses.fields(Config):
-        title = entry.metadata["group"].lower()
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        _add_setting(groups[title].add_argument, entry)
+    add_settings(parser, {"run": group})
 
     def call(**options: Any) -> int:
         from spikegrad.cli.training import train
@@ -136,81 +109,13 @@ def _train(commands: _Commands) -> None:
     parser.set_defaults(call=call)
 
 
-def _add_setting(add: Callable[..., argparse.Action], entry: dataclasses.Field[Any]) -> None:
-    """One setting of `Config` as an option; its default is filled in there, so that a file's settings are told from it."""
-    kind, limits, default = str(entry.type).removesuffix(" | None"), entry.metadata, entry.default
-    flag = FLAGS.get(entry.name, "--" + entry.name.replace("_", "-"))
-    shown = "" if default in (None, (), dataclasses.MISSING) else f" ({default})"
-    if isinstance(default, tuple) and default:
-        shown = f" ({','.join(map(str, default))})"
-    help = (limits["help"][:1].lower() if limits["help"][1:2].islower() else limits["help"][:1]) + limits["help"][1:].rstrip(".")
-    if kind == "bool":
-        add(flag, action=_OnceOrNot, default=None, help=f"{help} ({'on' if default else 'off'})")
-        return
-    numbers = {"int": int, "float": float}
-    metavar = METAVARS.get(entry.name, {"int": "N", "float": "X"}.get(kind, "KIND"))
-    choices = limits.get("choices", ())
-    if not all(choice in help for choice in choices):
-        help += f": {', '.join(choices[:-1])} or {choices[-1]}"
-    help = f"{help}{shown}".replace("%", "%%")
-    if entry.name == "parameters":
-        add(flag, dest=entry.name, metavar=metavar, help=help, action="append")
-        return
-    add(flag, dest=entry.name, metavar=metavar, help=help, action=_Once, type=_number(numbers[kind]) if kind in numbers else _text)
-
-
-class _Once(argparse.Action):
-    """An option that is given once, or each time alike: which of two values was meant nobody knows."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[object] | None,
-        option_string: str | None = None,
-    ) -> None:
-        if (before := getattr(namespace, self.dest)) not in (None, values):
-            raise InputError(f"{option_string} is given twice, as {before} and as {values}; leave out one")
-        setattr(namespace, self.dest, values)
-
-
-class _OnceOrNot(argparse.BooleanOptionalAction):
-    """Likewise an option that can be switched on and off."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[object] | None,
-        option_string: str | None = None,
-    ) -> None:
-        before = getattr(namespace, self.dest)
-        super().__call__(parser, namespace, values, option_string)
-        if before not in (None, getattr(namespace, self.dest)):
-            raise InputError(f"{' and '.join(self.option_strings)} contradict each other; leave out one")
-
-
-def _text(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("must not be empty")
-    return text
-
-
-def _number(kind: type[N]) -> Callable[[str], N]:
-    def read(text: str) -> N:
-        try:
-            return kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a {'whole ' if kind is int else ''}number, got {text!r}") from None
-
-    return read
-
-
-def _evaluate(commands: _Commands) -> None:
+def _evaluate(commands: Commands) -> None:
     said = "accuracy, firing rates and confusions of a run's best weights on its test samples"
     parser = commands.add_parser("evaluate", help=said, description=said.capitalize() + ".")
-    parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run")
-    parser.add_argument("--data", metavar="NAME|FILE", action=_Once, type=_text, help="other data, of which every sample is used")
+    parser.add_argument("run", metavar="RUN", type=text_of, help="folder of a run")
+    parser.add_argument("--data", metavar="NAME|FILE", action=Once, type=text_of, help="other data, of which every sample is used")
+    said = "also what it costs where zeros are skipped: operations, updates, memory and sparsity of every layer"
+    parser.add_argument("--cost", action="store_true", help=said)
     _add_model(parser)
 
     def call(**options: Any) -> int:
@@ -221,10 +126,10 @@ def _evaluate(commands: _Commands) -> None:
     parser.set_defaults(call=call)
 
 
-def _diagnose(commands: _Commands) -> None:
+def _diagnose(commands: Commands) -> None:
     said = "why a run does not learn: firing, potentials and gradients of every layer, the likely cause and what to try"
     parser = commands.add_parser("diagnose", help=said, description=said.capitalize() + ".")
-    parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run, which is given diagnosis.json and a picture")
+    parser.add_argument("run", metavar="RUN", type=text_of, help="folder of a run, which is given diagnosis.json and a picture")
 
     def call(run: str) -> int:
         from spikegrad.cli.training import diagnose
@@ -234,13 +139,13 @@ def _diagnose(commands: _Commands) -> None:
     parser.set_defaults(call=call)
 
 
-def _quantize(commands: _Commands) -> None:
+def _quantize(commands: Commands) -> None:
     said = "what few bits for weights and states, as on a chip, do to a run's accuracy and spikes"
     parser = commands.add_parser("quantize-report", help=said, description=said.capitalize() + ".")
-    parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run, which is given quantize.json and a picture")
+    parser.add_argument("run", metavar="RUN", type=text_of, help="folder of a run, which is given quantize.json and a picture")
     for name, default, of in (("--weights", (8, 4, 2), "a weight, its sign included"), ("--states", (16, 12, 8), "a state, likewise")):
         shown = ",".join(map(str, default))
-        parser.add_argument(name, metavar="N,N", action=_Once, type=_bits, default=None, help=f"bits of {of} ({shown})")
+        parser.add_argument(name, metavar="N,N", action=Once, type=_bits, default=None, help=f"bits of {of} ({shown})")
     _add_model(parser)
 
     def call(run: str, weights: tuple[int, ...] | None, states: tuple[int, ...] | None, model: str | None) -> int:
@@ -252,16 +157,18 @@ def _quantize(commands: _Commands) -> None:
 
 
 def _bits(text: str) -> tuple[int, ...]:
-    read = _number(int)
+    read = number_of(int)
     return tuple(dict.fromkeys(read(each) for each in text.split(",")))
 
 
-def _predict(commands: _Commands) -> None:
+def _predict(commands: Commands) -> None:
     said = "what a run's best weights answer to each sample of a file, with or without labels"
     parser = commands.add_parser("predict", help=said, description=said.capitalize() + ".")
-    parser.add_argument("run", metavar="RUN", type=_text, help="folder of a run")
-    parser.add_argument("data", metavar="FILE", type=_text, help="data as for train, or samples without labels: .npz with x, .npy, .bin")
-    parser.add_argument("--out", metavar="FILE", action=_Once, type=_text, help="a new .csv file for the answers and scores of all samples")
+    parser.add_argument("run", metavar="RUN", type=text_of, help="folder of a run")
+    parser.add_argument("data", metavar="FILE", type=text_of, help="data as for train, or samples without labels: .npz with x, .npy, .bin")
+    parser.add_argument(
+        "--out", metavar="FILE", action=Once, type=text_of, help="a new .csv file for the answers and scores of all samples"
+    )
     _add_model(parser)
 
     def call(**options: Any) -> int:
@@ -274,10 +181,10 @@ def _predict(commands: _Commands) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     said = "the run's own network, whose file has moved or changed and is to be taken as it is"
-    parser.add_argument("--model", metavar="FILE:FUNCTION", action=_Once, type=_text, help=said)
+    parser.add_argument("--model", metavar="FILE:FUNCTION", action=Once, type=text_of, help=said)
 
 
-def _list(commands: _Commands) -> None:
+def _list(commands: Commands) -> None:
     said = "all surrogates with their facts, and all neurons"
     parser = commands.add_parser("list", help=said, description=said.capitalize() + ".")
 
@@ -289,15 +196,15 @@ def _list(commands: _Commands) -> None:
     parser.set_defaults(call=call)
 
 
-def _show(commands: _Commands) -> None:
+def _show(commands: Commands) -> None:
     said = "one surrogate or neuron: formula, facts, sources, names elsewhere"
     parser = commands.add_parser("show", help=said, description=said.capitalize() + ".")
     named = "a surrogate or a neuron, as ATan, 'Adaptive(0.8, jump=0.2)' or file.py:Class"
-    parser.add_argument("name", metavar="NAME", type=_text, help=named)
+    parser.add_argument("name", metavar="NAME", type=text_of, help=named)
     language = "print instead what runs, as source: numba, triton or javascript"
-    parser.add_argument("--source", metavar="LANGUAGE", action=_Once, type=_text, help=language)
+    parser.add_argument("--source", metavar="LANGUAGE", action=Once, type=text_of, help=language)
     part = "of which part: forward or backward of a neuron, derivative or primitive of a surrogate"
-    parser.add_argument("--of", metavar="PART", action=_Once, type=_text, help=part)
+    parser.add_argument("--of", metavar="PART", action=Once, type=text_of, help=part)
 
     def call(**options: Any) -> int:
         from spikegrad.cli.catalogue import show
@@ -307,13 +214,13 @@ def _show(commands: _Commands) -> None:
     parser.set_defaults(call=call)
 
 
-def _plot(commands: _Commands) -> None:
+def _plot(commands: Commands) -> None:
     said = "draw the curves of surrogates for comparison, or the response of a neuron to current"
     parser = commands.add_parser("plot", help=said, description=said.capitalize() + ".")
     named = "surrogates or one neuron, as ATan, 'Adaptive(0.8, jump=0.2)' or file.py:Class"
-    parser.add_argument("names", metavar="NAME", nargs="+", type=_text, help=named)
+    parser.add_argument("names", metavar="NAME", nargs="+", type=text_of, help=named)
     parser.add_argument(
-        "--out", metavar="FILE", action=_Once, type=_text, help="the picture: .png, .svg or .pdf (curves.png, or response.png)"
+        "--out", metavar="FILE", action=Once, type=text_of, help="the picture: .png, .svg or .pdf (curves.png, or response.png)"
     )
     parser.add_argument(
         "--match-half-width", action="store_true", help="bring all to the half width and peak of the first: compare shapes, not scales"
@@ -327,7 +234,7 @@ def _plot(commands: _Commands) -> None:
     parser.set_defaults(call=call)
 
 
-def _doctor(commands: _Commands) -> None:
+def _doctor(commands: Commands) -> None:
     said = "what is installed, which implementations run here, and whether they run right: the text for a report of a bug"
     parser = commands.add_parser("doctor", help=said, description=said.capitalize() + ".")
     parser.add_argument("--benchmark", action="store_true", help="time the fused kernels against the plain loop, too, about 20 seconds")
@@ -342,11 +249,11 @@ def _doctor(commands: _Commands) -> None:
     parser.set_defaults(call=call)
 
 
-def _explore(commands: _Commands) -> None:
+def _explore(commands: Commands) -> None:
     said = "a page for the browser: every surrogate and neuron with sliders, spikes, phase planes and gradients through time"
     parser = commands.add_parser("explore", help=said, description=said.capitalize() + ". It needs no server and no network.")
     named = "the page, a new file or an older page; spikegrad-explore.html by default"
-    parser.add_argument("page", metavar="PAGE.html", nargs="?", default="spikegrad-explore.html", type=_text, help=named)
+    parser.add_argument("page", metavar="PAGE.html", nargs="?", default="spikegrad-explore.html", type=text_of, help=named)
     parser.add_argument("--open", action="store_true", help="show it in the browser")
 
     def call(**options: Any) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def train(**options: Any) -> int:
     """Turn options into a configuration, train, and tell what came out."""
     resumed, out, config_file, examined = (options.pop(name) for name in ("resume", "out", "config", "diagnose"))
-    given = {name: _parsed(name, each) for name, each in options.items() if each not in (None, [], ())}
+    given = {name: parsed_setting(name, each) for name, each in options.items() if each not in (None, [], ())}
     if resumed is not None and (out is not None or config_file is not None):
         raise InputError(f"--resume continues {resumed} where it is, as it was configured; leave out --out and --config")
     if resumed is not None:
@@ -34,7 +34,7 @@ def train(**options: Any) -> int:
     check_name(config.data)
     if out is not None and first_process():
         Run.check(out)
-    console = _console()
+    console = console_of()
     if examined and first_process():
         from spikegrad.training.examine import examine_start
 
@@ -68,7 +68,7 @@ def _resume(path: str, given: dict[str, Any], examined: bool) -> int:
     from spikegrad.training.folder import Run
 
     Config.read(Run.open(path).path / "config.json").changed(**given)
-    console = _console()
+    console = console_of()
     from spikegrad.training.run import resume
 
     return _told(resume(path, console=console, **given), console, examined)
@@ -88,7 +88,7 @@ def diagnose(run: str) -> int:
     from spikegrad.training.folder import Run
 
     Run.open(run)
-    _examine(run, _console())
+    _examine(run, console_of())
     return 0
 
 
@@ -102,7 +102,8 @@ def _examine(path: str, console: Console) -> None:
     found, course = examine(path)
     run = Run.open(path)
     run.write("diagnosis.json", json.dumps({**found.to_dict(), "course": course}, indent=2) + "\n")
-    picture = run.path / f"diagnosis.{Config.read(run.path / 'config.json').pictures}"
+    drawn = Config.read(run.path / "config.json").pictures
+    picture = run.path / f"diagnosis.{'png' if drawn == 'none' else drawn}"
     figure = found.figure()
     run.replace(picture, lambda new: plots.write(figure, new, picture.suffix[1:]))
     console.print(found)
@@ -119,13 +120,14 @@ def quantize(run: str, weights: tuple[int, ...], states: tuple[int, ...], model:
     from spikegrad.training.folder import Run
 
     opened = Run.open(run)
-    console = _console()
+    console = console_of()
     from spikegrad import plots
     from spikegrad.training.quantizing import quantize_report
 
     found = quantize_report(run, weights, states, model=model)
     opened.write("quantize.json", json.dumps(found.to_dict(), indent=2) + "\n")
-    picture = opened.path / f"quantize.{Config.read(opened.path / 'config.json').pictures}"
+    drawn = Config.read(opened.path / "config.json").pictures
+    picture = opened.path / f"quantize.{'png' if drawn == 'none' else drawn}"
     figure = found.figure()
     opened.replace(picture, lambda new: plots.write(figure, new, picture.suffix[1:]))
     console.print(found)
@@ -133,20 +135,25 @@ def quantize(run: str, weights: tuple[int, ...], states: tuple[int, ...], model:
     return 0
 
 
-def evaluate(run: str, data: str | None, model: str | None) -> int:
-    """Accuracy, firing rates and confusions of a run's best weights on its test samples."""
+def evaluate(run: str, data: str | None, model: str | None, cost: bool) -> int:
+    """Accuracy, firing rates and confusions of a run's best weights on its test samples, and what they cost."""
     from spikegrad.data.source import check_name
     from spikegrad.training.folder import Run
 
     Run.open(run)
     if data is not None:
         check_name(data)
-    console = _console()
+    console = console_of()
     from spikegrad.training.answers import evaluate as start
 
     measured = start(run, data, model=model)
     _tell_measurement(console, measured, "test accuracy" if data is None else "accuracy")
     _tell_confusion(console, measured)
+    if cost:
+        from spikegrad.training.answers import evaluate_cost
+
+        console.print()
+        console.print(evaluate_cost(run, data, model=model))
     return 0
 
 
@@ -161,7 +168,7 @@ def predict(run: str, data: str, out: str | None, model: str | None) -> int:
         raise InputError(f"--out must end in .csv, got {out!r}")
     if out is not None and Path(out).exists():
         raise InputError(f"{out} exists already and nothing is overwritten; choose another name with --out")
-    console = _console()
+    console = console_of()
     from spikegrad.training.answers import predict as start
 
     found = start(run, data, model=model)
@@ -186,7 +193,7 @@ def predict(run: str, data: str, out: str | None, model: str | None) -> int:
     return 0
 
 
-def _console() -> Console:
+def console_of() -> Console:
     """Where to print; PyTorch, which is imported next, is told to let its idle threads sleep.
 
     They spin otherwise, and small networks then take several times as long where other programs want the same cores.
@@ -209,7 +216,8 @@ def _tell(outcome: Outcome, console: Console) -> int:
     console.print(f"training       {outcome.seconds:.1f} s, {outcome.epochs} epochs")
     console.print(f"run            [bold]{path}[/]", soft_wrap=True)
     drawn = sorted(each.name for each in path.iterdir() if each.suffix in (".png", ".svg", ".pdf"))
-    console.print(f"               {'  '.join(drawn)}", soft_wrap=True)
+    if drawn:
+        console.print(f"               {'  '.join(drawn)}", soft_wrap=True)
     return 0
 
 
@@ -247,7 +255,7 @@ def _tell_confusion(console: Console, measured: Measurement) -> None:
     console.print(table)
 
 
-def _parsed(name: str, text: Any) -> Any:
+def parsed_setting(name: str, text: Any) -> Any:
     """An option's text as the value of its setting."""
     if name == "parameters":
         found: dict[str, Any] = {}

@@ -1,5 +1,8 @@
 """What goes on in a network: every layer seen, a diagnosis of why it does not learn, and a start from which it does."""
 
+from spikegrad.insight.cost import Cost as Cost
+from spikegrad.insight.cost import LayerCost as LayerCost
+from spikegrad.insight.cost import cost as cost
 from spikegrad.insight.diagnosis import Diagnosis as Diagnosis
 from spikegrad.insight.diagnosis import diagnose as diagnose
 from spikegrad.insight.findings import Change as Change

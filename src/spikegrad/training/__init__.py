@@ -9,6 +9,7 @@ from spikegrad.training.config import Config as Config
 if TYPE_CHECKING:
     from spikegrad.training.answers import Prediction as Prediction
     from spikegrad.training.answers import evaluate as evaluate
+    from spikegrad.training.answers import evaluate_cost as evaluate_cost
     from spikegrad.training.answers import predict as predict
     from spikegrad.training.callbacks import SlopeCallback as SlopeCallback
     from spikegrad.training.module import DivergedError as DivergedError
@@ -28,6 +29,7 @@ __all__ = [
     "SlopeCallback",
     "SpikingModule",
     "evaluate",
+    "evaluate_cost",
     "predict",
     "quantize_report",
     "resume",
@@ -41,7 +43,7 @@ def __getattr__(name: str) -> Any:
         from spikegrad.training.callbacks import SlopeCallback
 
         return SlopeCallback
-    if name in ("Prediction", "evaluate", "predict"):
+    if name in ("Prediction", "evaluate", "evaluate_cost", "predict"):
         from spikegrad.training import answers
 
         return getattr(answers, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from spikegrad.data import load
 from spikegrad.data.dataset import Part
 from spikegrad.errors import InputError
-from spikegrad.training.measure import Measurement, activities, measure
+from spikegrad.insight import Cost, cost
+from spikegrad.training.batches import Batches, derived, loader
+from spikegrad.training.measure import BATCH, Measurement, activities, measure
 from spikegrad.training.trained import Trained, reopened, require_same_data, samples_for
 
 
@@ -32,15 +34,47 @@ def evaluate(path: str | Path, data: str | None = None, *, model: str | None = N
             network.
     """
     trained = reopened(path, model)
+    return measure(trained.network(), _asked(trained, data), trained.config.seed)
+
+
+def evaluate_cost(path: str | Path, data: str | None = None, *, model: str | None = None) -> Cost:
+    """What a run's best weights cost on its test samples, or on all samples of other data; see `spikegrad.cost`.
+
+    Args:
+        path: folder of the run.
+        data: as for `evaluate`, but labels are not needed.
+        model: as for `evaluate`.
+
+    Raises:
+        InputError: as `evaluate`; or the run has a network of its own with modules whose operations are not counted.
+    """
+    trained = reopened(path, model)
+    part, seed = _asked(trained, data, labelled=False), trained.config.seed
+    network = trained.network()
+    weight = next(network.parameters())
+
+    def batches() -> Generator[torch.Tensor]:
+        for number, (x, _) in enumerate(loader(part, Batches(len(part[1]), BATCH))):
+            torch.manual_seed(derived(seed, "evaluation", number))  # the noise that `evaluate` draws
+            yield x.to(weight.device, weight.dtype)
+
+    try:
+        return cost(network, batches())
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _asked(trained: Trained, data: str | None, labelled: bool = True) -> Part:
+    """The test samples of a run, or all samples of other data; where labels are not needed they may be missing, and are 0."""
     run, config, facts = trained.run, trained.config, trained.facts
     if data is None:
         own = load(config.data, config.binning)
         require_same_data(run, config, facts, own, f"evaluate it on what it is now with --data {config.data}")
-        return measure(trained.network(), own.test, config.seed)
+        return own.test
     x, y, _ = samples_for(trained, data)
-    if y is None:
-        raise InputError(f"{data} has no labels; see what the network answers with: spikegrad predict {path} {data}")
-    return measure(trained.network(), (x, y), config.seed)
+    if y is None and labelled:
+        raise InputError(f"{data} has no labels; see what the network answers with: spikegrad predict {run.path} {data}")
+    return x, np.zeros(len(x), np.int64) if y is None else y
 
 
 @dataclass(frozen=True)

@@ -85,11 +85,13 @@ class Config:
     beta: float | None = _setting(
         None, "Decay of the potential per step, also of the readout (the neuron's, or 0.9).", least=0, most=1, group="Neuron"
     )
+    readout_beta: float | None = _setting(None, "Decay of the readout per step, if it is another.", least=0, most=1, group="Neuron")
     alpha: float | None = _setting(None, "Decay of the synaptic current per step (the neuron's, or 0.8).", least=0, most=1, group="Neuron")
     threshold: float | None = _setting(None, "Potential at which a neuron spikes (the neuron's).", above=0, group="Neuron")
     reset: str | None = _setting(
         None, "What a spike does to the potential (the neuron's).", choices=("subtract", "zero", "none"), group="Neuron"
     )
+    bias: bool = _setting(True, "Biases of the linear maps, where no batch normalisation has them.", group="Network")
     norm: bool = _setting(True, "Batch normalisation of the currents of hidden layers; needs batches of 2 or more.", group="Network")
     dropout: float = _setting(0.3, "Share of a hidden layer's spikes dropped in training.", least=0, below=1, group="Network")
 
@@ -149,7 +151,7 @@ class Config:
     graphs: bool = _setting(
         True, "On a GPU of CUDA, steps that repeat run as one graph, where that computes the same bits.", group="Machine"
     )
-    pictures: str = _setting("png", "Format of the run's pictures.", choices=("png", "svg", "pdf"), group="Run")
+    pictures: str = _setting("png", "Format of the run's pictures.", choices=("png", "svg", "pdf", "none"), group="Run")
     strategy: str = _setting("auto", "How several devices share the work: any strategy of Lightning, such as ddp or fsdp.", group="Machine")
 
     def __post_init__(self) -> None:
@@ -160,6 +162,10 @@ class Config:
                 _check_limits(entry.name, each, entry.metadata)
         if self.rate_lower > self.rate_upper:
             raise InputError(f"`rate_lower` must not be above `rate_upper`, got {self.rate_lower} and {self.rate_upper}")
+        if self.readout_beta is not None and self.loss == "count":
+            raise InputError(
+                "`readout_beta` has no use beside `loss` count, whose readout are neurons like the others; leave one of them out"
+            )
         if len(self.sensor) > 2:
             raise InputError(f"`sensor` must be a number of channels, or width and height, got {','.join(map(str, self.sensor))}")
         if self.model:
@@ -273,7 +279,8 @@ class Config:
     @property
     def decay(self) -> float:
         """What is left of the readout after a step."""
-        return USUAL["beta"] if self.beta is None else self.beta
+        given = self.beta if self.readout_beta is None else self.readout_beta
+        return USUAL["beta"] if given is None else given
 
     def changed(self, **values: Any) -> Config:
         """A copy with other values; unknown names are refused."""

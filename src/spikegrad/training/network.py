@@ -55,13 +55,13 @@ class Network(torch.nn.Module):
         layers: list[torch.nn.Module] = []
         for size in config.hidden:
             norm = [torch.nn.BatchNorm1d(size)] if config.norm else []
-            modules = torch.nn.Linear(features, size, bias=not config.norm), *norm, self._neurons(size)
+            modules = torch.nn.Linear(features, size, bias=config.bias and not config.norm), *norm, self._neurons(size)
             layers.append(nn.Sequential(*modules, memory=config.memory))  # pyright: ignore[reportArgumentType]
             features = size
         self.layers = torch.nn.ModuleList(layers)
         self.dropout = torch.nn.Dropout(config.dropout)
         last = self._neurons() if config.loss == "count" else nn.LeakyIntegrator(config.decay)
-        self.readout = nn.Sequential(torch.nn.Linear(features, classes), last)
+        self.readout = nn.Sequential(torch.nn.Linear(features, classes, bias=config.bias), last)
 
     def _neurons(self, size: int | None = None) -> nn.Layer:
         """One layer's neurons; a readout, of no `size`, has no recurrent connections."""

@@ -8,7 +8,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -66,12 +66,21 @@ class Outcome:
     seconds: float
 
 
-def train(config: Config, out: str | Path | None = None, *, console: Console | None = None) -> Outcome:
+def train(
+    config: Config,
+    out: str | Path | None = None,
+    *,
+    data: Dataset | None = None,
+    callbacks: Sequence[lightning.Callback] = (),
+    console: Console | None = None,
+) -> Outcome:
     """Train a network and leave everything about it in a folder.
 
     Args:
         config: what to do.
         out: the new folder; ``runs/<data>-<number>`` if None.
+        data: what ``config.data`` names, where it is loaded already.
+        callbacks: what else happens at the end of every epoch, after the run's files are written; what they raise ends the run.
         console: where progress is told, by a bar on a terminal, else by a line for each epoch; nowhere if None.
 
     Raises:
@@ -96,7 +105,7 @@ def train(config: Config, out: str | Path | None = None, *, console: Console | N
     first = first_process()
     if out is not None and first:
         Run.check(out)
-    data = load(config.data, config.binning)
+    data = load(config.data, config.binning) if data is None else data
     config = fitted(config, data)
     trainer = _trainer(config)
     require_possible(config, data, trainer)
@@ -112,7 +121,7 @@ def train(config: Config, out: str | Path | None = None, *, console: Console | N
     try:
         if first:
             run.write("run.json", _description(data, config))
-        return _complete(run, config, data, trainer, module, console)
+        return _complete(run, config, data, trainer, module, console, callbacks)
     except DivergedError:
         raise
     except Exception:
@@ -121,13 +130,22 @@ def train(config: Config, out: str | Path | None = None, *, console: Console | N
         raise
 
 
-def resume(path: str | Path, *, console: Console | None = None, **changes: Any) -> Outcome:
+def resume(
+    path: str | Path,
+    *,
+    data: Dataset | None = None,
+    callbacks: Sequence[lightning.Callback] = (),
+    console: Console | None = None,
+    **changes: Any,
+) -> Outcome:
     """Continue a run after its last whole epoch, to the same weights as if it had never stopped; a finished one if it gets more epochs.
 
     With more `epochs` than before, the learning rate goes on as if the run had been that long from the start.
 
     Args:
         path: folder of the run.
+        data: as for `train`.
+        callbacks: as for `train`.
         console: where the progress bar is drawn; nowhere if None.
         **changes: other values of `epochs`, `accelerator`, `devices`, `num_nodes`, `strategy` or `pictures`; or `model`, for a network of
             one's own whose file has moved or changed and is to be taken as it is.
@@ -142,7 +160,7 @@ def resume(path: str | Path, *, console: Console | None = None, **changes: Any) 
     config = before.changed(**changes)
     if other := [name for name in changes if name not in CHANGEABLE and getattr(config, name) != getattr(before, name)]:
         raise InputError(f"a resumed run keeps its `{other[0]}`; only {', '.join(CHANGEABLE)} can change")
-    data = load(config.data, config.binning)
+    data = load(config.data, config.binning) if data is None else data
     if (run.path / "run.json").exists():
         facts = facts_of(run)
         require_same_data(run, config, facts, data, "a run is resumed on the same data")
@@ -160,7 +178,7 @@ def resume(path: str | Path, *, console: Console | None = None, **changes: Any) 
         run.checkpoint.parent.mkdir(exist_ok=True)
         run.write("config.json", config.json())
         run.write("run.json", _description(data, config))
-    return _complete(run, config, data, trainer, module, console)
+    return _complete(run, config, data, trainer, module, console, callbacks)
 
 
 def _trainer(config: Config) -> lightning.Trainer:
@@ -189,11 +207,17 @@ def _trainer(config: Config) -> lightning.Trainer:
 
 
 def _complete(
-    run: Run, config: Config, data: Dataset, trainer: lightning.Trainer, module: SpikingModule, console: Console | None
+    run: Run,
+    config: Config,
+    data: Dataset,
+    trainer: lightning.Trainer,
+    module: SpikingModule,
+    console: Console | None,
+    callbacks: Sequence[lightning.Callback],
 ) -> Outcome:
     """Train what is left, then test the best weights and draw the pictures."""
     keeper = Keeper(run)
-    trainer.callbacks += [keeper, Watch(run, console)]  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.callbacks += [keeper, Watch(run, console), *callbacks]  # pyright: ignore[reportAttributeAccessIssue]
     if console is not None and trainer.is_global_zero:
         trainer.callbacks.append(Bar(console))  # pyright: ignore[reportAttributeAccessIssue]
     interrupted = False
@@ -218,11 +242,16 @@ def _finish(run: Run, config: Config, data: Dataset) -> Measurement:
     trained = network_of(run, config, data.features, data.classes, data.shape)
     test = measure(trained, data.test, config.seed)
     run.write("results.json", _results(test, rows, trained))
-    figures = plots.learning_curves(rows), plots.confusion(test.confusion), plots.raster(look(trained, data.test, 0, config.seed))
-    for name, figure in zip(PICTURES, figures, strict=True):
+    drawings = (
+        lambda: plots.learning_curves(rows),
+        lambda: plots.confusion(test.confusion),
+        lambda: plots.raster(look(trained, data.test, 0, config.seed)),
+    )
+    for name, draw in zip(PICTURES, drawings, strict=True):
         for ending in ("png", "svg", "pdf"):
             path = run.path / f"{name}.{ending}"
             if ending == config.pictures or path.exists():
+                figure = draw()
                 run.replace(path, lambda new, figure=figure, ending=ending: plots.write(figure, new, ending))
     return test
 
@@ -280,6 +309,7 @@ def _results(test: Measurement, rows: list[dict[str, float]], network: Network) 
         "test_correct": test.correct,
         "test_samples": test.samples,
         "validation_accuracy": best["validation_accuracy"],
+        "validation_loss": best["validation_loss"],
         "best_epoch": int(best["epoch"]),
         "epochs": int(rows[-1]["epoch"]),
         "training_seconds": rows[-1]["seconds"],
