@@ -112,17 +112,22 @@ def settings(results: Sequence[Result]) -> list[list[Result]]:
     return list(found.values())
 
 
-def best_setting(results: Sequence[Result]) -> list[Result]:
-    """Of what has ended, the setting with the highest mean accuracy on the validation samples: its seeds; empty if none has ended.
+def ranked(results: Sequence[Result]) -> list[list[Result]]:
+    """The settings of what has ended, each with its seeds, the one with the highest mean accuracy on the validation samples first.
 
-    Among equals it is the one with the lowest loss on these.
+    Among equals the one with the lowest loss on these comes first.
     """
 
     def merit(group: Sequence[Result]) -> tuple[float, float]:
         losses = [result.values.get("validation_loss", math.inf) for result in group]
         return statistics.fmean(result.validation for result in group), -statistics.fmean(losses)
 
-    return max(settings([result for result in results if result.state != "open"]), key=merit, default=[])
+    return sorted(settings([result for result in results if result.state != "open"]), key=merit, reverse=True)
+
+
+def best_setting(results: Sequence[Result]) -> list[Result]:
+    """The first of the `ranked` settings: its seeds; empty if none has ended."""
+    return next(iter(ranked(results)), [])
 
 
 def best(results: Sequence[Result]) -> float:
