@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
-from tests.test_readme import BLOCKS
+from tests.test_docs import ROOT, blocks
 
 pytest.importorskip("jax")
 pytest.importorskip("numba")
@@ -97,6 +97,6 @@ def test_two_hundred_exits():
 
 def test_the_quickstart_ends():
     """As a script, in a process of its own, which ends while the last step may be under way."""
-    (code,) = [block for block in BLOCKS if "from spikegrad.jax import" in block]
+    (code,) = [block for _, block in blocks(ROOT / "README.md") if "from spikegrad.jax import" in block]
     process = subprocess.run([sys.executable, "-c", code], env=os.environ, text=True, capture_output=True, timeout=240, check=False)
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
