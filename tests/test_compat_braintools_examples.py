@@ -33,6 +33,7 @@ def example():
     del sys.modules[specification.name]
 
 
+@pytest.mark.slow
 def test_three_networks_learn_digits_and_the_comparison_is_drawn(example, tmp_path, capsys):
     picture = tmp_path / "surrogates.png"
     results = example.main(["--out", str(picture), "--steps", "12"])

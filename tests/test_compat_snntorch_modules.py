@@ -296,13 +296,13 @@ CASES = [
         name,
         options,
         id=f"{name}-{','.join(options)}",
-        marks=() if name == "Leaky" or not options or "reset_delay" in options else pytest.mark.slow,
+        marks=() if name == "Leaky" or not options or (name == "Synaptic" and "reset_delay" in options) else pytest.mark.slow,
     )
     for name in MAKE
     for options in OPTIONS
     if name in IMMEDIATE or "reset_delay" not in options
 ]
-"""Every neuron as it is and with an immediate reset; with the other options Leaky, the rest when there is time."""
+"""Every neuron as it is, Synaptic with an immediate reset; with all options Leaky, the rest when there is time."""
 
 
 # PyTorch's, of a layer compiled by itself whose own state has a graph.

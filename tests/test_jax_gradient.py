@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.conftest import DTYPES
 
 from spikegrad import ATan, Surrogate
 from spikegrad.formulas import CATALOGUE
@@ -50,6 +51,15 @@ ONLY_JAX = {
 }
 
 
+TURNS = [
+    pytest.param(name, dtype, marks=pytest.mark.slow if dtype != "float64" and (place + turn) % 3 else ())
+    for place, name in enumerate(CATALOGUE)
+    for turn, dtype in enumerate(DTYPES)
+]
+"""Every surrogate in float64, and in one of the other types in turn; in all of them when there is time."""
+
+
+@pytest.mark.parametrize(("surrogate", "dtype"), TURNS, indirect=True)
 def test_transforms(surrogate, dtype, points, transforms, expected):
     """All transforms in one jit: XLA compiles slower than it runs."""
     x = jnp.asarray(points, dtype)

@@ -93,8 +93,14 @@ def test_compiled(surrogate, transforms, dtype, points, expected):
     check(surrogate, order, compiled(lambda lib, f, x: run(lib, f, x)), dtype, points, expected)
 
 
-@pytest.mark.parametrize("surrogate", [ATan(slope=3.0), CATALOGUE["StraightThrough"](), NoisyThreshold()], ids=repr)
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize(
+    ("surrogate", "name"),
+    [
+        pytest.param(surrogate, name, id=f"{surrogate!r}-{name}", marks=pytest.mark.slow if turn and (place + turn) % 3 else ())
+        for turn, surrogate in enumerate([ATan(slope=3.0), CATALOGUE["StraightThrough"](), NoisyThreshold()])
+        for place, name in enumerate(COMPILED)
+    ],
+)
 def test_compiled_transform(surrogate, name, transforms, points, expected):
     order, run = transforms[name]
     check(surrogate, order, compiled(lambda lib, f, x: run(lib, f, x)), "float64", points, expected)
