@@ -52,10 +52,12 @@ if TYPE_CHECKING:
     from spikegrad.insight import fluctuation_driven as fluctuation_driven
     from spikegrad.insight import match as match
     from spikegrad.insight import record as record
+    from spikegrad.nn import Spikes as Spikes
 
 _LATER = {
     **dict.fromkeys(("SlopeSchedule", "cost", "diagnose", "fluctuation_driven", "match", "record"), "insight"),
     **dict.fromkeys(("from_nir", "to_nir", "to_onnx"), "exchange"),
+    "Spikes": "nn",
 }
 """Names that need PyTorch, which is loaded with the first of them, and where they are."""
 

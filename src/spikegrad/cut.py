@@ -59,21 +59,15 @@ def passes(
     `learned` are the parameters whose adjoints are wanted, those of the surrogate as ``spike.slope``; `passing` the inputs that are in no
     memory after the step, so that they cannot be read again.
     """
-    given = {name: argument(name) for name in (*inputs, *states, *parameters)}
-    results, names = trace.symbols(step, given)
-    bars = [argument(f"bar_{name}") for name in (*map(str, range(outputs)), *states, *recorded)]
-    own = [name for name in parameters if name in learned]
-    spiking = [name.removeprefix("spike.") for name in learned if name.startswith("spike.")]
-    back = reverse(results, bars, [given[name] for name in (*inputs, *states, *own)], spiking)
-    adjoints = dict(zip((*inputs, *states, *own, *(f"spike.{name}" for name in spiking)), back, strict=True))
-    adjoints = {name: value for name, value in adjoints.items() if value is not None}
-    # Where a condition decides about gradients alone, nothing else of the step leads to it.
-    conditions = [node.arguments[0] for node in ordered(results) if node.operation == "where"]
-    values, names = rewritten([*results, *adjoints.values(), *conditions], plain, names)
-    forward, back = values[: len(results)], values[len(results) : len(results) + len(adjoints)]
-    used = {id(node) for node in ordered(back)}
-    conditions = [c for c in values[len(results) + len(adjoints) :] if id(c) in used]
-    given |= {node.name: node for node in ordered([*forward, *back]) if node.operation == "argument"}
+    known = differentiated(step, inputs, states, parameters, outputs, recorded, learned)
+    given, forward, back, adjoints, conditions, names = (
+        known.given,
+        known.forward,
+        known.back,
+        known.adjoints,
+        known.conditions,
+        known.names,
+    )
     after = dict(zip(states, forward[outputs : outputs + len(states)], strict=True))
     cut = _least(
         [*forward, *conditions],
@@ -109,6 +103,55 @@ def passes(
 
 
 @dataclass(frozen=True)
+class Differentiated:
+    """A step and its reverse, as symbols, each value once.
+
+    Attributes:
+        given: the arguments of both by name.
+        forward: the results of the step.
+        adjoints: names of the adjoints that are not always 0: of inputs, states and learned parameters.
+        back: these adjoints.
+        conditions: what decides about gradients.
+        names: of symbols, by their id.
+    """
+
+    given: dict[str, Symbol]
+    forward: list[Value]
+    adjoints: tuple[str, ...]
+    back: list[Value]
+    conditions: list[Value]
+    names: dict[int, str]
+
+
+def differentiated(
+    step: Program,
+    inputs: Sequence[str],
+    states: Sequence[str],
+    parameters: Sequence[str],
+    outputs: int,
+    recorded: Sequence[str],
+    learned: Collection[str] = (),
+) -> Differentiated:
+    """The reverse of a step; the arguments are those of `passes`."""
+    given = {name: argument(name) for name in (*inputs, *states, *parameters)}
+    results, names = trace.symbols(step, given)
+    bars = [argument(f"bar_{name}") for name in (*map(str, range(outputs)), *states, *recorded)]
+    own = [name for name in parameters if name in learned]
+    spiking = [name.removeprefix("spike.") for name in learned if name.startswith("spike.")]
+    back = reverse(results, bars, [given[name] for name in (*inputs, *states, *own)], spiking)
+    adjoints = dict(zip((*inputs, *states, *own, *(f"spike.{name}" for name in spiking)), back, strict=True))
+    adjoints = {name: value for name, value in adjoints.items() if value is not None}
+    # Where a condition decides about gradients alone, nothing else of the step leads to it.
+    conditions = [node.arguments[0] for node in ordered(results) if node.operation == "where"]
+    values, names = rewritten([*results, *adjoints.values(), *conditions], plain, names)
+    forward, back = values[: len(results)], values[len(results) : len(results) + len(adjoints)]
+    used = {id(node) for node in ordered(back)}
+    conditions = [c for c in values[len(results) + len(adjoints) :] if id(c) in used]
+    given |= {node.name: node for node in ordered([*forward, *back]) if node.operation == "argument"}
+    return Differentiated(given, forward, tuple(adjoints), back, conditions, names)
+
+
+@dataclass(frozen=True)
 class _Cut:
     kept: list[Symbol]
     reread: list[Symbol]
@@ -135,16 +178,12 @@ def _least(
     `cheaply`, in a cache or registers, also holds values that take a dozen instructions to compute again.
     """
     sources = {id(node) for node in (*inputs, *states.values())}
-    varying: dict[int, Symbol] = {}
-    for node in ordered(forward):
-        if id(node) in sources or any(id(a) in varying for a in node.arguments):
-            varying[id(node)] = node
-    uses = [a for node in ordered(back) if id(node) not in varying for a in node.arguments]
-    needed = {id(a): varying[id(a)] for a in (*uses, *back) if id(a) in varying}
+    varying = varying_with(forward, sources)
+    needed = needed_by(back, varying)
     if not needed:
         return _Cut([], [])
     cheap = {id(node) for node in in_memory}
-    cut = _minimum_cut(varying, sources, cheap, needed)
+    cut = minimum_cut(varying, sources, cheap, needed)
     best = _Cut([n for n in cut if id(n) not in cheap], [n for n in cut if id(n) in cheap])
     best = min([best, *_with_restored(varying, needed, in_memory, states, after, best.cost)], key=lambda found: found.cost)
     if not cheaply:
@@ -155,11 +194,26 @@ def _least(
     return dataclasses.replace(best, kept=[*best.kept, *dear])
 
 
+def varying_with(forward: Sequence[Value], sources: set[int]) -> dict[int, Symbol]:
+    """What of a step depends on its sources, by id."""
+    varying: dict[int, Symbol] = {}
+    for node in ordered(forward):
+        if id(node) in sources or any(id(a) in varying for a in node.arguments):
+            varying[id(node)] = node
+    return varying
+
+
+def needed_by(back: Sequence[Value], varying: Mapping[int, Symbol]) -> dict[int, Symbol]:
+    """What of it a reverse reads, by id."""
+    uses = [a for node in ordered(back) if id(node) not in varying for a in node.arguments]
+    return {id(a): varying[id(a)] for a in (*uses, *back) if id(a) in varying}
+
+
 _Place = str | tuple[int, int]
 """Of the graph that is cut: its source, its sink, or where a value begins (0) and ends (1), by its id."""
 
 
-def _minimum_cut(varying: Mapping[int, Symbol], sources: set[int], cheap: set[int], needed: Mapping[int, Symbol]) -> list[Symbol]:
+def minimum_cut(varying: Mapping[int, Symbol], sources: set[int], cheap: set[int], needed: Mapping[int, Symbol]) -> list[Symbol]:
     """The least costly set of values between the sources and what is needed, the one nearest to what is needed."""
     endless = 10**6
     room: dict[tuple[_Place, _Place], int] = {}

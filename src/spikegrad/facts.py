@@ -82,6 +82,27 @@ def of(surrogate: Surrogate) -> Facts:
     return Facts(**found, **computed(surrogate, missing))
 
 
+def window(surrogate: Surrogate) -> tuple[float, float]:
+    """A closed interval outside of which the derivative is exactly 0, in whichever dtype it is computed; what is inside may be 0 as well.
+
+    It is a little wider than the `support` that the docstring states, since ends and potentials are rounded. Where none is stated it is
+    everything: a curve that is measured may have a bump that nobody looked at.
+
+    Example:
+        >>> from spikegrad import ATan, Triangle, facts
+        >>> facts.window(ATan())
+        (-inf, inf)
+        >>> low, high = facts.window(Triangle(width=0.3))
+        >>> -0.30001 < low < -0.3 and 0.3 < high < 0.30001
+        True
+    """
+    if "support" not in section(type(surrogate), "Facts"):
+        return -math.inf, math.inf
+    low, high = surrogate.support
+    room = 8 * float(np.finfo(np.float32).eps) * sum(abs(end) for end in (low, high) if math.isfinite(end))
+    return low - room, high + room
+
+
 def section(cls: type, title: str) -> dict[str, str]:
     """The ``name: text`` lines of one section of a class's own docstring, in order; empty if it has no such section."""
     lines: dict[str, str] = {}

@@ -1,5 +1,6 @@
 """PyTorch modules: spiking layers that take whole sequences and hand their state in and out, like `torch.nn.LSTM`."""
 
+from spikegrad.kernels.spikes import Spikes as Spikes
 from spikegrad.nn.backend import free_memory as free_memory
 from spikegrad.nn.layer import Layer as Layer
 from spikegrad.nn.layer import Stateful as Stateful

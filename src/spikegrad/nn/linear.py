@@ -1,19 +1,23 @@
-"""Weights and neurons in one layer, which can forget everything but its input spikes, as bits."""
+"""Weights and neurons in one layer, whose cost follows spikes, or which forgets everything but its input spikes, as bits."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from spikegrad.kernels.gate import has_memory
+from spikegrad.nn import events
 from spikegrad.nn.bits import outline, pack, packed
 from spikegrad.nn.layer import Layer, State, Stateful
 from spikegrad.nn.recompute import Blocks, Memory, check, replayed_tree, visible, watched
+
+if TYPE_CHECKING:
+    from spikegrad.kernels.spikes import Spikes
 
 _BLOCK = 2**19
 """Currents that are held at once while they are computed anew, in elements."""
@@ -29,6 +33,13 @@ class SpikingLinear(Stateful):
     costs a second forward pass. Inside of compilers, tracers and torch.func transforms the layer keeps what these keep, and with hooks
     on its neurons what autograd keeps.
 
+    Where a surrogate is 0 outside of a window (`Triangle`, `Boxcar`, `SparseFastSigmoid`), the layer can run by *events* on the CPU: a
+    spike adds a row of weights, the gradient of the weights is computed where the input spiked, and that of the input where the surrogate
+    of the layer below is not 0. Nothing is approximated: gradients are those of the dense form, to rounding. What is kept for the backward
+    pass are the events, and a number for each neuron and step inside of the window, whatever `memory` says. In a chain of such layers
+    events are handed on as `Spikes`; given those, the layer returns such. ``backend="auto"`` takes events if the neurons allow it (`why`
+    says why not), fewer than 15 % of the inputs spike, and the layer is not small.
+
     Args:
         in_features: input spikes per step.
         out_features: neurons.
@@ -36,6 +47,7 @@ class SpikingLinear(Stateful):
         bias: whether the neurons have a constant input.
         dropout: share of the input spikes that is dropped in training; the rest is not scaled (it stays binary), the weights are.
         memory: ``"recompute"``, or ``"save"`` to keep what autograd keeps.
+        backend: ``"event"``, ``"dense"``, or ``"auto"`` for the faster one.
 
     Raises:
         ValueError: an argument outside of its range.
@@ -58,28 +70,34 @@ class SpikingLinear(Stateful):
         bias: bool = True,
         dropout: float = 0.0,
         memory: Memory = "recompute",
+        backend: events.Way = "auto",
     ) -> None:
         super().__init__()
         check(memory)
+        events.check(backend)
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1, got {dropout}")
         linear = nn.Linear(in_features, out_features, bias=bias)
         self.weight, self.bias = linear.weight, linear.bias
-        self.neuron, self.dropout, self.memory = neuron, dropout, memory
+        self.neuron, self.dropout, self.memory, self.backend = neuron, dropout, memory, backend
 
-    def forward(self, currents: Tensor, state: Tensor | tuple[Tensor, ...] | list[Tensor] | None = None) -> tuple[Any, ...]:
+    def forward(self, currents: Tensor | Spikes, state: Tensor | tuple[Tensor, ...] | list[Tensor] | None = None) -> tuple[Any, ...]:
         """Run the layer over a sequence of spikes.
 
         Args:
-            currents: the input spikes, ``(time, batch, in_features)`` or ``(time, in_features)``: 0 or 1, of floating point.
+            currents: the input spikes, ``(time, batch, in_features)`` or ``(time, in_features)``: 0 or 1, of floating point; or `Spikes`.
             state: that of the neurons, or None for rest.
 
         Returns:
-            ``(output, state)`` of the neurons, the output ``(time, batch, out_features)``.
+            ``(output, state)`` of the neurons, the output ``(time, batch, out_features)``; `Spikes` if those were given and the
+            neurons spike.
 
         Raises:
-            ValueError: the input has another number of features, or values that are neither 0 nor 1.
+            ValueError: the input has another number of features, or values that are neither 0 nor 1; or ``backend="event"`` cannot run
+                the layer, and why.
         """
+        if not isinstance(currents, Tensor):
+            return self._of_events(currents, state)
         spikes = currents
         if spikes.ndim not in (2, 3) or spikes.shape[-1] != self.weight.shape[1]:
             wanted = f"(time, batch, {self.weight.shape[1]})"
@@ -87,12 +105,86 @@ class SpikingLinear(Stateful):
         plain = visible(spikes)
         if plain and spikes.is_cpu and not has_memory(spikes):  # PyTorch's own `==` would read it
             raise RuntimeError("input spikes are out of bounds for storage of size 0: their memory was given back")
-        if plain and not bool(((spikes == 0) | (spikes == 1)).all()):
+        reason = self._obstacle(spikes, state)
+        given = None if reason is not None else events.listed(spikes)
+        if plain and given is None and not bool(((spikes == 0) | (spikes == 1)).all()):
             raise ValueError("input spikes must be 0 or 1; for other inputs use torch.nn.Linear and a layer of neurons")
-        mask = torch.bernoulli(torch.full_like(spikes, 1 - self.dropout)) if self.training and self.dropout else None
+        mask = self._mask(spikes)
+        if given is not None:
+            given = given if mask is None else events.listed(spikes * mask)
+            if given is not None and (found := self._over(given, state)) is not None:
+                out, last = found
+                out = out if isinstance(out, Tensor) else out.dense()
+                return (out, last) if spikes.ndim == 3 else (out.squeeze(1), events.squeezed(self.neuron, last))
+        return self._densely(spikes, mask, state)
+
+    def handed_on(self, spikes: Tensor) -> Tensor | Spikes:
+        """The input spikes as events if the layer would run by them, else as they are: so that it returns events, too."""
+        if spikes.ndim != 3 or self._obstacle(spikes, None) is not None or (given := events.listed(spikes)) is None:
+            return spikes
+        return spikes if self._declined(given) is not None else given
+
+    def why(self, currents: Tensor | Spikes) -> str | None:
+        """Why the layer takes dense products for such input spikes, in words; None if it runs by events."""
+        reason = self._obstacle(currents, None)
+        given = events.listed(currents) if reason is None and isinstance(currents, Tensor) else currents
+        if reason is not None or isinstance(given, Tensor) or given is None:
+            return reason or "its input has other values than 0 and 1"
+        return self._declined(given)
+
+    def _obstacle(self, given: Tensor | Spikes, state: Any) -> str | None:
+        """Why the layer cannot run by events, or is not to.
+
+        Raises:
+            ValueError: events were asked for by name, and it cannot.
+        """
+        if self.backend == "dense":
+            return "backend='dense' was asked for"
         parts = () if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
-        share = 1.0 if mask is None else 1 - self.dropout
-        if self.memory == "save" or not plain or not torch.is_grad_enabled() or watched(self.neuron):
+        own = list(self.parameters(recurse=False))
+        reason = events.obstacle(self.neuron, [*([given] if isinstance(given, Tensor) else []), *own, *parts])
+        if reason is not None and self.backend == "event":
+            raise ValueError(f"backend='event' cannot run this layer: {reason}; use backend='auto' or 'dense'")
+        if reason is None and self.backend == "auto":
+            return events.unfit(self.neuron, arrived=not isinstance(given, Tensor))
+        return reason
+
+    def _declined(self, given: Spikes) -> str | None:
+        """Why dense products are taken though events would do."""
+        return None if self.backend == "event" else events.costly(given, len(self.weight))
+
+    def _over(self, given: Spikes, state: Any) -> tuple[Any, Any] | None:
+        """Output and state by events; None where dense products are to be taken."""
+        if self._declined(given) is not None:
+            return None
+        weight = self.weight / (1 - self.dropout) if self._drops else self.weight
+        return events.run(self.neuron, given, weight, self.bias, state)
+
+    def _of_events(self, given: Spikes, state: Any) -> tuple[Any, ...]:
+        """Output and state for spikes that arrived as events."""
+        if given.shape[-1] != self.weight.shape[1]:
+            raise ValueError(f"input spikes must be (time, batch, {self.weight.shape[1]}), got shape {tuple(given.shape)}")
+        reason, dense = self._obstacle(given, state), given.dense() if self._drops else None
+        if dense is not None and (mask := self._mask(dense)) is not None:
+            given = events.listed(dense * mask) or given
+        if reason is None and (found := self._over(given, state)) is not None:
+            return found
+        out, last = self._densely(given.dense(), None, state)
+        return (events.listed(out) if events.emits(self.neuron) else None) or out, last
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and self.dropout > 0
+
+    def _mask(self, spikes: Tensor) -> Tensor | None:
+        """Which spikes are not dropped, now."""
+        return torch.bernoulli(torch.full_like(spikes, 1 - self.dropout)) if self._drops else None
+
+    def _densely(self, spikes: Tensor, mask: Tensor | None, state: Any) -> tuple[Any, ...]:
+        """Output and state by a dense product."""
+        parts = () if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
+        share = 1 - self.dropout if self._drops else 1.0
+        if self.memory == "save" or not visible(spikes) or not torch.is_grad_enabled() or watched(self.neuron):
             return _run(self, spikes if mask is None else spikes * mask, parts or None, share)
         given = spikes if mask is None else spikes * mask
         kept = packed(given, spikes=True)
@@ -109,7 +201,8 @@ class SpikingLinear(Stateful):
 
     def extra_repr(self) -> str:
         """Sizes and what differs from the defaults."""
-        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, dropout={self.dropout}, memory={self.memory!r}"
+        shown = f"{self.weight.shape[1]}, {self.weight.shape[0]}, dropout={self.dropout}, memory={self.memory!r}"
+        return shown if self.backend == "auto" else f"{shown}, backend={self.backend!r}"
 
 
 def _run(layer: SpikingLinear, spikes: Tensor, state: State, share: float) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[repor
 from torch.utils import _pytree as tree
 
 from spikegrad.nn.bits import outline, packed
+from spikegrad.nn.events import emits
 from spikegrad.nn.layer import Layer, State, Stateful
 from spikegrad.nn.lengths import Lengths
 from spikegrad.nn.linear import SpikingLinear
@@ -183,11 +184,7 @@ def _drops(module: nn.Module) -> bool:
 def _spikes(module: nn.Module) -> bool:
     """Whether a module is known to put out spikes alone: what it returns first is what `fire` gives."""
     neuron = module.neuron if isinstance(module, SpikingLinear) else module
-    if not isinstance(neuron, Layer):
-        return False
-    step = neuron.neuron.record.step
-    first = step.results[0]
-    return isinstance(first, int) and step.instructions[first][0] in ("fire", "fire_above")
+    return isinstance(neuron, Layer) and emits(neuron)
 
 
 def statistics(module: nn.Module) -> nn.Module | None:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from spikegrad.gradient.torch import constant
 from spikegrad.kernels import arguments
+from spikegrad.kernels.spikes import Spikes
 from spikegrad.nn.backend import rewritten
 from spikegrad.nn.layer import Layer, State, Stateful
 from spikegrad.nn.lengths import Lengths
+from spikegrad.nn.linear import SpikingLinear
 from spikegrad.nn.recompute import Memory, check, visible
 from spikegrad.nn.segments import Link, Measured, Role, recomputed, statistics
 
@@ -183,10 +185,16 @@ def _chained(links: Sequence[Link], x: Any, states: Sequence[State], lengths: Le
     lasts = list(states)
     for place, (module, kind, name) in enumerate(links):
         if kind == "sequence":
+            if _takes_events(module):
+                if isinstance(x, Tensor) and lengths is None and place + 1 < len(links) and _takes_events(links[place + 1].module):
+                    x = module.handed_on(x)
+            elif isinstance(x, Spikes):
+                x = x.dense()
             if lengths is not None and not isinstance(module, Layer | Sequential):
                 raise TypeError(f"{name}, {_kind(module)}, does not take `lengths`")
             x, lasts[place] = module(x, lasts[place]) if lengths is None else module(x, lasts[place], lengths=lengths)
             continue
+        x = x.dense() if isinstance(x, Spikes) else x
         if not isinstance(x, Tensor):
             raise TypeError(f"{name}, {_kind(module)}, takes one tensor, got {_kind(x)} from what is before it")
         folded = x if x.ndim == 2 else x.flatten(0, 1)
@@ -198,7 +206,12 @@ def _chained(links: Sequence[Link], x: Any, states: Sequence[State], lengths: Le
                 f"must return a tensor with the same first dimension, got {got}"
             )
         x = made if x.ndim == 2 else made.unflatten(0, x.shape[:2])
-    return x, lasts
+    return x.dense() if isinstance(x, Spikes) else x, lasts
+
+
+def _takes_events(module: nn.Module) -> TypeGuard[SpikingLinear]:
+    """Whether a module may be given events in place of a dense tensor: nobody who would see them has changed or watches it."""
+    return type(module) is SpikingLinear and rewritten(module, SpikingLinear) is None
 
 
 class Residual(Stateful):

@@ -63,11 +63,12 @@ class NoAlias(CompilerBase):
 
 # What only other machine code calls needs no way in from Python or C.
 _jit: Any = numba.njit
-_inner = functools.partial(_jit, error_model="numpy", no_rewrites=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-row: Any = _inner(pipeline_class=NoAlias)
+inner: Any = functools.partial(_jit, error_model="numpy", no_rewrites=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Makes a decorator for a function that nothing but a kernel calls."""
+row: Any = inner(pipeline_class=NoAlias)
 """A decorator for a loop over a row, whose arguments do not overlap."""
 # Where spikes are decided nothing may fuse a product and a sum; the surrogate's formulas and elementary functions may.
-formulas: Any = _inner(forceinline=True, fastmath={"contract"})
+formulas: Any = inner(forceinline=True, fastmath={"contract"})
 
 
 @row

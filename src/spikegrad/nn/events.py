@@ -1,0 +1,129 @@
+"""Whether a layer of weights and neurons runs over events, and how."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from spikegrad import facts
+from spikegrad.errors import meant
+from spikegrad.kernels import arguments
+from spikegrad.kernels.lock import LOCK
+from spikegrad.kernels.values import values_of
+from spikegrad.nn import backend
+from spikegrad.nn.layer import Layer
+from spikegrad.nn.recompute import watched
+
+if TYPE_CHECKING:
+    from spikegrad.kernels.spikes import Spikes
+
+Way = Literal["auto", "event", "dense"]
+WAYS = ("auto", "event", "dense")
+
+DENSEST = 0.15
+"""Share of the senders that spike from which ``"auto"`` takes dense products: there the gradient of the weights costs as much."""
+FEWEST = 2**24
+"""Products of a weight and an input, steps and samples counted, below which ``"auto"`` takes dense ones: the calls would cost more."""
+
+
+def check(way: str) -> None:
+    """Refuse an unknown word for the way a layer runs, and one that needs what is not installed."""
+    if way not in WAYS:
+        raise ValueError(f"`backend` of a SpikingLinear must be one of {', '.join(map(repr, WAYS))}, got {way!r}{meant(way, WAYS)}")
+    if way == "event" and not backend.INSTALLED["numba"]:
+        raise ValueError("backend='event' needs Numba; install it with `pip install numba`")
+
+
+def kernels() -> ModuleType:
+    """The passes over events, which are imported when a layer first wants them."""
+    with LOCK:
+        return importlib.import_module("spikegrad.kernels.events")
+
+
+def obstacle(neuron: Layer, tensors: Sequence[Tensor]) -> str | None:
+    """Why weights and these neurons cannot run over events, or None; `tensors` are what the passes would read."""
+    if not backend.INSTALLED["numba"]:
+        return "Numba is not installed"
+    if torch.compiler.is_compiling():
+        return "it is compiled"
+    if neuron.backend not in ("auto", "numba"):
+        return f"its neurons have backend={neuron.backend!r}"
+    if watched(neuron) or backend.rewritten(neuron, Layer) is not None:
+        return "its neurons have hooks, or a `forward` of their own"
+    if neuron.weight is not None or neuron._tensors or neuron.spike.given:  # pyright: ignore[reportPrivateUsage]
+        return "its neurons have recurrent weights, or numbers that are learned or differ between them"
+    if (reason := backend.obstacle("numba", neuron.spike, neuron.inhibition, False, tensors, False)) is not None:
+        return reason
+    if any(x.dtype is not torch.float32 for x in tensors):
+        return "it is not of float32"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast may choose the dtype of its products"
+    if neuron.quantize is not None:
+        return "its state is quantised"
+    record = neuron.neuron.record
+    return "its neurons have several inputs or outputs" if len(record.inputs) != 1 or record.outputs != 1 else None
+
+
+def unfit(neuron: Layer, *, arrived: bool) -> str | None:
+    """Why neurons are not worth running by events: part of the rule of ``"auto"``. `arrived` is whether the input came as events."""
+    if not neuron.neuron.record.fires:
+        return None if arrived else "its neurons do not spike, and its input is a dense tensor"
+    low, high = facts.window(neuron.spike.surrogate)
+    if not math.isfinite(high - low):
+        return f"{type(neuron.spike.surrogate).__name__} has no window outside of which it is known to be 0"
+    return None
+
+
+def costly(given: Spikes, features: int) -> str | None:
+    """Why dense products cost less than such events: the rest of the rule."""
+    if given.density >= DENSEST:
+        return f"{given.density:.0%} of its inputs spike; events cost less below {DENSEST:.0%}"
+    if given.shape.numel() * features < FEWEST:
+        return "it is so small that calls cost more than products"
+    return None
+
+
+def emits(neuron: Layer) -> bool:
+    """Whether neurons put out spikes alone: what their step returns first is what `fire` gives."""
+    step = neuron.neuron.record.step
+    first = step.results[0]
+    return isinstance(first, int) and step.instructions[first][0] in ("fire", "fire_above")
+
+
+def listed(spikes: Tensor) -> Spikes | None:
+    """The events of a sequence ``(time, batch, features)`` or ``(time, features)``; None if it has anything but 0 and 1."""
+    found: Spikes | None = kernels().listed(spikes if spikes.ndim == 3 else spikes.unsqueeze(1))
+    return found
+
+
+def run(neuron: Layer, given: Spikes, weight: Tensor, bias: Tensor | None, state: Any) -> tuple[Any, Any] | None:
+    """Output and state by events; None where weights or potentials are not numbers, which only dense products spread as they must.
+
+    Infinity times the 0 of a silent neuron is NaN, so that no row could be left out.
+    """
+    steps, samples, _ = given.shape
+    if not samples or not math.isfinite(float(weight.detach().sum())):
+        return None
+    names, parts = neuron._state_names, ()  # pyright: ignore[reportPrivateUsage]
+    if state is not None:
+        each = state if isinstance(state, tuple | list) else (state,)
+        single = samples == 1 and all(x.ndim == 1 for x in each)
+        like = torch.empty((), dtype=torch.float32, device="cpu").expand(steps, *(() if single else (samples,)), len(weight))
+        parts = tuple(x.unsqueeze(0) if single else x for x in arguments.state(names, state, like))
+    call = neuron._call((), neuron.spike)  # pyright: ignore[reportPrivateUsage]
+    numbers, _ = values_of(call, (), neuron._floats, neuron.spike.floats, torch.float32)  # pyright: ignore[reportPrivateUsage]
+    neurons = kernels().neurons_of(call, numbers, facts.window(neuron.spike.surrogate))
+    found = kernels().run(neurons, given, weight, bias, parts)
+    return None if found is None else (found[0], neuron.state_of(found[1]))
+
+
+def squeezed(neuron: Layer, state: Any) -> Any:
+    """A state without its batch of one sample."""
+    parts = [x.squeeze(0) for x in (state if isinstance(state, tuple) else (state,))]
+    return neuron.state_of(parts)
