@@ -1,4 +1,4 @@
-"""A training step of two networks, with the same weights on all sides, and the share of its parts."""
+"""A training step of two networks, with the same weights on all sides, and the share of its parts; and of one that runs by events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import contenders
+from benchmarks import contenders, events
 from benchmarks.contenders import BETA, Run, Twin, ours
 from benchmarks.measure import DisagreementError, Effort, Report, Section, alternate, rows
 
@@ -253,4 +253,6 @@ def run(effort: Effort) -> Report:
     report = Report()
     for task in QUICK if effort.quick else TASKS:
         compare(task, effort, report)
+    for task in events.QUICK if effort.quick else events.TASKS:
+        events.compare(task, effort, report)
     return report

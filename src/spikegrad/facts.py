@@ -82,6 +82,7 @@ def of(surrogate: Surrogate) -> Facts:
     return Facts(**found, **computed(surrogate, missing))
 
 
+@functools.lru_cache(maxsize=256)
 def window(surrogate: Surrogate) -> tuple[float, float]:
     """A closed interval outside of which the derivative is exactly 0, in whichever dtype it is computed; what is inside may be 0 as well.
 

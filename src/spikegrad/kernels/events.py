@@ -91,7 +91,7 @@ class _Context(Context, Protocol):
     given: Spikes
     made: Spikes | None
     kept: dict[str, Tensor]
-    widths: tuple[int, int]
+    by_sender: Tensor | None
 
 
 class _Events(Function):
@@ -131,6 +131,7 @@ class _Events(Function):
             shape = spikes.shape if spikes.pairs is None else (len(spikes.pairs.neurons),)
             out = torch.zeros((), dtype=torch.float32, device="cpu").expand(shape)
         ctx.neurons, ctx.given, ctx.made, ctx.kept = neurons, _without_carrier(given), spikes, kept
+        ctx.by_sender = by_sender if carrier is not None and given.pairs is not None else None
         ctx.save_for_backward(carrier, weight, bias, *state)
         ctx.set_materialize_grads(False)
         return out, *last
@@ -177,7 +178,7 @@ def _listed(variant: Variant, shape: tuple[int, int, int], words: Mapping[str, i
     _run(variant, (steps, samples, 1), features, {**words, **places, "room": each})
 
     def together(name: str, since: Tensor) -> tuple[Tensor, Tensor]:
-        exact, base = lists.packed(rooms[name].bytes.view(types[name]), since.numpy()[:, -1], each)
+        exact, base = lists.packed(rooms[name], types[name], since.numpy()[:, -1], each, torch.get_num_threads())
         return torch.from_numpy(exact), torch.from_numpy(base)
 
     index, base = together("spikes", starts["spiked"])
@@ -231,12 +232,11 @@ def _backward(
     if wants_bias:
         of_bias = empty(groups, features)
         words["grad.bias"] = of_bias.data_ptr()
-    by_sender = weight.detach().t().contiguous()
-    if wants_input and given.pairs is not None:
+    if wants_input and given.pairs is not None and ctx.by_sender is not None:
         of_input = empty(len(given.pairs.neurons))
         words |= {"below": given.pairs.neurons.data_ptr(), "below.base": given.pairs.base.data_ptr()}
         words |= {"below.near": given.pairs.near.data_ptr(), "below.active": given.pairs.active.data_ptr()}
-        words |= {"grad.below": of_input.data_ptr(), "weights": by_sender.data_ptr()}
+        words |= {"grad.below": of_input.data_ptr(), "weights": ctx.by_sender.data_ptr()}
     elif wants_input:
         of_current = empty(steps, samples, features)
         words["currents"] = of_current.data_ptr()

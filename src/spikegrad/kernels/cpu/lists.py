@@ -48,6 +48,13 @@ _KERNELS = {
             ints(since)[b * (steps + U(1)) + t + U(1)] = found""",
         "reals(flags)[b] = real(wrong)",
     ),
+    "move": (
+        "source = places(dense + b * features * U({size}))",
+        """first = longs(base)[b]
+            for e in range(longs(base)[b + U(1)] - first):
+                places(index)[first + e] = source[e]""",
+        "pass",
+    ),
     "write_ones": ("pass", _ENTRIES + "reals(row)[U(places(index)[e])] = real(1.0)", "pass"),
     "read_there": ("pass", _ENTRIES + "reals(values)[e] = reals(row)[U(places(index)[e])]", "pass"),
 }
@@ -100,15 +107,21 @@ def listed(dense: Tensor, most: int) -> Lists | None:
     working = memory.take(each * samples * item.itemsize)
     places = {"index": working.address, "base": base.ctypes.data, "since": since.ctypes.data, "flags": flags.ctypes.data}
     _run("list_all", kind, steps, samples, most, dense=dense.data_ptr(), features=features, **places)
-    found = None if flags.any() else (*packed(working.bytes.view(item), since[:, -1], each), since)
+    found = None if flags.any() else (*packed(working, item, since[:, -1], each, most), since)
     memory.give(working)
     return found
 
 
-def packed(rooms: NDArray[np.generic], counts: NDArray[np.int32], each: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+def packed(
+    rooms: memory.Block, item: np.dtype[np.generic], counts: NDArray[np.int32], each: int, most: int
+) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
     """Lists of all samples, which begin so far apart, one after the other; and where each begins, with the end."""
-    base = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)))
-    return np.concatenate([rooms[:0], *(rooms[b * each : b * each + count] for b, count in enumerate(counts.tolist()))]), base
+    base = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=base[1:])
+    together = np.empty(base[-1], item)
+    places = {"dense": rooms.address, "features": each, "index": together.ctypes.data, "base": base.ctypes.data}
+    _run("move", {2: "narrow", 4: "wide"}[item.itemsize], 1, len(counts), most, **places)
+    return together, base
 
 
 def write_ones(dense: Tensor, index: int, base: int, since: int, most: int) -> None:

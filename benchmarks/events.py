@@ -1,0 +1,188 @@
+"""A training step whose cost follows spikes, against the same step by dense products, and against these products alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.contenders import BETA
+from benchmarks.measure import DisagreementError, Effort, Report, Section, alternate, rows
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network of `nn.SpikingLinear` is trained on.
+
+    Attributes:
+        sizes: of its layers, input and readout included.
+        density: share of the inputs that spike.
+        rate: share of the hidden neurons that spike; weights are scaled to it.
+        steps: of a sequence.
+        batch: sequences of a training step.
+        width: half of the window of the surrogate, a `Triangle`.
+    """
+
+    sizes: tuple[int, ...] = (700, 256, 256, 20)
+    density: float = 0.02
+    rate: float = 0.015
+    steps: int = 100
+    batch: int = 64
+    width: float = 0.3
+
+    @property
+    def title(self) -> str:
+        """What it is."""
+        sizes = "-".join(map(str, self.sizes))
+        return f"{sizes}, {self.density:.1%} of inputs and {self.rate:.1%} of neurons spike, T = {self.steps}, B = {self.batch}"
+
+    def data(self) -> tuple[Any, Any]:
+        """Input spikes and labels."""
+        import torch
+
+        generator = torch.Generator().manual_seed(0)
+        spikes = (torch.rand(self.steps, self.batch, self.sizes[0], generator=generator) < self.density).float()
+        return spikes, torch.randint(0, self.sizes[-1], (self.batch,), generator=generator)
+
+    def network(self, way: str, weights: list[Any] | None = None) -> Any:
+        """The network, with these weights, or with some that bring about the rate."""
+        import torch
+
+        from spikegrad import Triangle, nn
+
+        torch.manual_seed(0)
+        hidden = [nn.Leaky(BETA, spike=Triangle(width=self.width)) for _ in self.sizes[1:-1]]
+        neurons = [*hidden, nn.LeakyIntegrator(BETA)]
+        options: Any = {"bias": False, "memory": "save", "backend": way}
+        layers = [nn.SpikingLinear(a, b, n, **options) for a, b, n in zip(self.sizes, self.sizes[1:], neurons, strict=False)]
+        with torch.no_grad():
+            x = self.data()[0][:, :8]
+            for place, layer in enumerate(layers):
+                layer.weight.copy_(torch.randn_like(layer.weight) if weights is None else weights[place])
+                if weights is None and place < len(hidden):
+                    layer.weight.mul_(_gain(layer, x, self.rate))
+                    x = hidden[place](x @ layer.weight.t())[0]
+                elif weights is None:
+                    layer.weight.mul_(0.1)
+        return nn.Sequential(*layers)
+
+
+def _gain(layer: Any, x: Any, rate: float) -> float:
+    """What to multiply weights by so that a share of the neurons spikes."""
+    low, high = 0.0, 10.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        fired = layer.neuron(x @ (middle * layer.weight).t())[0].mean()
+        low, high = (middle, high) if fired < rate else (low, middle)
+    return low
+
+
+TASKS = (
+    Task(),
+    Task(rate=0.05),
+    Task(batch=16),
+    Task((2312, 512, 10), 0.017),
+)
+QUICK = (Task((60, 40, 6), 0.05, 0.05, 10, 4),)
+
+
+class Side:
+    """One way to train the network."""
+
+    def __init__(self, task: Task, way: str, weights: list[Any] | None = None, *, listed: bool = False) -> None:
+        import torch
+
+        from spikegrad import Spikes
+
+        self.net = task.network(way, weights)
+        self.x, self.labels = task.data()
+        self.given = Spikes.of(self.x).detach() if listed else None
+        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=1e-4)
+
+    def output(self) -> Any:
+        """Potentials of the readout."""
+        if self.given is None:
+            return self.net(self.x)[0]
+        x: Any = self.given
+        for layer in self.net:
+            x = layer(x)[0]
+        return x
+
+    def step(self) -> Any:
+        """A training step: forward, loss, backward, Adam."""
+        import torch
+
+        self.optimiser.zero_grad()
+        loss = torch.nn.functional.cross_entropy(self.output().amax(0), self.labels)
+        loss.backward()
+        self.optimiser.step()
+        return loss.detach()
+
+
+def products(task: Task, weights: list[Any]) -> Callable[[], None]:
+    """The dense matrix products of a training step, with nothing around them."""
+    import torch
+
+    count = task.steps * task.batch
+    given = [torch.rand(count, size) for size in task.sizes[:-1]]
+    back = [torch.rand(count, size) for size in task.sizes[1:]]
+
+    def call() -> None:
+        with torch.no_grad():
+            for place, (x, weight, bar) in enumerate(zip(given, weights, back, strict=True)):
+                torch.nn.functional.linear(x, weight)
+                bar.t() @ x
+                if place:
+                    bar @ weight
+
+    return call
+
+
+def prove(task: Task, sides: dict[str, Side], report: Report) -> None:
+    """That all sides compute one loss and its gradients, and how many neurons spike."""
+    first = {name: side.step() for name, side in sides.items()}
+    (_, expected), *others = sides.items()
+    for name, side in others:
+        worst = 0.0
+        for ours, theirs in zip(side.net.parameters(), expected.net.parameters(), strict=True):
+            worst = max(worst, float((ours.grad - theirs.grad).abs().max() / theirs.grad.abs().max()))
+        # A spike that rounding puts on the other side of the threshold changes the gradient by its share.
+        if not (worst <= 1e-3 and abs(first[name] - first["dense"]) <= 1e-5 * abs(first["dense"])):
+            raise DisagreementError(f"{task.title}: {name}: gradients differ by {worst:.2g} of the largest from the dense ones")
+        report.checked.append(f"{task.title}: {name}: gradients within {worst:.1g} of the largest dense ones")
+
+
+def activity(task: Task, side: Side) -> str:
+    """Rates and shares of hidden layers, and what is kept for the backward pass."""
+    from spikegrad import Spikes
+
+    x: Any = Spikes.of(side.x).detach()
+    rates, kept, neurons = [], 0, 0
+    for layer in side.net[:-1]:
+        x, _ = layer(x)
+        rates.append(f"{x.density:.1%} of the neurons spike and {x.share:.1%} are inside of the window")
+        kept += x.nbytes + sum(part.nbytes for part in x.carrier.grad_fn.kept.values())
+        neurons += x.shape.numel()
+    return f"{'; '.join(rates)}. Kept for the backward pass: {kept / neurons:.2f} bytes for each hidden neuron and step, by dense layers 8."
+
+
+def compare(task: Task, effort: Effort, report: Report) -> None:
+    """Time one network: by the wall's clock with all threads, and by the processor's with one."""
+    import torch
+
+    dense = Side(task, "dense")
+    weights = [p.detach().clone() for p in dense.net.parameters()]
+    sides = {"dense": dense, "events": Side(task, "event", weights), "events, given as such": Side(task, "event", weights, listed=True)}
+    prove(task, sides, report)
+    tasks: dict[str, Callable[[], Any]] = {name: side.step for name, side in sides.items()}
+    tasks["dense products alone"] = products(task, weights)
+    what = f"Forward, loss, backward, Adam. {activity(task, sides['events'])}"
+    found = rows(alternate(tasks, effort), "events")
+    report.sections.append(Section(f"Events: {task.title}", "ms", found, "events", what))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = rows(alternate(tasks, effort, time.thread_time), "events")
+    torch.set_num_threads(threads)
+    text = "The same on one thread, in the processor's time, which other work on the machine disturbs less."
+    report.sections.append(Section(f"Events, one thread: {task.title}", "ms", found, "events", text))
