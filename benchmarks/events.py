@@ -22,6 +22,7 @@ class Task:
         steps: of a sequence.
         batch: sequences of a training step.
         width: half of the window of the surrogate, a `Triangle`.
+        recurrent: whether hidden neurons receive the spikes of all of their layer a step later.
     """
 
     sizes: tuple[int, ...] = (700, 256, 256, 20)
@@ -30,11 +31,13 @@ class Task:
     steps: int = 100
     batch: int = 64
     width: float = 0.3
+    recurrent: bool = False
 
     @property
     def title(self) -> str:
         """What it is."""
         sizes = "-".join(map(str, self.sizes))
+        sizes += ", recurrent" * self.recurrent
         return f"{sizes}, {self.density:.1%} of inputs and {self.rate:.1%} of neurons spike, T = {self.steps}, B = {self.batch}"
 
     def data(self) -> tuple[Any, Any]:
@@ -52,7 +55,10 @@ class Task:
         from spikegrad import Triangle, nn
 
         torch.manual_seed(0)
-        hidden = [nn.Leaky(BETA, spike=Triangle(width=self.width)) for _ in self.sizes[1:-1]]
+        spike = Triangle(width=self.width)
+        hidden: list[Any] = [nn.Leaky(BETA, spike=spike) for _ in self.sizes[1:-1]]
+        if self.recurrent:
+            hidden = [nn.RecurrentLeaky(size, BETA, spike=spike) for size in self.sizes[1:-1]]
         neurons = [*hidden, nn.LeakyIntegrator(BETA)]
         options: Any = {"bias": False, "memory": "save", "backend": way}
         layers = [nn.SpikingLinear(a, b, n, **options) for a, b, n in zip(self.sizes, self.sizes[1:], neurons, strict=False)]
@@ -83,6 +89,7 @@ TASKS = (
     Task(rate=0.05),
     Task(batch=16),
     Task((2312, 512, 10), 0.017),
+    Task(recurrent=True),
 )
 QUICK = (Task((60, 40, 6), 0.05, 0.05, 10, 4),)
 
@@ -127,6 +134,7 @@ def products(task: Task, weights: list[Any]) -> Callable[[], None]:
     count = task.steps * task.batch
     given = [torch.rand(count, size) for size in task.sizes[:-1]]
     back = [torch.rand(count, size) for size in task.sizes[1:]]
+    fed = [torch.rand(size, size) for size in task.sizes[1:-1]]
 
     def call() -> None:
         with torch.no_grad():
@@ -135,6 +143,11 @@ def products(task: Task, weights: list[Any]) -> Callable[[], None]:
                 bar.t() @ x
                 if place:
                     bar @ weight
+                if task.recurrent and place < len(weights) - 1:
+                    bar.t() @ bar
+                    for part in bar.view(task.steps, task.batch, -1):
+                        part @ fed[place]
+                        part @ fed[place].t()
 
     return call
 
@@ -162,7 +175,8 @@ def activity(task: Task, side: Side) -> str:
     for layer in side.net[:-1]:
         x, _ = layer(x)
         rates.append(f"{x.density:.1%} of the neurons spike and {x.share:.1%} are inside of the window")
-        kept += x.nbytes + sum(part.nbytes for part in x.carrier.grad_fn.kept.values())
+        made = x.carrier.grad_fn
+        kept += x.nbytes + sum(part.nbytes for part in made.saved_tensors[-len(made.kept) :])
         neurons += x.shape.numel()
     return f"{'; '.join(rates)}. Kept for the backward pass: {kept / neurons:.2f} bytes for each hidden neuron and step, by dense layers 8."
 
@@ -172,7 +186,7 @@ def compare(task: Task, effort: Effort, report: Report) -> None:
     import torch
 
     dense = Side(task, "dense")
-    weights = [p.detach().clone() for p in dense.net.parameters()]
+    weights = [layer.weight.detach().clone() for layer in dense.net]
     sides = {"dense": dense, "events": Side(task, "event", weights), "events, given as such": Side(task, "event", weights, listed=True)}
     prove(task, sides, report)
     tasks: dict[str, Callable[[], Any]] = {name: side.step for name, side in sides.items()}

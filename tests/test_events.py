@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import driving, example
 from torch import nn as torch_nn
 
-from spikegrad import ATan, Spikes, Triangle, nn
+from spikegrad import CATALOGUE, ATan, Boxcar, SparseFastSigmoid, Spikes, Triangle, neurons, nn
 
 pytest.importorskip("numba")
 
@@ -149,7 +150,8 @@ def test_events_in_and_out():
 def test_what_is_kept_for_the_backward_pass():
     net, x = layer(300, 256), Spikes.of(spikes(0.02, 20, 4, 300)).detach()
     out, _ = net(x)
-    kept = sum(part.nbytes for part in out.carrier.grad_fn.kept.values()) + out.nbytes
+    made = out.carrier.grad_fn
+    kept = sum(part.nbytes for part in made.saved_tensors[-len(made.kept) :]) + out.nbytes
     starts = 12 / 256  # of the lists, for each step
     assert kept / (20 * 4 * 256) == pytest.approx(6 * out.share + 2 * out.density + starts, rel=0.05)
     assert kept / (20 * 4 * 256) < 2  # of a dense layer 8
@@ -192,16 +194,21 @@ def test_gradients_that_are_not_finite(value):
         torch.testing.assert_close(ours, theirs, equal_nan=True)
 
 
-def test_second_derivatives():
-    net, x = layer(5, 7), spikes(0.3, 6, 2, 5).requires_grad_()
+@pytest.mark.parametrize("make", [lambda: layer(37, 40), lambda: recurrent()], ids=["forward", "recurrent"])
+def test_second_derivatives(make):
+    net, x = make(), spikes(0.2, 5, 2, 37).requires_grad_()
 
     def second(way: Any) -> Any:
         net.backend = way
+        if net.neuron.weight is not None:
+            net.neuron.backend = "reference" if way == "dense" else "auto"
         (first,) = torch.autograd.grad(net(x)[0].sum(), net.weight, create_graph=True)
-        return torch.autograd.grad(first.square().sum(), [x, net.weight])
+        return torch.autograd.grad(first.square().sum(), [x, *net.parameters()], allow_unused=True)
 
     for ours, theirs in zip(second("event"), second("dense"), strict=True):
-        torch.testing.assert_close(ours, theirs)
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs)
 
 
 def test_a_weight_that_was_changed_is_an_error():
@@ -237,11 +244,81 @@ def test_a_surrogate_without_a_window_is_exact_too():
     same(gradients(net, x, "event"), gradients(net, x, "dense"))
 
 
+def recurrent(**options: Any) -> Any:
+    net = layer(37, 40, nn.RecurrentLeaky(40, 0.9, spike=SPIKE, **options))
+    with torch.no_grad():
+        net.neuron.weight.copy_(dyadic(40, 40, size=0.2, seed=7))
+    return net
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (1, 3, 37)], ids=str)
+@pytest.mark.parametrize("given", [False, True])
+def test_recurrent_weights(shape, given):
+    net, x = nn.Sequential(recurrent(), layer(40, 6, nn.LeakyIntegrator(0.9), seed=99)), spikes(0.2, *shape)
+    results = []
+    for way in ("event", "dense"):
+        start = (dyadic(shape[1], 40, seed=3), spikes(0.3, shape[1], 40))
+        start = [part.requires_grad_() for part in start] if given else None
+        net[0].backend = net[1].backend = way
+        net.zero_grad()
+        out, last = net(x, [start, None])
+        parts = [*last[0], last[1]]
+        assert last[0]._fields == ("v", "recurrent")
+        (out.sin().sum() + sum((part * torch.linspace(-1, 1, part.shape[1])).sum() for part in parts)).backward()
+        grads = {name: p.grad.clone() for name, p in net.named_parameters()}
+        if start is not None:
+            grads |= {str(place): part.grad for place, part in enumerate(start)}
+        results.append((out.detach(), [part.detach() for part in parts], grads))
+    same(*results)
+    assert results[0][2]["0.neuron.weight"].abs().sum() > 0 or (shape[0] == 1 and not given)
+
+
+def test_recurrent_weights_on_one_and_two_threads():
+    net, x, before = recurrent(), spikes(0.2, 12, 9, 37), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            net.zero_grad()
+            net(x)[0].sum().backward()
+            found.append([p.grad for p in net.parameters()])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_copies_are_layers_of_their_own():
     net, x = layer(37, 40), spikes(0.2)
     other = copy.deepcopy(net)
     other.load_state_dict(net.state_dict())
     assert torch.equal(other(x)[0], net(x)[0])
+
+
+COMPACT = [Triangle(width=0.4), Boxcar(width=0.4), SparseFastSigmoid(slope=5.0, lower=-0.3, upper=0.5)]
+ONE = [name for name, kind in neurons.CATALOGUE.items() if len(kind.numbers) and name not in ("ConductanceLeaky", "GatedLeaky")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spike", [*COMPACT, *(cls() for cls in CATALOGUE.values() if not cls.stochastic)], ids=repr)
+def test_every_surrogate(spike):
+    net, x = layer(37, 40, nn.Leaky(0.9, spike=spike)), spikes(0.2)
+    same(gradients(net, x, "event"), gradients(net, x, "dense"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spike", COMPACT, ids=repr)
+@pytest.mark.parametrize("name", ONE)
+def test_every_neuron(name, spike):
+    neuron = example(name) if name == "LeakyIntegrator" else example(name, spike=spike)
+    if neuron.record.outputs != 1:
+        pytest.skip("it has several outputs")
+    (current,) = driving(neuron, 1000)
+    mean, deviation = float(current.mean()), float(current.std())
+    net, x = layer(37, 40, nn.Layer(neuron)), spikes(0.2)
+    with torch.no_grad():
+        net.weight.copy_(dyadic(40, 37, size=deviation / 2.5))
+        net.bias.fill_(round(mean * 64) / 64)
+    same(gradients(net, x, "event"), gradients(net, x, "dense"))
 
 
 BIG = (16, 16, 256)
@@ -280,7 +357,7 @@ def test_what_auto_takes(make, x, words):
         (lambda: layer(37, 40)(spikes(0.2, 4, 2, 5)), r"\(time, batch, 37\), got shape \(4, 2, 5\)"),
         (lambda: layer(37, 40)(Spikes.of(spikes(0.2, 4, 2, 5))), r"\(time, batch, 37\), got shape \(4, 2, 5\)"),
         (lambda: layer(37, 40, nn.Leaky(0.9, learn_beta=True))(spikes(0.2)), "backend='event' cannot run this layer: its neurons have"),
-        (lambda: layer(37, 40, nn.RecurrentLeaky(40, 0.9))(spikes(0.2)), "backend='event' cannot run this layer: its neurons have"),
+        (lambda: layer(37, 40, nn.RecurrentLeaky(40, 0.9))(spikes(0.2)), "cannot run this layer: its recurrent neurons"),
         (lambda: layer(37, 40, nn.Leaky(0.9, inhibition=True))(spikes(0.2)), "it has inhibition"),
         (lambda: layer(37, 40).double()(spikes(0.2).double()), "not of float32"),
         (lambda: Spikes.of(torch.full(SHAPE, 0.5)), "tensor of 0 and 1"),

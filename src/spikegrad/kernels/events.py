@@ -5,6 +5,7 @@ Second derivatives, and a backward pass where a kernel may not run or a gradient
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -38,11 +39,13 @@ class Neurons:
         call: the static part.
         numbers: the plan's parameters, the surrogate's numbers, and where states rest, all of them floats.
         window: a closed interval outside of which the surrogate's derivative is 0.
+        fed: whether neurons receive the spikes of all of them a step later, through weights of their own.
     """
 
     call: Call
     numbers: Numbers
     window: tuple[float, float]
+    fed: bool = False
 
     @property
     def rare(self) -> bool:
@@ -51,7 +54,7 @@ class Neurons:
 
     def variant(self, backward: bool, senders: int, features: int) -> Variant:
         """The kernel."""
-        return Variant(self.call, backward, self.rare, lists.kind_of(senders), lists.kind_of(features))
+        return Variant(self.call, backward, self.rare, lists.kind_of(senders), lists.kind_of(features), self.fed)
 
 
 def _kept(variant: Variant, samples: int, steps: int, features: int) -> dict[str, Tensor]:
@@ -90,15 +93,15 @@ class _Context(Context, Protocol):
     neurons: Neurons
     given: Spikes
     made: Spikes | None
-    kept: dict[str, Tensor]
-    by_sender: Tensor | None
+    kept: tuple[str, ...]
+    by_sender: tuple[Tensor | None, Tensor | None]
 
 
 class _Events(Function):
     @staticmethod
     def forward(
         ctx: _Context, neurons: Neurons, given: Spikes, made: list[Spikes], carrier: Tensor | None, weight: Tensor, bias: Tensor | None,
-        *state: Tensor,
+        recurrent: Tensor | None, fed: Tensor | None, *state: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         steps, samples, senders = given.shape
         features = len(weight)
@@ -110,7 +113,11 @@ class _Events(Function):
         first = [x.detach().to(torch.float32).contiguous() for x in state] or [None] * len(names)
         kept = _kept(variant, samples, steps, features)
         flags = np.zeros(samples, np.float32)
+        own_by_sender = None if recurrent is None else recurrent.detach().t().contiguous()
+        fed_first = None if fed is None else fed.detach().contiguous()
         words = {
+            "recurrent": 0 if own_by_sender is None else own_by_sender.data_ptr(),
+            "fed": 0 if fed_first is None else fed_first.data_ptr(),
             "features": features, "senders": senders, "weights": by_sender.data_ptr(), "index": given.index.data_ptr(),
             "base": given.base.data_ptr(), "since": given.since.data_ptr(), "numbers": numbers.ctypes.data,
             "window": window.ctypes.data, "flags": flags.ctypes.data, **_ends(names, first, rest),
@@ -130,20 +137,22 @@ class _Events(Function):
             made.append(spikes)
             shape = spikes.shape if spikes.pairs is None else (len(spikes.pairs.neurons),)
             out = torch.zeros((), dtype=torch.float32, device="cpu").expand(shape)
-        ctx.neurons, ctx.given, ctx.made, ctx.kept = neurons, _without_carrier(given), spikes, kept
-        ctx.by_sender = by_sender if carrier is not None and given.pairs is not None else None
-        ctx.save_for_backward(carrier, weight, bias, *state)
+        ctx.neurons, ctx.given, ctx.made, ctx.kept = neurons, _without_carrier(given), spikes, tuple(kept)
+        ctx.by_sender = by_sender if carrier is not None and given.pairs is not None else None, own_by_sender
+        ctx.save_for_backward(carrier, weight, bias, recurrent, fed, *state, *kept.values())
         ctx.set_materialize_grads(False)
         return out, *last
 
     @staticmethod
     def backward(ctx: _Context, *arriving: Tensor | None) -> Gradients:
-        carrier, weight, bias, *state = ctx.saved_tensors
+        saved, count = cast("tuple[Tensor | None, ...]", ctx.saved_tensors), len(ctx.kept)
+        given, kept = saved[: len(saved) - count], saved[len(saved) - count :]
         readable = tuple(_readable(g) for g in arriving)
         beyond = [] if ctx.made is None else ctx.made.beyond
         if beyond or torch.is_grad_enabled() or gate.surroundings() is not None or not all(map(_readily, readable)):
-            return None, None, None, *_by_the_loop(ctx, arriving)
-        return None, None, None, *_backward(ctx, carrier, weight, bias, state, readable)
+            return None, None, None, *_by_the_loop(ctx, given, arriving)
+        named = {name: x for name, x in zip(ctx.kept, kept, strict=True) if x is not None}
+        return None, None, None, *_backward(ctx, given, named, readable)
 
 
 def _without_carrier(spikes: Spikes) -> Spikes:
@@ -192,14 +201,16 @@ def _listed(variant: Variant, shape: tuple[int, int, int], words: Mapping[str, i
 
 
 def _backward(
-    ctx: _Context, carrier: Tensor | None, weight: Tensor, bias: Tensor | None, state: Sequence[Tensor], arriving: Sequence[Tensor | None]
+    ctx: _Context, saved: Sequence[Tensor | None], kept: Mapping[str, Tensor], arriving: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """Gradients of the carrier, weights, bias and first states."""
+    """Gradients of the carrier, weights, bias, recurrent weights, what these brought at first, and first states."""
     neurons, given, made = ctx.neurons, ctx.given, ctx.made
+    weight = saved[1]
+    assert weight is not None
     steps, samples, senders = given.shape
     features = len(weight)
     variant, names = neurons.variant(True, senders, features), neurons.call.plan.states
-    wants_input, wants_weight, wants_bias, *wants_state = ctx.needs_input_grad[3:]
+    wants_input, wants_weight, wants_bias, wants_recurrent, wants_fed, *wants_state = ctx.needs_input_grad[3:]
     block = max(1, -(-samples // GROUPS))
     groups = -(-samples // block)
     numbers, nothing = (
@@ -218,32 +229,44 @@ def _backward(
         "features": features, "senders": senders, "index": given.index.data_ptr(), "base": given.base.data_ptr(),
         "since": given.since.data_ptr(), "numbers": numbers.ctypes.data, **_ends(names, ends, nothing),
         **{f"last.{name}": x.data_ptr() for name, x in zip(names, first, strict=False)},
-        **{name: x.data_ptr() for name, x in ctx.kept.items()},
+        **{name: x.data_ptr() for name, x in kept.items()},
     }  # fmt: skip
     if variant.rare and made is not None and made.pairs is not None:
         words |= {"pairs": made.pairs.neurons.data_ptr(), "near": made.pairs.near.data_ptr(), "active": made.pairs.active.data_ptr()}
         words |= {"origin": made.pairs.base.data_ptr(), "arriving": g.data_ptr()}
     else:
         words |= {"out": g.data_ptr()}
-    of_weight, of_bias, of_input, of_current = (None,) * 4
+    of_weight, of_bias, of_input, of_current, of_recurrent, of_fed = (None,) * 6
+    below, own = ctx.by_sender
+    if own is not None and made is not None:
+        words |= {"recurrent": own.data_ptr(), "spikes": made.index.data_ptr(), "spiked": made.since.data_ptr()}
+        words |= {"own.base": made.base.data_ptr()}
+    if wants_recurrent:
+        of_recurrent = empty(groups, features, features)
+        words["grad.recurrent"] = of_recurrent.data_ptr()
+    if wants_fed:
+        of_fed = empty(samples, features)
+        words["fed"] = of_fed.data_ptr()
     if wants_weight:
         of_weight = empty(groups, senders, features)
         words["grad.weights"] = of_weight.data_ptr()
     if wants_bias:
         of_bias = empty(groups, features)
         words["grad.bias"] = of_bias.data_ptr()
-    if wants_input and given.pairs is not None and ctx.by_sender is not None:
+    if wants_input and given.pairs is not None and below is not None:
         of_input = empty(len(given.pairs.neurons))
         words |= {"below": given.pairs.neurons.data_ptr(), "below.base": given.pairs.base.data_ptr()}
         words |= {"below.near": given.pairs.near.data_ptr(), "below.active": given.pairs.active.data_ptr()}
-        words |= {"grad.below": of_input.data_ptr(), "weights": ctx.by_sender.data_ptr()}
+        words |= {"grad.below": of_input.data_ptr(), "weights": below.data_ptr()}
     elif wants_input:
         of_current = empty(steps, samples, features)
         words["currents"] = of_current.data_ptr()
     _run(variant, (steps, samples, block), features, words)
     if of_current is not None:
         of_input = of_current @ weight.detach()
-    found = [of_input, None if of_weight is None else _added(of_weight).t(), None if of_bias is None else _added(of_bias)]
+    sums = [None if each is None else _added(each) for each in (of_weight, of_bias, of_recurrent)]
+    by_receiver = [None if each is None else each.t() for each in (sums[0], sums[2])]
+    found = [of_input, by_receiver[0], sums[1], by_receiver[1], of_fed]
     return [*found, *(x if want else None for x, want in zip(first, wants_state, strict=True))]
 
 
@@ -255,7 +278,7 @@ def _added(shares: Tensor) -> Tensor:
     return total
 
 
-def _by_the_loop(ctx: _Context, arriving: Sequence[Tensor | None]) -> list[Tensor | None]:
+def _by_the_loop(ctx: _Context, saved: Sequence[Tensor | None], arriving: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The same by way of the plain loop, themselves differentiable if that is asked for."""
     again, neurons = torch.is_grad_enabled(), ctx.neurons
     call, numbers = neurons.call, neurons.numbers
@@ -265,21 +288,25 @@ def _by_the_loop(ctx: _Context, arriving: Sequence[Tensor | None]) -> list[Tenso
     def fire(x: Tensor, spike_at_threshold: bool, _: None) -> Tensor:
         return surrogate(x, spike_at_threshold=spike_at_threshold)
 
-    saved = cast("Sequence[Tensor | None]", ctx.saved_tensors)
     with torch.enable_grad():
         # Each by itself, where one was computed from another: the way from the one to the other is autograd's, outside of the layer.
         tensors = [None if x is None else x.view_as(x) for x in saved]
-        carrier, weight, bias, *state = tensors
+        carrier, weight, bias, recurrent, fed, *state = tensors
         assert weight is not None
         given = _without_carrier(ctx.given)
         given.carrier = carrier
         currents = torch.nn.functional.linear(given.dense(), weight, bias)
-        rest = [currents.new_full(currents.shape[1:], value) for value in numbers.state if value is not None]
+        if fed is not None:
+            currents = torch.cat([currents[:1] + fed, currents[1:]])
+        start = [x for x in state if x is not None] or [currents.new_full(currents.shape[1:], x) for x in numbers.state if x is not None]
         parameters: dict[str, Array] = dict(zip(call.plan.parameters, numbers.parameters, strict=True))
-        outputs, last, _ = loop.run(call, fire, [currents], [x for x in state if x is not None] or rest, parameters, rested=False)
+        if neurons.fed:
+            call = dataclasses.replace(call, connection="all-to-all")
+            start.append(torch.zeros_like(currents[0]))
+        outputs, last, _ = loop.run(call, fire, [currents], start, parameters, recurrent, rested=False)
         out = outputs[0] if ctx.made is None or ctx.made.pairs is None else picked(outputs[0], ctx.made.pairs)
         beyond = [] if ctx.made is None else [(outputs[0], ctx.made.beyond.pop()) for _ in list(ctx.made.beyond)]
-        heads = [(o, g) for o, g in (*zip((out, *last), arriving, strict=True), *beyond) if g is not None and o.requires_grad]
+        heads = [(o, g) for o, g in (*zip((out, *last), arriving, strict=False), *beyond) if g is not None and o.requires_grad]
         wanted = [x for x in tensors if x is not None and x.requires_grad]
         found = iter([None] * len(wanted))
         if heads:
@@ -288,8 +315,41 @@ def _by_the_loop(ctx: _Context, arriving: Sequence[Tensor | None]) -> list[Tenso
     return [next(found) if x is not None and x.requires_grad else None for x in tensors]
 
 
+class _Last(Function):
+    @staticmethod
+    def forward(ctx: _LastContext, carrier: Tensor, spikes: Spikes) -> Tensor:
+        ctx.pairs, ctx.shape = spikes.pairs, spikes.shape
+        return _last_of(spikes.index, spikes.base, spikes.since, torch.ones(len(spikes.index)), spikes.shape)
+
+    @staticmethod
+    def backward(ctx: _LastContext, *arriving: Tensor) -> Gradients:
+        whole = arriving[0].new_zeros(ctx.shape)
+        whole[-1:] = arriving[0]
+        return (whole if ctx.pairs is None else picked(whole, ctx.pairs)), None
+
+
+class _LastContext(Context, Protocol):
+    pairs: Pairs | None
+    shape: torch.Size
+
+
+def _last_of(index: Tensor, base: Tensor, since: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+    """The last step of events, densely."""
+    found = torch.zeros(shape[1:], dtype=torch.float32, device="cpu")
+    for sample in range(shape[1] if shape[0] else 0):
+        begin = int(base[sample])
+        there = slice(begin + int(since[sample, -2]), begin + int(since[sample, -1]))
+        found[sample, index[there].long()] = values[there]
+    return found
+
+
 def run(
-    neurons: Neurons, given: Spikes, weight: Tensor, bias: Tensor | None, state: Sequence[Tensor]
+    neurons: Neurons,
+    given: Spikes,
+    weight: Tensor,
+    bias: Tensor | None,
+    recurrent: Tensor | None,
+    state: Sequence[Tensor],
 ) -> tuple[Spikes | Tensor, list[Tensor]] | None:
     """Spikes, or outputs that are numbers, and the states after the last step; None where a potential is not a number.
 
@@ -298,19 +358,26 @@ def run(
         given: events that arrive.
         weight: ``(features, senders)``, finite.
         bias: ``(features,)``.
-        state: the states before the first step, ``(batch, features)`` each; empty for rest.
+        recurrent: ``(features, features)``, finite, of neurons that receive their own spikes.
+        state: the states before the first step, ``(batch, features)`` each, with `recurrent` what is fed back last; empty for rest.
     """
     made: list[Spikes] = []
+    fed: Tensor | None = None
+    if recurrent is not None and state:
+        *state, before = state
+        fed = before @ recurrent.t()
     try:
-        out, *last = _Events.apply(neurons, given, made, given.carrier, weight, bias, *state)
+        out, *last = _Events.apply(neurons, given, made, given.carrier, weight, bias, recurrent, fed, *state)
     except _NotANumberError:
         return None
     if made:
         made[0].carrier = out
+        if recurrent is not None:
+            last.append(_Last.apply(out, made[0]))
     return (made[0] if made else out), last
 
 
 @functools.lru_cache(maxsize=256)
-def neurons_of(call: Call, numbers: Numbers, window: tuple[float, float]) -> Neurons:
+def neurons_of(call: Call, numbers: Numbers, window: tuple[float, float], fed: bool = False) -> Neurons:
     """The neurons of a layer, the same object each time."""
-    return Neurons(call, numbers, window)
+    return Neurons(call, numbers, window, fed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from spikegrad import facts
 from spikegrad.errors import meant
 from spikegrad.kernels import arguments
 from spikegrad.kernels.lock import LOCK
+from spikegrad.kernels.plan import FED
 from spikegrad.kernels.values import values_of
 from spikegrad.nn import backend
 from spikegrad.nn.layer import Layer
@@ -56,8 +58,12 @@ def obstacle(neuron: Layer, tensors: Sequence[Tensor]) -> str | None:
         return f"its neurons have backend={neuron.backend!r}"
     if watched(neuron) or backend.rewritten(neuron, Layer) is not None:
         return "its neurons have hooks, or a `forward` of their own"
-    if neuron.weight is not None or neuron._tensors or neuron.spike.given:  # pyright: ignore[reportPrivateUsage]
-        return "its neurons have recurrent weights, or numbers that are learned or differ between them"
+    if neuron._tensors or neuron.spike.given or neuron.connection == "one-to-one":  # pyright: ignore[reportPrivateUsage]
+        return "its neurons have numbers that are learned or differ between them"
+    if neuron.weight is not None:
+        if FED in neuron.neuron.record.inputs or not (emits(neuron) and _windowed(neuron)):
+            return "its recurrent neurons take what is fed back apart, or have no surrogate with a window"
+        tensors = [*tensors, neuron.weight]
     if (reason := backend.obstacle("numba", neuron.spike, neuron.inhibition, False, tensors, False)) is not None:
         return reason
     if any(x.dtype is not torch.float32 for x in tensors):
@@ -74,10 +80,14 @@ def unfit(neuron: Layer, *, arrived: bool) -> str | None:
     """Why neurons are not worth running by events: part of the rule of ``"auto"``. `arrived` is whether the input came as events."""
     if not neuron.neuron.record.fires:
         return None if arrived else "its neurons do not spike, and its input is a dense tensor"
-    low, high = facts.window(neuron.spike.surrogate)
-    if not math.isfinite(high - low):
+    if not _windowed(neuron):
         return f"{type(neuron.spike.surrogate).__name__} has no window outside of which it is known to be 0"
     return None
+
+
+def _windowed(neuron: Layer) -> bool:
+    low, high = facts.window(neuron.spike.surrogate)
+    return math.isfinite(high - low)
 
 
 def costly(given: Spikes, features: int) -> str | None:
@@ -108,7 +118,8 @@ def run(neuron: Layer, given: Spikes, weight: Tensor, bias: Tensor | None, state
     Infinity times the 0 of a silent neuron is NaN, so that no row could be left out.
     """
     steps, samples, _ = given.shape
-    if not samples or not math.isfinite(float(weight.detach().sum())):
+    own = neuron.weight
+    if not samples or not all(math.isfinite(float(x.detach().sum())) for x in (weight, *([] if own is None else [own]))):
         return None
     names, parts = neuron._state_names, ()  # pyright: ignore[reportPrivateUsage]
     if state is not None:
@@ -117,9 +128,10 @@ def run(neuron: Layer, given: Spikes, weight: Tensor, bias: Tensor | None, state
         like = torch.empty((), dtype=torch.float32, device="cpu").expand(steps, *(() if single else (samples,)), len(weight))
         parts = tuple(x.unsqueeze(0) if single else x for x in arguments.state(names, state, like))
     call = neuron._call((), neuron.spike)  # pyright: ignore[reportPrivateUsage]
-    numbers, _ = values_of(call, (), neuron._floats, neuron.spike.floats, torch.float32)  # pyright: ignore[reportPrivateUsage]
-    neurons = kernels().neurons_of(call, numbers, facts.window(neuron.spike.surrogate))
-    found = kernels().run(neurons, given, weight, bias, parts)
+    of_call = dataclasses.replace(call, connection="none") if own is not None else call
+    numbers, _ = values_of(of_call, (), neuron._floats, neuron.spike.floats, torch.float32)  # pyright: ignore[reportPrivateUsage]
+    neurons = kernels().neurons_of(of_call, numbers, facts.window(neuron.spike.surrogate), own is not None)
+    found = kernels().run(neurons, given, weight, bias, own, parts)
     return None if found is None else (found[0], neuron.state_of(found[1]))
 
 

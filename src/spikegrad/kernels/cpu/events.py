@@ -28,6 +28,9 @@ otherwise, 0 for what is not given or not wanted:
 ``arriving``                   backward: the gradients of the outputs at pairs
 ``grad.weights``,              for each block of samples its share
 ``grad.bias``
+``recurrent``,                 weights of what the layer's own spikes bring a step later, by sender; what these bring to the first step,
+``fed``, ``own.base``,         forward, and backward its gradient, that of the first currents; backward, where a sample's spikes
+``grad.recurrent``             begin in their list; the gradient of the weights, for each block of samples its share
 ``below``, ``below.base``,     the pairs of the layer below, at which the gradient of the events that arrive is computed: ``grad.below``
 ``below.near``,
 ``below.active``
@@ -90,6 +93,7 @@ class Variant:
         rare: whether the full reverse runs at pairs alone; else for all neurons.
         given: how wide the places of senders are, ``"narrow"`` or ``"wide"``.
         own: the same of the layer's neurons.
+        fed: whether neurons receive the spikes of all of them a step later.
     """
 
     call: Call
@@ -97,6 +101,7 @@ class Variant:
     rare: bool
     given: str
     own: str
+    fed: bool = False
 
     @property
     def split(self) -> Split:
@@ -122,11 +127,12 @@ class Variant:
         each = [f"{what}.{name}" for name in self.call.plan.states for what in ("first", "columns", "samples", "last")]
         kept = (*(f"every.{name}" for name in self.everywhere), *(f"kept.{name}" for name in self.pairs))
         shared = ("features", "senders", "line", "room", "weights", "index", "base", "since", "numbers", *each, "currents", "out", *kept)
+        shared += ("recurrent", "fed", "spikes", "spiked")
         lists = ("pairs", "near", "active")
         if not self.backward:
-            return (*shared, "bias", "window", "spikes", "spiked", *lists, "flags")
+            return (*shared, "bias", "window", *lists, "flags")
         below = ("below", "below.base", "below.near", "below.active", "grad.below")
-        return (*shared, *lists, "origin", "arriving", "grad.weights", "grad.bias", *below)
+        return (*shared, *lists, "origin", "own.base", "arriving", "grad.weights", "grad.recurrent", "grad.bias", *below)
 
     def working(self) -> int:
         """How many rows of scratch a thread needs."""
@@ -137,7 +143,7 @@ def _rows(variant: Variant) -> tuple[str, ...]:
     states = variant.call.plan.states
     if variant.backward:
         full = [f"full {name}" for name in ("current", *states)]
-        return ("bar", *(f"adjoint {name}" for name in states), "arriving", *full)
+        return ("bar", *(f"adjoint {name}" for name in states), *("sent", "received") * variant.fed, *full)
     watched = dict.fromkeys((*variant.split.watched, *variant.pairs))
     return ("current", *(f"state {name}" for name in states), *(f"watched {name}" for name in watched))
 
@@ -185,15 +191,49 @@ class _Printer:
             "        first = U(longs(base)[start])",
             "        here = start * (steps + U(1)) + t",
             "        end = first + U(ints(since)[here + U(1)])",
-            f"        gather({self._at('current')}, weights, index, first + U(ints(since)[here]), end, features)",
+            f"        gather_{variant.given}({self._at('current')}, weights, index, first + U(ints(since)[here]), end, features)",
             "    if currents:",
             f"        add(features, reals({self._at('current')}), reals(currents + (t * samples + start) * features * SIZE))",
+            *(f"    {line}" for line in self._fed_forward()),
             f"    {step}",
         ]
         self.functions.append("@row\ndef add(count, into, row):\n    for j in range(count):\n        into[j] += row[j]")
         if split.emits:
             body += [f"    {line}" for line in self._listed()]
         return [*body, *(["reals(flags)[start] = real(wrong)"] if split.emits else []), *self._end("state")]
+
+    def _fed_forward(self) -> list[str]:
+        """Lines that add what the spikes of the step before bring."""
+        if not self.variant.fed:
+            return []
+        current, own = self._at("current"), self.variant.own
+        return [
+            "if t > U(0):",
+            "    here = start * (steps + U(1)) + t",
+            "    begin, end = U(ints(spiked)[here - U(1)]), U(ints(spiked)[here])",
+            f"    gather_{own}({current}, recurrent, spikes + start * room * {self._place_size()}, begin, end, features)",
+            "elif fed:",
+            f"    add(features, reals({current}), reals(fed + start * features * SIZE))",
+        ]
+
+    def _fed_backward(self) -> list[str]:
+        """Lines that add to the gradient of spikes at pairs what those of the step after bring back, and to that of the weights."""
+        bar, own, item = self._at("bar"), self.variant.own, self._place_size()
+        there = f"reals({self._at('sent')})"
+        return [
+            f"fill(count, {there}, reals(arriving + first * SIZE), U(1))",
+            "if i > U(0):",
+            "    near_end = U(ints(active)[b * steps + t]) - U(ints(near)[here])",
+            f"    dots_{own}({self._at('received')}, recurrent, {bar}, pairs + first * {item}, U(0), near_end, features)",
+            f"    add(near_end, {there}, reals({self._at('received')}))",
+            "    if grad_recurrent:",
+            "        origin_here = U(longs(own_base)[b])",
+            "        begin, end = origin_here + U(ints(spiked)[here]), origin_here + U(ints(spiked)[here + U(1)])",
+            f"        spread_{own}({bar}, grad_recurrent + own_share * SIZE, spikes, begin, end, features)",
+        ]
+
+    def _place_size(self) -> str:
+        return "U(2)" if self.variant.own == "narrow" else "U(4)"
 
     def _listed(self) -> list[str]:
         """Lines that list spikes and pairs of a step, and the function that does it."""
@@ -235,8 +275,8 @@ class _Printer:
             text += ["    for j in range(U(0), count, U(16)):", *(f"        {line}" for line in lines)]
             text += [f"        mask = ({' | '.join(others)}) & lanes & ~{near(out)}", *(f"        {line}" for line in append)]
         text += ["    return found, only_near, place, wrong"]
-        self.functions.append("\n".join(["@inner()", *text]).replace("PLACE", f"U({2 if variant.own == 'narrow' else 4})"))
-        size = f"U({2 if variant.own == 'narrow' else 4})"
+        self.functions.append("\n".join(["@inner()", *text]).replace("PLACE", self._place_size()))
+        size = self._place_size()
         given = [self._at(f"watched {name}") for name in labels]
         rooms = [f"kept_{_variable(name)} + start * room * SIZE" for name in variant.pairs]
         call = ["features", *given, f"spikes + start * room * {size}", "spiked_here", f"pairs + start * room * {size}", *rooms, "paired"]
@@ -263,11 +303,12 @@ class _Printer:
             places = [(label, f"full {name}") for label, name in zip(into, names, strict=True)]
             self.functions.append(_put(places))
             rows_there = ", ".join(f"reals({self._at(label)})" for pair in places for label in pair)
-            listed = f"own(pairs + first * U({2 if variant.own == 'narrow' else 4}))"
+            listed = f"own(pairs + first * {self._place_size()})"
             inner += [
                 "here = b * (steps + U(1)) + t",
                 "first = U(longs(origin)[b]) + U(ints(near)[here])",
                 "count = U(ints(near)[here + U(1)] - ints(near)[here])",
+                *(self._fed_backward() if variant.fed else []),
                 f"{full.replace('places', listed)}",
                 f"{quiet}",
                 f"put(count, {listed}, {rows_there})",
@@ -280,21 +321,23 @@ class _Printer:
             "    begins = U(longs(base)[b])",
             "    step = b * (steps + U(1)) + t",
             "    end = begins + U(ints(since)[step + U(1)])",
-            f"    spread({bar}, grad_weights + share * SIZE, index, begins + U(ints(since)[step]), end, features)",
+            f"    spread_{variant.given}({bar}, grad_weights + share * SIZE, index, begins + U(ints(since)[step]), end, features)",
             f"if grad_bias: add(features, reals(grad_bias + start // block * features * SIZE), reals({bar}))",
             "if grad_below:",
             "    begins = U(longs(below_base)[b])",
             "    step = b * (steps + U(1)) + t",
             "    begin, end = begins + U(ints(below_near)[step]), begins + U(ints(below_near)[step + U(1)])",
             "    middle = begins + U(ints(below_active)[b * steps + t])",
-            f"    dots(grad_below + begin * SIZE, weights, {bar}, below, begin, middle, features)",
+            f"    dots_{variant.given}(grad_below + begin * SIZE, weights, {bar}, below, begin, middle, features)",
             "    clear(end - middle, reals(grad_below + middle * SIZE))",
             f"if currents: fill(features, reals(currents + (t * samples + b) * features * SIZE), reals({bar}), U(1))",
         ]
         self.functions.append("@row\ndef add(count, into, row):\n    for j in range(count):\n        into[j] += row[j]")
         return [
             "share = start // block * senders * features",
+            "own_share = start // block * features * features",
             "if grad_weights: clear(senders * features, reals(grad_weights + share * SIZE))",
+            "if grad_recurrent: clear(features * features, reals(grad_recurrent + own_share * SIZE))",
             "if grad_bias: clear(features, reals(grad_bias + start // block * features * SIZE))",
             "for b in range(start, min(start + block, samples)):",
             *(f"    {line}" for line in self._begin("adjoint", "b")),
@@ -302,6 +345,7 @@ class _Printer:
             "        t = steps - U(1) - i",
             *(f"        {line}" for line in inner),
             *(f"    {line}" for line in self._end("adjoint", "b")),
+            *([f"    if fed: fill(features, reals(fed + b * features * SIZE), reals({bar}), U(1))"] if variant.fed else []),
         ]
 
     def _row(self, name: str, program: Program, reads: Mapping[str, str], writes: Sequence[str], *, pairs: bool = False) -> str:
@@ -330,8 +374,8 @@ class _Printer:
 
     def _at(self, label: str) -> str:
         """An expression for the address of a row, at a time of a sample."""
-        if label == "arriving" and self.variant.backward:
-            return "arriving + first * SIZE"
+        if label == "arriving":
+            return self._at("sent") if self.variant.fed else "arriving + first * SIZE"
         if label in self.scratch:
             return f"rows + U({self.scratch.index(label)}) * line"
         kind, _, name = label.partition(" ")

@@ -42,7 +42,7 @@ _ENTRIES = """begin = U(longs(base)[b])
 _KERNELS = {
     "list_all": (
         "found, wrong, ints(since)[b * (steps + U(1))] = U(0), U(0), 0",
-        """made = listed(row, features, index + (U(longs(base)[b]) + found) * U({size}))
+        """made = listed_{kind}(row, features, index + (U(longs(base)[b]) + found) * U({size}))
             found += made & U(0xFFFFFFFF)
             wrong |= made >> U(32)
             ints(since)[b * (steps + U(1)) + t + U(1)] = found""",
@@ -68,7 +68,7 @@ def _kernel(name: str, kind: str) -> int:
     arguments = "\n".join(f"    {argument} = job[ARGUMENTS + {place}]" for place, argument in enumerate(_NAMES))
     places = "uint16" if kind == "narrow" else "int32"
     text = _KERNEL.format(places=places, name=name, arguments=arguments, before=before, each=each, after=after)
-    text = text.replace("{size}", "2" if kind == "narrow" else "4")
+    text = text.replace("{size}", "2" if kind == "narrow" else "4").replace("{kind}", kind)
     address: int = getattr(loaded("lists", header("float32") + rows.known(kind) + text), name).address
     return address
 

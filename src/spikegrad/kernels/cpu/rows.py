@@ -308,7 +308,10 @@ def version() -> str:
 
 @functools.cache
 def known(kind: str) -> str:
-    """Compile the functions of a kind, or take them from the cache, and tell LLVM their names; how a generated module imports them."""
+    """Compile the functions of a kind, or take them from the cache, and tell LLVM their names; how a generated module imports them.
+
+    There they have the kind behind their names: ``gather_narrow``.
+    """
     from spikegrad.kernels.cpu.compiler import header, loaded
 
     text = header("float32") + _SOURCE.format(version=version(), kind=kind)
@@ -322,5 +325,5 @@ def known(kind: str) -> str:
         symbol = f"spikegrad_{name}_{kind}_{version().replace(' ', '_')}"
         binding.add_symbol(symbol, getattr(module, name).address)
         kinds = f"numba.types.{results[name]}(*[numba.types.uint64] * {count})"
-        lines.append(f'{name} = numba.types.ExternalFunction("{symbol}", {kinds})')
+        lines.append(f'{name}_{kind} = numba.types.ExternalFunction("{symbol}", {kinds})')
     return "\n".join(lines) + "\n"
