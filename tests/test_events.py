@@ -10,8 +10,10 @@ import pytest
 import torch
 from tests.conftest import driving, example
 from torch import nn as torch_nn
+from torch.utils.checkpoint import checkpoint
 
 from spikegrad import CATALOGUE, ATan, Boxcar, SparseFastSigmoid, Spikes, Triangle, neurons, nn
+from spikegrad.nn import events
 
 pytest.importorskip("numba")
 
@@ -244,6 +246,74 @@ def test_a_surrogate_without_a_window_is_exact_too():
     same(gradients(net, x, "event"), gradients(net, x, "dense"))
 
 
+@pytest.fixture
+def eager(monkeypatch):
+    """``"auto"`` takes events however small a layer is."""
+    monkeypatch.setattr(events, "FEWEST", 0)
+
+
+def in_func_grad(net, x):
+    names = dict(net.named_parameters())
+    return torch.func.grad(lambda p: torch.func.functional_call(net, p, (x,))[0].sum())(names)
+
+
+def in_vmap(net, x):
+    return {"x": torch.func.vmap(lambda one: net(one)[0], in_dims=1)(x)}
+
+
+def in_functional_call(net, x):
+    names = {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
+    torch.func.functional_call(net, names, (x,))[0].sum().backward()
+    return {name: p.grad for name, p in names.items()}
+
+
+def in_checkpoint(net, x):
+    net.zero_grad()
+    checkpoint(lambda x: net(x)[0], x, use_reentrant=False).sum().backward()
+    return {name: p.grad.clone() for name, p in net.named_parameters()}
+
+
+def with_hooks_on_what_is_saved(net, x):
+    net.zero_grad()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+        out, _ = net(x)
+    out.sum().backward()
+    return {name: p.grad.clone() for name, p in net.named_parameters()}
+
+
+def without_gradients(net, x):
+    with torch.no_grad():
+        first = net(x)[0]
+    with torch.inference_mode():
+        second = net(x)[0]
+    assert torch.equal(first, second)
+    return {"out": first}
+
+
+def in_autocast(net, x):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return {"out": net(x)[0].detach()}
+
+
+def compiled(net, x):
+    net.zero_grad()
+    torch.compile(net, backend="aot_eager")(x)[0].sum().backward()
+    return {name: p.grad.clone() for name, p in net.named_parameters()}
+
+
+MODES = [in_func_grad, in_vmap, in_functional_call, in_checkpoint, with_hooks_on_what_is_saved, without_gradients, in_autocast]
+
+
+@pytest.mark.parametrize("mode", [*MODES, pytest.param(compiled, marks=pytest.mark.slow)], ids=lambda f: f.__name__)
+def test_modes(mode, eager):
+    net, x = layer(37, 40, backend="auto"), spikes(0.2)
+    assert net.why(x) is None
+    found = mode(net, x)
+    net.backend = "dense"
+    for name, expected in mode(net, x).items():
+        torch.testing.assert_close(found[name], expected, msg=name)
+
+
 def recurrent(**options: Any) -> Any:
     net = layer(37, 40, nn.RecurrentLeaky(40, 0.9, spike=SPIKE, **options))
     with torch.no_grad():
@@ -296,6 +366,15 @@ def test_copies_are_layers_of_their_own():
 
 COMPACT = [Triangle(width=0.4), Boxcar(width=0.4), SparseFastSigmoid(slope=5.0, lower=-0.3, upper=0.5)]
 ONE = [name for name, kind in neurons.CATALOGUE.items() if len(kind.numbers) and name not in ("ConductanceLeaky", "GatedLeaky")]
+
+
+@pytest.mark.slow
+def test_more_neurons_than_sixteen_bits_can_tell():
+    net, x = layer(70_000, 3), spikes(0.001, 3, 2, 70_000)
+    assert Spikes.of(x).index.dtype is torch.int32
+    same(gradients(net, x, "event"), gradients(net, x, "dense"))
+    net = nn.Sequential(layer(3, 70_000), layer(70_000, 3, nn.LeakyIntegrator(0.9)))
+    same(gradients(net, x[..., :3], "event"), gradients(net, x[..., :3], "dense"))
 
 
 @pytest.mark.slow

@@ -30,6 +30,9 @@ from spikegrad.vocabulary import Array
 GROUPS = 4
 """Blocks of samples whose gradients of the weights are added up apart, and then in their order: so sums do not depend on the threads."""
 
+COPIES = 2**29
+"""Bytes that these gradients may take together; of larger weights there are fewer blocks, whatever the number of threads."""
+
 
 @dataclass(frozen=True)
 class Neurons:
@@ -211,7 +214,8 @@ def _backward(
     features = len(weight)
     variant, names = neurons.variant(True, senders, features), neurons.call.plan.states
     wants_input, wants_weight, wants_bias, wants_recurrent, wants_fed, *wants_state = ctx.needs_input_grad[3:]
-    block = max(1, -(-samples // GROUPS))
+    weights = 4 * features * (senders + features * neurons.fed)
+    block = max(1, -(-samples // max(1, min(GROUPS, COPIES // weights))))
     groups = -(-samples // block)
     numbers, nothing = (
         np.array([*neurons.numbers.parameters, *neurons.numbers.surrogate], np.float32),

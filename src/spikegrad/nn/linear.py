@@ -38,7 +38,7 @@ class SpikingLinear(Stateful):
     of the layer below is not 0. Nothing is approximated: gradients are those of the dense form, to rounding. What is kept for the backward
     pass are the events, and a number for each neuron and step inside of the window, whatever `memory` says. In a chain of such layers
     events are handed on as `Spikes`; given those, the layer returns such. ``backend="auto"`` takes events if the neurons allow it (`why`
-    says why not), fewer than 15 % of the inputs spike, and the layer is not small.
+    says why not), fewer than 25 % of the inputs spike, and the layer is not small.
 
     Args:
         in_features: input spikes per step.
