@@ -19,7 +19,8 @@ from torch import Tensor
 from spikegrad.gradient.function import Context, Function, Gradients
 from spikegrad.kernels import gate, loop
 from spikegrad.kernels.cpu import lists, memory, threads
-from spikegrad.kernels.cpu.events import Variant, compiled, split_of
+from spikegrad.kernels.cpu.event_loops import compiled
+from spikegrad.kernels.cpu.events import Variant, split_of
 from spikegrad.kernels.plan import Call
 from spikegrad.kernels.spikes import Pairs, Spikes, finite, picked
 from spikegrad.kernels.spikes import listed as listed
@@ -69,7 +70,7 @@ def _kept(variant: Variant, samples: int, steps: int, features: int) -> dict[str
 def _run(variant: Variant, sizes: tuple[int, int, int], features: int, given: Mapping[str, int]) -> None:
     steps, samples, block = sizes
     line = -(-features // lists.LANES) * lists.LANES * 4
-    share = variant.working() * line
+    share = len(variant.rows()) * line
     most = min(torch.get_num_threads(), threads.MOST, -(-samples // block))
     working = memory.take(share * most)
     words = [given.get(name, line if name == "line" else 0) for name in variant.arguments()]

@@ -1,0 +1,326 @@
+"""Print the passes of weights and neurons over events as loops for Numba.
+
+A kernel is given what `spikegrad.kernels.cpu.events` says, one word for each argument, which is a variable of the kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+import keyword
+from collections.abc import Mapping, Sequence
+
+from spikegrad import printing
+from spikegrad.kernels.cpu import rows
+from spikegrad.kernels.cpu.events import Variant
+from spikegrad.kernels.formulas import with_formulas
+from spikegrad.printing import DIALECTS, Names
+from spikegrad.trace import Program
+
+_NUMBA = DIALECTS["numba"]
+_WORDS = frozenset(("count", "i", "j", "places", "real", "np", "inf", "U", *_NUMBA.words, *keyword.kwlist))
+"""Names that mean something else where a program is printed."""
+
+_IMPORTS = """
+from spikegrad.kernels.cpu.rows import beyond, narrow, ones, put_narrow, put_values, put_wide, wide, within
+# Their version is {version}.
+from spikegrad.kernels.cpu.compiler import inner
+ints, longs = pointer(numba.int32), pointer(numba.int64)
+given, own, put_own = {given}, {own}, put_{own}
+"""
+_TEMPLATE = """
+@entry(2)
+def kernel(address, mine):
+    job = words(address)
+    steps, samples, block = job[STEPS], job[COLUMNS], job[BLOCK]
+    rows = job[SCRATCH] + mine * job[SHARE]
+{before}
+    start = claimed(job, mine)
+    while start < samples:
+{body}
+        start = claimed(job, mine)
+"""
+
+
+class _Printer:
+    """The text of one variant's kernel. Where a value lives has a label: a row of scratch, a sequence, or what is kept."""
+
+    def __init__(self, variant: Variant) -> None:
+        self.variant, self.split, self.plan = variant, variant.split, variant.call.plan
+        self.scratch = variant.rows()
+        self.functions: list[str] = []
+        self.current = self.plan.inputs[0]
+
+    def source(self) -> str:
+        variant = self.variant
+        body = (self._backward if variant.backward else self._forward)()
+        before = [f"{_variable(name)} = job[ARGUMENTS + {place}]" for place, name in enumerate(variant.arguments())]
+        before += [f"one_{_variable(name)} = reals(numbers)[{place}]" for place, name in enumerate(variant.numbers())]
+        texts = ("\n".join(" " * by + line for line in lines) for by, lines in ((4, before), (8, body)))
+        imports = _IMPORTS.format(version=rows.version(), given=variant.given, own=variant.own)
+        return "\n\n".join([imports, *self.functions, _TEMPLATE.format(**dict(zip(("before", "body"), texts, strict=True)))])
+
+    def _forward(self) -> list[str]:
+        split, variant, states = self.split, self.variant, self.plan.states
+        watched = [f"watched {name}" for name in dict.fromkeys((*split.watched, *variant.pairs))]
+        known = dict(zip((*split.watched, *split.everywhere, *split.pairs), split.forward.results[1 + len(states) :], strict=True))
+        results = [*split.forward.results[1 : 1 + len(states)], *(known[label.removeprefix("watched ")] for label in watched)]
+        writes = [*(f"state {name}" for name in states), *watched]
+        if split.emits is None:
+            results, writes = [split.forward.results[0], *results], ["out", *writes]
+        results += [known[name] for name in variant.everywhere]
+        writes += [f"every {name}" for name in variant.everywhere]
+        reads = {self.current: "current"} | {name: f"state {name}" for name in states}
+        step = self._row("advance", Program(split.forward.instructions, tuple(results)), reads, writes)
+        body = [*self._begin("state"), "spiked_here = paired = U(0)", "wrong = np.uint32(0)"]
+        if split.emits:
+            body += ["ints(spiked)[start * (steps + U(1))] = 0"]
+        if variant.rare:
+            body += ["ints(near)[start * (steps + U(1))] = 0"]
+        body += [
+            "for t in range(steps):",
+            f"    if bias: fill(features, reals({self._at('current')}), reals(bias), U(1))",
+            f"    else: clear(features, reals({self._at('current')}))",
+            "    if index:",
+            "        first = U(longs(base)[start])",
+            "        here = start * (steps + U(1)) + t",
+            "        end = first + U(ints(since)[here + U(1)])",
+            f"        gather_{variant.given}({self._at('current')}, weights, index, first + U(ints(since)[here]), end, features)",
+            "    if currents:",
+            f"        add(features, reals({self._at('current')}), reals(currents + (t * samples + start) * features * SIZE))",
+            *(f"    {line}" for line in self._fed_forward()),
+            f"    {step}",
+        ]
+        self.functions.append("@row\ndef add(count, into, row):\n    for j in range(count):\n        into[j] += row[j]")
+        if split.emits:
+            body += [f"    {line}" for line in self._listed()]
+        return [*body, *(["reals(flags)[start] = real(wrong)"] if split.emits else []), *self._end("state")]
+
+    def _fed_forward(self) -> list[str]:
+        """Lines that add what the spikes of the step before bring."""
+        if not self.variant.fed:
+            return []
+        current, own = self._at("current"), self.variant.own
+        return [
+            "if t > U(0):",
+            "    here = start * (steps + U(1)) + t",
+            "    begin, end = U(ints(spiked)[here - U(1)]), U(ints(spiked)[here])",
+            f"    gather_{own}({current}, recurrent, spikes + start * room * {self._place_size()}, begin, end, features)",
+            "elif fed:",
+            f"    add(features, reals({current}), reals(fed + start * features * SIZE))",
+        ]
+
+    def _fed_backward(self) -> list[str]:
+        """Lines that add to the gradient of spikes at pairs what those of the step after bring back, and to that of the weights."""
+        bar, own, item = self._at("bar"), self.variant.own, self._place_size()
+        there = f"reals({self._at('sent')})"
+        return [
+            f"fill(count, {there}, reals(arriving + first * SIZE), U(1))",
+            "if i > U(0):",
+            "    near_end = U(ints(active)[b * steps + t]) - U(ints(near)[here])",
+            f"    dots_{own}({self._at('received')}, recurrent, {bar}, pairs + first * {item}, U(0), near_end, features)",
+            f"    add(near_end, {there}, reals({self._at('received')}))",
+            "    if grad_recurrent:",
+            "        origin_here = U(longs(own_base)[b])",
+            "        begin, end = origin_here + U(ints(spiked)[here]), origin_here + U(ints(spiked)[here + U(1)])",
+            f"        spread_{own}({bar}, grad_recurrent + own_share * SIZE, spikes, begin, end, features)",
+        ]
+
+    def _place_size(self) -> str:
+        return "U(2)" if self.variant.own == "narrow" else "U(4)"
+
+    def _listed(self) -> list[str]:
+        """Lines that list spikes and pairs of a step, and the function that does it."""
+        split, variant = self.split, self.variant
+        labels = list(dict.fromkeys((*split.watched, *variant.pairs)))
+        row = {name: f"row{k}" for k, name in enumerate(labels)}
+        kept = {name: f"kept{k}" for k, name in enumerate(variant.pairs)}
+
+        def fired(name: str, operation: str) -> str:
+            return (
+                f"within({row[name]} + j * SIZE, real(0.0), inf)" if operation == "fire" else f"beyond({row[name]} + j * SIZE, real(0.0))"
+            )
+
+        def near(name: str) -> str:
+            return f"within({row[name]} + j * SIZE, low, high)"
+
+        lines = ["lanes = np.uint32(0xFFFF) if count - j >= U(16) else (np.uint32(1) << np.uint32(count - j)) - np.uint32(1)"]
+        append = ["put_own(pairs + place * PLACE, j, mask)"]
+        append += [f"put_values({kept[name]} + place * SIZE, {row[name]} + j * SIZE, mask)" for name in variant.pairs]
+        append += ["place += ones(mask)"]
+        out = split.watched[0]
+        assert split.emits is not None
+        text = [
+            f"def listed_here({', '.join(['count', *row.values(), 'spikes', 'found', 'pairs', *kept.values(), 'place', 'low', 'high'])}):",
+            "    wrong = np.uint32(0)",
+            "    for j in range(U(0), count, U(16)):",
+            *(f"        {line}" for line in lines),
+            f"        mask = {fired(out, split.emits)} & lanes",
+            "        put_own(spikes + found * PLACE, j, mask)",
+            "        found += ones(mask)",
+            f"        wrong |= beyond({row[out]} + j * SIZE, inf) & lanes",
+        ]
+        if variant.rare:
+            text += [f"        mask = {near(out)} & lanes", *(f"        {line}" for line in append)]
+        text += ["    only_near = place"]
+        others = [near(name) for name in split.watched[1 : split.near]]
+        others += [fired(name, operation) for name, operation in zip(split.watched[split.near :], split.fires, strict=True)]
+        if variant.rare and others:
+            text += ["    for j in range(U(0), count, U(16)):", *(f"        {line}" for line in lines)]
+            text += [f"        mask = ({' | '.join(others)}) & lanes & ~{near(out)}", *(f"        {line}" for line in append)]
+        text += ["    return found, only_near, place, wrong"]
+        self.functions.append("\n".join(["@inner()", *text]).replace("PLACE", self._place_size()))
+        size = self._place_size()
+        given = [self._at(f"watched {name}") for name in labels]
+        rooms = [f"kept_{_variable(name)} + start * room * SIZE" for name in variant.pairs]
+        call = ["features", *given, f"spikes + start * room * {size}", "spiked_here", f"pairs + start * room * {size}", *rooms, "paired"]
+        window = ["reals(window)[0]", "reals(window)[1]"]
+        lines = [
+            f"spiked_here, only_near, paired, nan = listed_here({', '.join([*call, *window])})",
+            "wrong |= nan",
+            "ints(spiked)[start * (steps + U(1)) + t + U(1)] = spiked_here",
+        ]
+        if variant.rare:
+            lines += ["ints(active)[start * steps + t] = only_near", "ints(near)[start * (steps + U(1)) + t + U(1)] = paired"]
+        return lines
+
+    def _backward(self) -> list[str]:
+        split, variant, states = self.split, self.variant, self.plan.states
+        names = ("current", *states)
+        into = ("bar", *(f"adjoint {name}" for name in states))
+        reads = {f"bar_{name}": f"adjoint {name}" for name in states} | {name: f"every {name}" for name in variant.everywhere}
+        inner: list[str] = []
+        if variant.rare:
+            at_pairs = reads | {"bar_0": "arriving"} | {name: f"kept {name}" for name in variant.pairs}
+            full = self._row("full", split.full, at_pairs, [f"full {name}" for name in names], pairs=True)
+            quiet = self._row("quiet", split.quiet, reads, into)
+            places = [(label, f"full {name}") for label, name in zip(into, names, strict=True)]
+            self.functions.append(_put(places))
+            rows_there = ", ".join(f"reals({self._at(label)})" for pair in places for label in pair)
+            listed = f"own(pairs + first * {self._place_size()})"
+            inner += [
+                "here = b * (steps + U(1)) + t",
+                "first = U(longs(origin)[b]) + U(ints(near)[here])",
+                "count = U(ints(near)[here + U(1)] - ints(near)[here])",
+                *(self._fed_backward() if variant.fed else []),
+                f"{full.replace('places', listed)}",
+                f"{quiet}",
+                f"put(count, {listed}, {rows_there})",
+            ]
+        else:
+            inner += [self._row("full", split.full, reads | {"bar_0": "out"}, into)]
+        bar = self._at("bar")
+        inner += [
+            "if grad_weights:",
+            "    begins = U(longs(base)[b])",
+            "    step = b * (steps + U(1)) + t",
+            "    end = begins + U(ints(since)[step + U(1)])",
+            f"    spread_{variant.given}({bar}, grad_weights + share * SIZE, index, begins + U(ints(since)[step]), end, features)",
+            f"if grad_bias: add(features, reals(grad_bias + start // block * features * SIZE), reals({bar}))",
+            "if grad_below:",
+            "    begins = U(longs(below_base)[b])",
+            "    step = b * (steps + U(1)) + t",
+            "    begin, end = begins + U(ints(below_near)[step]), begins + U(ints(below_near)[step + U(1)])",
+            "    middle = begins + U(ints(below_active)[b * steps + t])",
+            f"    dots_{variant.given}(grad_below + begin * SIZE, weights, {bar}, below, begin, middle, features)",
+            "    clear(end - middle, reals(grad_below + middle * SIZE))",
+            f"if currents: fill(features, reals(currents + (t * samples + b) * features * SIZE), reals({bar}), U(1))",
+        ]
+        self.functions.append("@row\ndef add(count, into, row):\n    for j in range(count):\n        into[j] += row[j]")
+        return [
+            "share = start // block * senders * features",
+            "own_share = start // block * features * features",
+            "if grad_weights: clear(senders * features, reals(grad_weights + share * SIZE))",
+            "if grad_recurrent: clear(features * features, reals(grad_recurrent + own_share * SIZE))",
+            "if grad_bias: clear(features, reals(grad_bias + start // block * features * SIZE))",
+            "for b in range(start, min(start + block, samples)):",
+            *(f"    {line}" for line in self._begin("adjoint", "b")),
+            "    for i in range(steps):",
+            "        t = steps - U(1) - i",
+            *(f"        {line}" for line in inner),
+            *(f"    {line}" for line in self._end("adjoint", "b")),
+            *([f"    if fed: fill(features, reals(fed + b * features * SIZE), reals({bar}), U(1))"] if variant.fed else []),
+        ]
+
+    def _row(self, name: str, program: Program, reads: Mapping[str, str], writes: Sequence[str], *, pairs: bool = False) -> str:
+        """Print a function over a row, or over pairs, and return the line that calls it."""
+        program, words, formulas = with_formulas(self.variant.call.surrogate, program, _NUMBA)
+        self.functions += [f"@formulas\n{formula}" for formula in formulas]
+        used = program.arguments()
+        names = Names(reserved=_WORDS)
+        numbers = [number for number in self.variant.numbers() if number in used]
+        known = {argument: names.fresh(argument.replace(".", "_")) for argument in (*numbers, *reads) if argument in used}
+        labels = dict.fromkeys([reads[argument] for argument in known if argument in reads] + list(writes))
+        row = {label: names.fresh(f"row_{label.replace(' ', '_')}") for label in labels}
+
+        def element(label: str) -> str:
+            return f"{row[label]}[{'i' if pairs and not label.startswith(('adjoint', 'every')) else 'j'}]"
+
+        lines, results = printing.body(Program(program.instructions, program.results), _NUMBA, known, names, words)
+        body = [f"{known[argument]} = {element(reads[argument])}" for argument in known if argument in reads] + lines
+        body += [f"{element(label)} = {result}" for label, result in zip(writes, results, strict=True)]
+        loop = ["for i in range(count):", "    j = places[i]"] if pairs else ["for j in range(count):"]
+        given = ["count", *["places"] * pairs, *(known[number] for number in numbers), *row.values()]
+        text = [f"def {name}({', '.join(given)}):", *(f"    {line}" for line in loop), *(f"        {line}" for line in body)]
+        self.functions.append("\n".join(["@row", *text]))
+        there = [f"one_{_variable(number)}" for number in numbers] + [f"reals({self._at(label)})" for label in row]
+        return f"{name}({', '.join(['count' if pairs else 'features', *['places'] * pairs, *there])})"
+
+    def _at(self, label: str) -> str:
+        """An expression for the address of a row, at a time of a sample."""
+        if label == "arriving":
+            return self._at("sent") if self.variant.fed else "arriving + first * SIZE"
+        if label in self.scratch:
+            return f"rows + U({self.scratch.index(label)}) * line"
+        kind, _, name = label.partition(" ")
+        sample = "b" if self.variant.backward else "start"
+        if kind == "out":
+            return f"out + (t * samples + {sample}) * features * SIZE"
+        if kind == "every":
+            return f"every_{_variable(name)} + ({sample} * steps + t) * features * SIZE"
+        return f"kept_{_variable(name)} + first * SIZE"
+
+    def _begin(self, kind: str, sample: str = "start") -> list[str]:
+        lines: list[str] = []
+        for name in self.plan.states:
+            given = f"reals(first_{_variable(name)} + {sample} * samples_{_variable(name)} * SIZE)"
+            lines.append(f"fill(features, reals({self._at(f'{kind} {name}')}), {given}, columns_{_variable(name)})")
+        return lines
+
+    def _end(self, kind: str, sample: str = "start") -> list[str]:
+        lines: list[str] = []
+        for name in self.plan.states:
+            into = f"reals(last_{_variable(name)} + {sample} * features * SIZE)"
+            lines.append(f"if last_{_variable(name)}: fill(features, {into}, reals({self._at(f'{kind} {name}')}), U(1))")
+        return lines
+
+
+def _put(places: Sequence[tuple[str, str]]) -> str:
+    """A function that writes what pairs have into rows of all neurons."""
+    given = [f"{side}{k}" for k in range(len(places)) for side in ("into", "of")]
+    text = [f"def put(count, places, {', '.join(given)}):", "    for i in range(count):", "        j = places[i]"]
+    return "\n".join(["@row", *text, *(f"        into{k}[j] = of{k}[i]" for k in range(len(places)))])
+
+
+def _variable(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def source(variant: Variant) -> str:
+    """What follows the header in the module of a kernel."""
+    return _Printer(variant).source()
+
+
+@functools.lru_cache(maxsize=1024)
+def compiled(variant: Variant) -> int:
+    """The address of a kernel; from the disk cache where it has been compiled before."""
+    from spikegrad.kernels.cpu import elementary
+    from spikegrad.kernels.cpu.compiler import header, loaded
+
+    functions = loaded("elementary", f"{header('float32')}\n\n{elementary.source('float32')}")
+    parts = [
+        header("float32"),
+        f"from {functions.__name__} import {', '.join(elementary.WORDS)}",
+        rows.known(variant.given),
+        source(variant),
+    ]
+    return loaded("backward_events" if variant.backward else "forward_events", "\n\n".join(parts)).kernel.address
