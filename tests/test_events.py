@@ -294,6 +294,7 @@ def test_every_neuron(name, spike):
     same(gradients(net, x, "event"), gradients(net, x, "dense"))
 
 
+LEARNED = lambda: nn.Leaky(0.9, spike=nn.Spike(SPIKE, learn="width"))  # noqa: E731
 BIG = (16, 16, 256)
 """A layer that is large enough for events."""
 
@@ -308,7 +309,7 @@ BIG = (16, 16, 256)
         (lambda: layer(256, 256, nn.LeakyIntegrator(0.9), backend="auto"), lambda: spikes(0.02, *BIG), "do not spike"),
         (lambda: layer(256, 256, nn.LeakyIntegrator(0.9), backend="auto"), lambda: Spikes.of(spikes(0.02, *BIG)), None),
         (lambda: layer(256, 256, backend="dense"), lambda: spikes(0.02, *BIG), "was asked for"),
-        (lambda: layer(256, 256, nn.Leaky(0.9, spike=SPIKE, learn_beta=True), backend="auto"), lambda: spikes(0.02, *BIG), "learned"),
+        (lambda: layer(256, 256, LEARNED(), backend="auto"), lambda: spikes(0.02, *BIG), "learned"),
         (lambda: layer(256, 256, backend="auto").double(), lambda: spikes(0.02, *BIG).double(), "not of float32"),
     ],
 )
@@ -329,7 +330,7 @@ def test_what_auto_takes(make, x, words):
         (lambda: layer(37, 40)(torch.full(SHAPE, 0.5)), "must be 0 or 1"),
         (lambda: layer(37, 40)(spikes(0.2, 4, 2, 5)), r"\(time, batch, 37\), got shape \(4, 2, 5\)"),
         (lambda: layer(37, 40)(Spikes.of(spikes(0.2, 4, 2, 5))), r"\(time, batch, 37\), got shape \(4, 2, 5\)"),
-        (lambda: layer(37, 40, nn.Leaky(0.9, learn_beta=True))(spikes(0.2)), "backend='event' cannot run this layer: its neurons have"),
+        (lambda: layer(37, 40, LEARNED())(spikes(0.2)), "backend='event' cannot run this layer: its surrogate is learned"),
         (lambda: layer(37, 40, nn.RecurrentLeaky(40, 0.9))(spikes(0.2)), "cannot run this layer: its recurrent neurons"),
         (lambda: layer(37, 40, nn.Leaky(0.9, inhibition=True))(spikes(0.2)), "it has inhibition"),
         (lambda: layer(37, 40).double()(spikes(0.2).double()), "not of float32"),

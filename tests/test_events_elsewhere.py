@@ -1,13 +1,13 @@
-"""Layers that run by events in every mode of PyTorch, and with recurrent weights."""
+"""Layers that run by events in every mode of PyTorch, with recurrent weights, and with numbers that are learned."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from tests.test_events import SHAPE, dyadic, layer, recurrent, same, spikes
+from tests.test_events import SHAPE, SPIKE, dyadic, gradients, layer, recurrent, same, spikes
 from torch.utils.checkpoint import checkpoint
 
-from spikegrad import nn
+from spikegrad import Triangle, neurons, nn
 from spikegrad.nn import events
 
 
@@ -79,7 +79,7 @@ def test_modes(mode, eager):
         torch.testing.assert_close(found[name], expected, msg=name)
 
 
-@pytest.mark.parametrize("shape", [SHAPE, (1, 3, 37)], ids=str)
+@pytest.mark.parametrize("shape", [SHAPE, (1, 3, 37), (0, 3, 37)], ids=str)
 @pytest.mark.parametrize("given", [False, True])
 def test_recurrent_weights(shape, given):
     net, x = nn.Sequential(recurrent(), layer(40, 6, nn.LeakyIntegrator(0.9), seed=99)), spikes(0.2, *shape)
@@ -98,7 +98,7 @@ def test_recurrent_weights(shape, given):
             grads |= {str(place): part.grad for place, part in enumerate(start)}
         results.append((out.detach(), [part.detach() for part in parts], grads))
     same(*results)
-    assert results[0][2]["0.neuron.weight"].abs().sum() > 0 or (shape[0] == 1 and not given)
+    assert results[0][2]["0.neuron.weight"].abs().sum() > 0 or shape[0] == 0 or (shape[0] == 1 and not given)
 
 
 def test_recurrent_weights_on_one_and_two_threads():
@@ -113,3 +113,63 @@ def test_recurrent_weights_on_one_and_two_threads():
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def column(name, **options):
+    values = {name: torch.linspace(0.8, 0.95, 40)}
+    return nn.Layer(neurons.Leaky(0.9, spike=SPIKE), values=values, **options)
+
+
+NUMBERS = {
+    "learned": lambda: nn.Leaky(0.9, spike=SPIKE, learn_beta=True, learn_threshold=True),
+    "learned for each": lambda: column("beta", learn=("beta",)),
+    "fixed for each": lambda: column("threshold"),
+    "learned and recurrent": lambda: nn.RecurrentLeaky(40, 0.9, spike=SPIKE, learn_beta=True),
+    "where it rests": lambda: nn.Layer(neurons.Izhikevich(spike=Triangle(width=20.0)), learn=("c", "d")),
+}
+
+
+@pytest.mark.parametrize("kind", [kind if kind == "learned" else pytest.param(kind, marks=pytest.mark.slow) for kind in NUMBERS])
+def test_numbers_that_are_tensors(kind):
+    net, x = layer(37, 40, NUMBERS[kind]()), spikes(0.2)
+    with torch.no_grad():
+        if kind == "where it rests":
+            net.weight.mul_(40)
+        if net.neuron.weight is not None:
+            net.neuron.weight.copy_(dyadic(40, 40, size=0.2, seed=7))
+    found, expected = gradients(net, x, "event"), gradients(net, x, "dense")
+    same((found[0], (), found[2]), (expected[0], (), expected[2]))
+    learned = [name for name in expected[2] if name.startswith("neuron.")]
+    assert all(expected[2][name].abs().sum() > 0 for name in learned)
+    assert bool(learned) == (kind != "fixed for each")
+
+
+def test_numbers_that_are_learned_twice_differentiated_and_on_one_and_two_threads():
+    net, x, before = layer(37, 40, NUMBERS["learned"]()), spikes(0.2, 12, 9, 37), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(gradients(net, x, "event")[2])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+    def second(way):
+        net.backend = way
+        (first,) = torch.autograd.grad(net(x)[0].sum(), net.weight, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), list(net.parameters()), allow_unused=True)
+
+    for ours, theirs in zip(second("event"), second("dense"), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_gradients_of_the_last_spikes_that_are_not_finite(value):
+    net, x = recurrent(), spikes(0.2).requires_grad_()
+    arriving = torch.zeros(5, 40)
+    arriving[2, 7] = value
+    found = torch.autograd.grad(net(x)[1].recurrent, [x, *net.parameters()], arriving, allow_unused=True)
+    net.backend, net.neuron.backend = "dense", "reference"
+    for ours, theirs in zip(found, torch.autograd.grad(net(x)[1].recurrent, [x, *net.parameters()], arriving), strict=True):
+        torch.testing.assert_close(ours, theirs, equal_nan=True)

@@ -8,7 +8,7 @@ linear between spikes; what only the full one reads is kept at those pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from spikegrad import trace
@@ -35,7 +35,7 @@ class Split:
         forward: from inputs, states and parameters: the output, the states after the step, then what is watched and what is kept.
         quiet: from parameters, adjoints and what is kept everywhere: the adjoints, named in `adjoints`.
         full: the same, also from what is kept at pairs.
-        adjoints: the names, of inputs and then states; 0.0 stands for those that always are.
+        adjoints: the names, of inputs, states and learned parameters; 0.0 stands for those that always are.
     """
 
     emits: str | None
@@ -51,14 +51,14 @@ class Split:
     adjoints: tuple[str, ...]
 
 
-def split(step: Program, inputs: Sequence[str], states: Sequence[str], parameters: Sequence[str]) -> Split:
+def split(step: Program, inputs: Sequence[str], states: Sequence[str], parameters: Sequence[str], learned: Collection[str] = ()) -> Split:
     """Take the reverse of a step apart, whose results are one output and the states after it.
 
-    The inputs lie nowhere in memory: they are sums of weights.
+    The inputs lie nowhere in memory: they are sums of weights. `learned` are the parameters whose adjoints are wanted, too.
     """
-    known = differentiated(step, inputs, states, parameters, 1, ())
+    known = differentiated(step, inputs, states, parameters, 1, (), learned)
     found = dict(zip(known.adjoints, known.back, strict=True))
-    adjoints = (*inputs, *states)
+    adjoints = (*inputs, *states, *learned)
     full: list[Value] = [found.get(name, 0.0) for name in adjoints]
     quiet, _ = rewritten(full, _quiet, known.names)
     sources = {id(known.given[name]) for name in (*inputs, *states)}

@@ -41,7 +41,7 @@ class Neurons:
 
     Attributes:
         call: the static part.
-        numbers: the plan's parameters, the surrogate's numbers, and where states rest, all of them floats.
+        numbers: the plan's parameters, None for each that is a tensor, the surrogate's numbers, and where states rest, floats.
         window: a closed interval outside of which the surrogate's derivative is 0.
         fed: whether neurons receive the spikes of all of them a step later, through weights of their own.
     """
@@ -56,9 +56,25 @@ class Neurons:
         """Whether the reverse of a step runs in full at few pairs alone."""
         return split_of(self.call).rare and math.isfinite(self.window[1] - self.window[0])
 
-    def variant(self, backward: bool, senders: int, features: int) -> Variant:
-        """The kernel."""
-        return Variant(self.call, backward, self.rare, lists.kind_of(senders), lists.kind_of(features), self.fed)
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of the parameters that are tensors."""
+        return tuple(n for n, x in zip(self.call.plan.parameters, self.numbers.parameters, strict=True) if x is None)
+
+    def variant(self, backward: bool, senders: int, features: int, tensors: Sequence[Tensor], wanted: Sequence[bool]) -> Variant:
+        """The kernel; `tensors` are the parameters that are such, and `wanted` says whose gradients are."""
+        learned = tuple(name for name, want in zip(self.tensors, wanted, strict=True) if want)
+        columns = tuple(name for name, x in zip(self.tensors, tensors, strict=True) if x.numel() > 1)
+        return Variant(self.call, backward, self.rare, lists.kind_of(senders), lists.kind_of(features), self.fed, learned, columns)
+
+
+def _numbers(neurons: Neurons, tensors: Sequence[Tensor], features: int) -> tuple[np.ndarray, dict[str, Tensor]]:
+    """The parameters and the surrogate's numbers, one each; and the rows of those that have one for each neuron."""
+    given = dict(zip(neurons.tensors, tensors, strict=True))
+    rows = {f"column.{n}": x.detach().to(torch.float32).expand(features).contiguous() for n, x in given.items() if x.numel() > 1}
+    parameters = zip(neurons.call.plan.parameters, neurons.numbers.parameters, strict=True)
+    each = [value if value is not None else 0.0 if given[n].numel() > 1 else given[n].item() for n, value in parameters]
+    return np.array([*each, *neurons.numbers.surrogate], np.float32), rows
 
 
 def _kept(variant: Variant, samples: int, steps: int, features: int) -> dict[str, Tensor]:
@@ -105,14 +121,16 @@ class _Events(Function):
     @staticmethod
     def forward(
         ctx: _Context, neurons: Neurons, given: Spikes, made: list[Spikes], carrier: Tensor | None, weight: Tensor, bias: Tensor | None,
-        recurrent: Tensor | None, fed: Tensor | None, *state: Tensor,
+        recurrent: Tensor | None, fed: Tensor | None, *others: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         steps, samples, senders = given.shape
         features = len(weight)
-        variant, names = neurons.variant(False, senders, features), neurons.call.plan.states
+        count, names = len(neurons.tensors), neurons.call.plan.states
+        tensors, state = others[:count], others[count:]
+        variant = neurons.variant(False, senders, features, tensors, ctx.needs_input_grad[8 : 8 + count])
         by_sender, own = weight.detach().t().contiguous(), None if bias is None else bias.detach().contiguous()
         last = [torch.empty(samples, features, dtype=torch.float32, device="cpu") for _ in names]
-        numbers = np.array([*neurons.numbers.parameters, *neurons.numbers.surrogate], np.float32)
+        numbers, columns = _numbers(neurons, tensors, features)
         rest, window = np.array(neurons.numbers.state or [0.0], np.float32), np.array(neurons.window, np.float32)
         first = [x.detach().to(torch.float32).contiguous() for x in state] or [None] * len(names)
         kept = _kept(variant, samples, steps, features)
@@ -127,7 +145,7 @@ class _Events(Function):
             "window": window.ctypes.data, "flags": flags.ctypes.data, **_ends(names, first, rest),
             "bias": 0 if own is None else own.data_ptr(),
             **{f"last.{name}": x.data_ptr() for name, x in zip(names, last, strict=True)},
-            **{name: x.data_ptr() for name, x in kept.items()},
+            **{name: x.data_ptr() for name, x in (kept | columns).items()},
         }  # fmt: skip
         out: Tensor | None = None
         spikes: Spikes | None = None
@@ -143,7 +161,7 @@ class _Events(Function):
             out = torch.zeros((), dtype=torch.float32, device="cpu").expand(shape)
         ctx.neurons, ctx.given, ctx.made, ctx.kept = neurons, _without_carrier(given), spikes, tuple(kept)
         ctx.by_sender = by_sender if carrier is not None and given.pairs is not None else None, own_by_sender
-        ctx.save_for_backward(carrier, weight, bias, recurrent, fed, *state, *kept.values())
+        ctx.save_for_backward(carrier, weight, bias, recurrent, fed, *others, *kept.values())
         ctx.set_materialize_grads(False)
         return out, *last
 
@@ -213,15 +231,15 @@ def _backward(
     assert weight is not None
     steps, samples, senders = given.shape
     features = len(weight)
-    variant, names = neurons.variant(True, senders, features), neurons.call.plan.states
-    wants_input, wants_weight, wants_bias, wants_recurrent, wants_fed, *wants_state = ctx.needs_input_grad[3:]
+    count, names = len(neurons.tensors), neurons.call.plan.states
+    tensors = [x for x in saved[5 : 5 + count] if x is not None]
+    wants_input, wants_weight, wants_bias, wants_recurrent, wants_fed, *rest = ctx.needs_input_grad[3:]
+    wanted, wants_state = rest[:count], rest[count:]
+    variant = neurons.variant(True, senders, features, tensors, wanted)
     weights = 4 * features * (senders + features * neurons.fed)
     block = max(1, -(-samples // max(1, min(GROUPS, COPIES // weights))))
     groups = -(-samples // block)
-    numbers, nothing = (
-        np.array([*neurons.numbers.parameters, *neurons.numbers.surrogate], np.float32),
-        np.zeros(len(names) or 1, np.float32),
-    )
+    (numbers, columns), nothing = _numbers(neurons, tensors, features), np.zeros(len(names) or 1, np.float32)
     g, *ends = arriving
     if g is None:
         g = torch.zeros((len(made.pairs.neurons),) if made is not None and made.pairs is not None else (steps, samples, features))
@@ -230,11 +248,12 @@ def _backward(
         return torch.empty(shape, dtype=torch.float32, device="cpu")
 
     first = [empty(samples, features) for _ in wants_state]
+    learned = {f"sum.{name}": empty(samples, features) for name in variant.learned}
     words = {
         "features": features, "senders": senders, "index": given.index.data_ptr(), "base": given.base.data_ptr(),
         "since": given.since.data_ptr(), "numbers": numbers.ctypes.data, **_ends(names, ends, nothing),
         **{f"last.{name}": x.data_ptr() for name, x in zip(names, first, strict=False)},
-        **{name: x.data_ptr() for name, x in kept.items()},
+        **{name: x.data_ptr() for name, x in {**kept, **columns, **learned}.items()},
     }  # fmt: skip
     if variant.rare and made is not None and made.pairs is not None:
         words |= {"pairs": made.pairs.neurons.data_ptr(), "near": made.pairs.near.data_ptr(), "active": made.pairs.active.data_ptr()}
@@ -272,6 +291,8 @@ def _backward(
     sums = [None if each is None else _added(each) for each in (of_weight, of_bias, of_recurrent)]
     by_receiver = [None if each is None else each.t() for each in (sums[0], sums[2])]
     found = [of_input, by_receiver[0], sums[1], by_receiver[1], of_fed]
+    of_tensors = [learned[f"sum.{name}"] if want else None for name, want in zip(neurons.tensors, wanted, strict=True)]
+    found += [None if g is None else g.sum(0).sum_to_size(x.shape).to(x.dtype) for g, x in zip(of_tensors, tensors, strict=True)]
     return [*found, *(x if want else None for x, want in zip(first, wants_state, strict=True))]
 
 
@@ -296,7 +317,8 @@ def _by_the_loop(ctx: _Context, saved: Sequence[Tensor | None], arriving: Sequen
     with torch.enable_grad():
         # Each by itself, where one was computed from another: the way from the one to the other is autograd's, outside of the layer.
         tensors = [None if x is None else x.view_as(x) for x in saved]
-        carrier, weight, bias, recurrent, fed, *state = tensors
+        carrier, weight, bias, recurrent, fed, *others = tensors
+        own, state = dict(zip(neurons.tensors, others, strict=False)), others[len(neurons.tensors) :]
         assert weight is not None
         given = _without_carrier(ctx.given)
         given.carrier = carrier
@@ -304,7 +326,7 @@ def _by_the_loop(ctx: _Context, saved: Sequence[Tensor | None], arriving: Sequen
         if fed is not None:
             currents = torch.cat([currents[:1] + fed, currents[1:]])
         start = [x for x in state if x is not None] or [currents.new_full(currents.shape[1:], x) for x in numbers.state if x is not None]
-        parameters: dict[str, Array] = dict(zip(call.plan.parameters, numbers.parameters, strict=True))
+        parameters: dict[str, Array] = dict(zip(call.plan.parameters, numbers.parameters, strict=True)) | own
         if neurons.fed:
             call = dataclasses.replace(call, connection="all-to-all")
             start.append(torch.zeros_like(currents[0]))
@@ -320,40 +342,13 @@ def _by_the_loop(ctx: _Context, saved: Sequence[Tensor | None], arriving: Sequen
     return [next(found) if x is not None and x.requires_grad else None for x in tensors]
 
 
-class _Last(Function):
-    @staticmethod
-    def forward(ctx: _LastContext, carrier: Tensor, spikes: Spikes) -> Tensor:
-        ctx.pairs, ctx.shape = spikes.pairs, spikes.shape
-        return _last_of(spikes.index, spikes.base, spikes.since, torch.ones(len(spikes.index)), spikes.shape)
-
-    @staticmethod
-    def backward(ctx: _LastContext, *arriving: Tensor) -> Gradients:
-        whole = arriving[0].new_zeros(ctx.shape)
-        whole[-1:] = arriving[0]
-        return (whole if ctx.pairs is None else picked(whole, ctx.pairs)), None
-
-
-class _LastContext(Context, Protocol):
-    pairs: Pairs | None
-    shape: torch.Size
-
-
-def _last_of(index: Tensor, base: Tensor, since: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    """The last step of events, densely."""
-    found = torch.zeros(shape[1:], dtype=torch.float32, device="cpu")
-    for sample in range(shape[1] if shape[0] else 0):
-        begin = int(base[sample])
-        there = slice(begin + int(since[sample, -2]), begin + int(since[sample, -1]))
-        found[sample, index[there].long()] = values[there]
-    return found
-
-
 def run(
     neurons: Neurons,
     given: Spikes,
     weight: Tensor,
     bias: Tensor | None,
     recurrent: Tensor | None,
+    tensors: Sequence[Tensor],
     state: Sequence[Tensor],
 ) -> tuple[Spikes | Tensor, list[Tensor]] | None:
     """Spikes, or outputs that are numbers, and the states after the last step; None where a potential is not a number.
@@ -364,6 +359,7 @@ def run(
         weight: ``(features, senders)``, finite.
         bias: ``(features,)``.
         recurrent: ``(features, features)``, finite, of neurons that receive their own spikes.
+        tensors: the parameters that are such, of one number or with one for each neuron.
         state: the states before the first step, ``(batch, features)`` each, with `recurrent` what is fed back last; empty for rest.
     """
     made: list[Spikes] = []
@@ -372,13 +368,13 @@ def run(
         *state, before = state
         fed = before @ recurrent.t()
     try:
-        out, *last = _Events.apply(neurons, given, made, given.carrier, weight, bias, recurrent, fed, *state)
+        out, *last = _Events.apply(neurons, given, made, given.carrier, weight, bias, recurrent, fed, *tensors, *state)
     except _NotANumberError:
         return None
     if made:
         made[0].carrier = out
         if recurrent is not None:
-            last.append(_Last.apply(out, made[0]))
+            last.append(made[0].last())
     return (made[0] if made else out), last
 
 

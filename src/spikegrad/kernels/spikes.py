@@ -91,6 +91,10 @@ class Spikes:
             return self.carrier
         return _Dense.apply(self.carrier, self)
 
+    def last(self) -> Tensor:
+        """The last step, ``(batch, neurons)`` of float32, with gradient."""
+        return _Last.apply(self.carrier, self)
+
     def detach(self) -> Spikes:
         """The same without gradient."""
         return Spikes(self.shape, self.index, self.base, self.since)
@@ -153,6 +157,7 @@ def finite(g: Tensor) -> bool:
 class _Context(Context, Protocol):
     pairs: Pairs | None
     beyond: list[Tensor]
+    shape: torch.Size
 
 
 class _Dense(Function):
@@ -166,13 +171,33 @@ class _Dense(Function):
 
     @staticmethod
     def backward(ctx: _Context, *arriving: Tensor) -> Gradients:
-        (g,), pairs = arriving, ctx.pairs
-        if pairs is None:
-            return g, None
-        if not finite(g):
-            ctx.beyond.append(g)
-            return g.new_zeros(len(pairs.neurons)), None
-        return picked(g, pairs), None
+        return _brought(ctx, arriving[0]), None
+
+
+class _Last(Function):
+    @staticmethod
+    def forward(ctx: _Context, carrier: Tensor | None, spikes: Spikes) -> Tensor:
+        ctx.pairs, ctx.beyond, ctx.shape = spikes.pairs, spikes.beyond, spikes.shape
+        found = np.zeros(spikes.shape[1:], np.float32)
+        index, base, since = spikes.index.numpy(), spikes.base.numpy(), spikes.since.numpy()
+        for sample in range(spikes.shape[1] if spikes.shape[0] else 0):
+            found[sample, index[base[sample] + since[sample, -2] : base[sample] + since[sample, -1]]] = 1.0
+        return torch.from_numpy(found)
+
+    @staticmethod
+    def backward(ctx: _Context, *arriving: Tensor) -> Gradients:
+        whole = torch.cat([arriving[0].new_zeros((ctx.shape[0] - 1, *ctx.shape[1:])), arriving[0][None]])
+        return _brought(ctx, whole), None
+
+
+def _brought(ctx: _Context, g: Tensor) -> Tensor:
+    """The gradient of a carrier from that of the dense form."""
+    if ctx.pairs is None:
+        return g
+    if not finite(g):
+        ctx.beyond.append(g)
+        return g.new_zeros(len(ctx.pairs.neurons))
+    return picked(g, ctx.pairs)
 
 
 def picked(x: Tensor, pairs: Pairs) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,8 +60,12 @@ def obstacle(neuron: Layer, tensors: Sequence[Tensor]) -> str | None:
         return f"its neurons have backend={neuron.backend!r}"
     if watched(neuron) or backend.rewritten(neuron, Layer) is not None:
         return "its neurons have hooks, or a `forward` of their own"
-    if neuron._tensors or neuron.spike.given or neuron.connection == "one-to-one":  # pyright: ignore[reportPrivateUsage]
-        return "its neurons have numbers that are learned or differ between them"
+    if neuron.spike.given or neuron.connection == "one-to-one":
+        return "its surrogate is learned, or its neurons have weights to themselves"
+    own: list[Tensor] = [getattr(neuron, name) for name in neuron._tensors]  # pyright: ignore[reportPrivateUsage]
+    if any(x.ndim > 1 for x in own):
+        return "its neurons have numbers that differ between samples"
+    tensors = [*tensors, *own]
     if neuron.weight is not None:
         if FED in neuron.neuron.record.inputs or not (emits(neuron) and _windowed(neuron)):
             return "its recurrent neurons take what is fed back apart, or have no surrogate with a window"
@@ -121,7 +125,7 @@ def run(neuron: Layer, given: Spikes, weight: Tensor, bias: Tensor | None, state
     """
     steps, samples, _ = given.shape
     own = neuron.weight
-    if not samples or not all(math.isfinite(float(x.detach().sum())) for x in (weight, *([] if own is None else [own]))):
+    if not given.shape.numel() or not all(math.isfinite(float(x.detach().sum())) for x in (weight, *([] if own is None else [own]))):
         return None
     names, parts = neuron._state_names, ()  # pyright: ignore[reportPrivateUsage]
     if state is not None:
@@ -131,10 +135,23 @@ def run(neuron: Layer, given: Spikes, weight: Tensor, bias: Tensor | None, state
         parts = tuple(x.unsqueeze(0) if single else x for x in arguments.state(names, state, like))
     call = neuron._call((), neuron.spike)  # pyright: ignore[reportPrivateUsage]
     of_call = dataclasses.replace(call, connection="none") if own is not None else call
-    numbers, _ = values_of(of_call, (), neuron._floats, neuron.spike.floats, torch.float32)  # pyright: ignore[reportPrivateUsage]
+    given_numbers = neuron._numbers(None, None)  # pyright: ignore[reportPrivateUsage]
+    numbers, tensors = values_of(of_call, (), given_numbers, neuron.spike.floats, torch.float32)
+    count = sum(value is None for value in numbers.parameters)
+    if any(value is None for value in numbers.state):  # where they rest is learned: they are given
+        rest = _resting((*numbers.state, *[0.0] * (own is not None)), tensors[count:], samples, len(weight))
+        parts = parts or tuple(rest)
+        numbers = numbers._replace(state=tuple(0.0 for _ in numbers.state))
     neurons = kernels().neurons_of(of_call, numbers, facts.window(neuron.spike.surrogate), own is not None)
-    found = kernels().run(neurons, given, weight, bias, own, parts)
+    found = kernels().run(neurons, given, weight, bias, own, tensors[:count], parts)
     return None if found is None else (found[0], neuron.state_of(found[1]))
+
+
+def _resting(state: Sequence[float | None], tensors: Sequence[Tensor], samples: int, features: int) -> Iterator[Tensor]:
+    """States at rest, some of which are tensors."""
+    each = iter(tensors)
+    for value in state:
+        yield torch.full((samples, features), value) if value is not None else next(each).to(torch.float32).expand(samples, features)
 
 
 def squeezed(neuron: Layer, state: Any) -> Any:

@@ -54,7 +54,11 @@ class _Printer:
         variant = self.variant
         body = (self._backward if variant.backward else self._forward)()
         before = [f"{_variable(name)} = job[ARGUMENTS + {place}]" for place, name in enumerate(variant.arguments())]
-        before += [f"one_{_variable(name)} = reals(numbers)[{place}]" for place, name in enumerate(variant.numbers())]
+        before += [
+            f"one_{_variable(name)} = reals(numbers)[{place}]"
+            for place, name in enumerate(variant.numbers())
+            if name not in variant.columns
+        ]
         texts = ("\n".join(" " * by + line for line in lines) for by, lines in ((4, before), (8, body)))
         imports = _IMPORTS.format(version=rows.version(), given=variant.given, own=variant.own)
         return "\n\n".join([imports, *self.functions, _TEMPLATE.format(**dict(zip(("before", "body"), texts, strict=True)))])
@@ -185,8 +189,8 @@ class _Printer:
 
     def _backward(self) -> list[str]:
         split, variant, states = self.split, self.variant, self.plan.states
-        names = ("current", *states)
-        into = ("bar", *(f"adjoint {name}" for name in states))
+        names = ("current", *states, *variant.learned)
+        into = ("bar", *variant.adjoints())
         reads = {f"bar_{name}": f"adjoint {name}" for name in states} | {name: f"every {name}" for name in variant.everywhere}
         inner: list[str] = []
         if variant.rare:
@@ -215,6 +219,7 @@ class _Printer:
             "    step = b * (steps + U(1)) + t",
             "    end = begins + U(ints(since)[step + U(1)])",
             f"    spread_{variant.given}({bar}, grad_weights + share * SIZE, index, begins + U(ints(since)[step]), end, features)",
+            *(f"add(features, reals({self._sum(name)}), reals({self._at(f'part {name}')}))" for name in variant.learned),
             f"if grad_bias: add(features, reals(grad_bias + start // block * features * SIZE), reals({bar}))",
             "if grad_below:",
             "    begins = U(longs(below_base)[b])",
@@ -234,6 +239,7 @@ class _Printer:
             "if grad_bias: clear(features, reals(grad_bias + start // block * features * SIZE))",
             "for b in range(start, min(start + block, samples)):",
             *(f"    {line}" for line in self._begin("adjoint", "b")),
+            *(f"    clear(features, reals({self._sum(name)}))" for name in variant.learned),
             "    for i in range(steps):",
             "        t = steps - U(1) - i",
             *(f"        {line}" for line in inner),
@@ -247,13 +253,14 @@ class _Printer:
         self.functions += [f"@formulas\n{formula}" for formula in formulas]
         used = program.arguments()
         names = Names(reserved=_WORDS)
-        numbers = [number for number in self.variant.numbers() if number in used]
+        reads = {**reads, **{name: f"column {name}" for name in self.variant.columns}}
+        numbers = [number for number in self.variant.numbers() if number in used and number not in self.variant.columns]
         known = {argument: names.fresh(argument.replace(".", "_")) for argument in (*numbers, *reads) if argument in used}
         labels = dict.fromkeys([reads[argument] for argument in known if argument in reads] + list(writes))
         row = {label: names.fresh(f"row_{label.replace(' ', '_')}") for label in labels}
 
         def element(label: str) -> str:
-            return f"{row[label]}[{'i' if pairs and not label.startswith(('adjoint', 'every')) else 'j'}]"
+            return f"{row[label]}[{'i' if pairs and not label.startswith(('adjoint', 'every', 'column')) else 'j'}]"
 
         lines, results = printing.body(Program(program.instructions, program.results), _NUMBA, known, names, words)
         body = [f"{known[argument]} = {element(reads[argument])}" for argument in known if argument in reads] + lines
@@ -265,6 +272,10 @@ class _Printer:
         there = [f"one_{_variable(number)}" for number in numbers] + [f"reals({self._at(label)})" for label in row]
         return f"{name}({', '.join(['count' if pairs else 'features', *['places'] * pairs, *there])})"
 
+    def _sum(self, name: str) -> str:
+        """An expression for the address of the gradient of a parameter, of a sample."""
+        return f"sum_{name} + b * features * SIZE"
+
     def _at(self, label: str) -> str:
         """An expression for the address of a row, at a time of a sample."""
         if label == "arriving":
@@ -272,6 +283,8 @@ class _Printer:
         if label in self.scratch:
             return f"rows + U({self.scratch.index(label)}) * line"
         kind, _, name = label.partition(" ")
+        if kind == "column":
+            return f"column_{_variable(name)}"
         sample = "b" if self.variant.backward else "start"
         if kind == "out":
             return f"out + (t * samples + {sample}) * features * SIZE"

@@ -19,6 +19,7 @@ otherwise, 0 for what is not given or not wanted:
 ``samples.v``                  two neurons and between two samples; ``last.v``, those at the other end of time
 ``currents``                   a sequence that is added to what arrives, forward; to which the gradient of currents is written, backward
 ``out``                        a sequence of outputs that are numbers, or of their gradients
+``column.beta``                a parameter that has a value for each neuron; backward ``sum.beta``, its gradient for each sample
 ``every.u``                    what is kept for all neurons, by sample
 ``spikes``, ``spiked``         lists of what spiked; where in a sample's a step begins
 ``pairs``, ``near``,           likewise of pairs; where those begin that are pairs for a spike alone; what is kept at them; backward also
@@ -47,9 +48,9 @@ from spikegrad.quiet import Split, split
 
 
 @functools.cache
-def split_of(call: Call) -> Split:
+def split_of(call: Call, learned: tuple[str, ...] = ()) -> Split:
     """The programs of a layer over events."""
-    return split(call.plan.step, call.plan.inputs, call.plan.states, call.plan.parameters)
+    return split(call.plan.step, call.plan.inputs, call.plan.states, call.plan.parameters, learned)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Variant:
         given: how wide the places of senders are, ``"narrow"`` or ``"wide"``.
         own: the same of the layer's neurons.
         fed: whether neurons receive the spikes of all of them a step later.
+        learned: parameters whose gradients are wanted.
+        columns: parameters that have a value for each neuron; the others are one number.
     """
 
     call: Call
@@ -71,11 +74,13 @@ class Variant:
     given: str
     own: str
     fed: bool = False
+    learned: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @property
     def split(self) -> Split:
         """The programs."""
-        return split_of(self.call)
+        return split_of(self.call, self.learned)
 
     @property
     def everywhere(self) -> tuple[str, ...]:
@@ -96,18 +101,33 @@ class Variant:
         each = [f"{what}.{name}" for name in self.call.plan.states for what in ("first", "columns", "samples", "last")]
         kept = (*(f"every.{name}" for name in self.everywhere), *(f"kept.{name}" for name in self.pairs))
         shared = ("features", "senders", "line", "room", "weights", "index", "base", "since", "numbers", *each, "currents", "out", *kept)
-        shared += ("recurrent", "fed", "spikes", "spiked")
+        shared += ("recurrent", "fed", "spikes", "spiked", *(f"column.{name}" for name in self.columns))
         lists = ("pairs", "near", "active")
         if not self.backward:
             return (*shared, "bias", "window", *lists, "flags")
         below = ("below", "below.base", "below.near", "below.active", "grad.below")
-        return (*shared, *lists, "origin", "own.base", "arriving", "grad.weights", "grad.recurrent", "grad.bias", *below)
+        return (
+            *shared,
+            *lists,
+            "origin",
+            "own.base",
+            "arriving",
+            "grad.weights",
+            "grad.recurrent",
+            "grad.bias",
+            *below,
+            *(f"sum.{n}" for n in self.learned),
+        )
+
+    def adjoints(self) -> tuple[str, ...]:
+        """The rows into which a reverse writes, after that of the current."""
+        return (*(f"adjoint {name}" for name in self.call.plan.states), *(f"part {name}" for name in self.learned))
 
     def rows(self) -> tuple[str, ...]:
         """What the rows of scratch are that a thread needs."""
         states = self.call.plan.states
         if self.backward:
-            full = [f"full {name}" for name in ("current", *states)]
-            return ("bar", *(f"adjoint {name}" for name in states), *("sent", "received") * self.fed, *full)
+            full = [f"full {name}" for name in ("current", *states, *self.learned)]
+            return ("bar", *self.adjoints(), *("sent", "received") * self.fed, *full)
         watched = dict.fromkeys((*self.split.watched, *self.pairs))
         return ("current", *(f"state {name}" for name in states), *(f"watched {name}" for name in watched))
