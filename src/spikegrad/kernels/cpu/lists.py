@@ -69,7 +69,7 @@ def _kernel(name: str, kind: str) -> int:
     places = "uint16" if kind == "narrow" else "int32"
     text = _KERNEL.format(places=places, name=name, arguments=arguments, before=before, each=each, after=after)
     text = text.replace("{size}", "2" if kind == "narrow" else "4").replace("{kind}", kind)
-    address: int = getattr(loaded("lists", header("float32") + rows.known(kind) + text), name).address
+    address: int = getattr(loaded("lists", header("float32") + (rows.known(kind) if "listed" in text else "") + text), name).address
     return address
 
 
