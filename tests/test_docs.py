@@ -31,6 +31,7 @@ ELSEWHERE = (
     r"python -m sphinx ",  # tests/test_site.py
     r"TRITON_INTERPRET=1 python -c ",  # a layer in the interpreter, as tests/test_triton.py does
     r"python examples/",  # tests/test_compat_*_examples.py
+    r"torchrun |sbatch ",  # of torchrun tests/test_processes.py runs a short form; SLURM wants its machines
 )
 """Commands that another test runs, or .ci/run, or that need what a test must not: the network."""
 

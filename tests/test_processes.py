@@ -100,8 +100,12 @@ def test_two_processes_train_as_one(tmp_path):
         assert (process.returncode, out) == (0, f"DDP {rank}\nFSDP2 {rank}\n"), err[-3000:]
 
 
+LAUNCHERS = {"Lightning": ["-m"], "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]}
+
+
 @pytest.mark.slow
-def test_the_command_line_in_two_processes(tmp_path):
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_command_line_in_two_processes(launcher, tmp_path):
     """Each step is of the same samples; statistics over a batch and masks of a dropout, which each process has of its own, are left out."""
     from safetensors.torch import load_file
 
@@ -110,7 +114,7 @@ def test_the_command_line_in_two_processes(tmp_path):
     np.savez(tmp_path / "data.npz", x=x, y=y)
     settings = ["--data", str(tmp_path / "data.npz"), "--hidden", "8", "--epochs", "4", "--no-norm", "--dropout", "0"]
     machine = ["--batch-size", "24", "--accelerator", "cpu", "--devices", "2", "--strategy", "ddp"]
-    command = [sys.executable, "-m", "spikegrad.cli", "train", *settings, *machine, "--out", str(tmp_path / "two")]
+    command = [sys.executable, *LAUNCHERS[launcher], "spikegrad.cli", "train", *settings, *machine, "--out", str(tmp_path / "two")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr

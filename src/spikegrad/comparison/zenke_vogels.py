@@ -35,8 +35,8 @@ QUICK_BETAS = (0.1, 1.0, 5.0, 10.0, 20.0, 100.0)
 QUICK_RATES = (2e-2, 5e-2, 1e-1)
 QUICK_ATTACHED_BETAS = (10.0, 100.0)
 SEEDS = (0, 1, 2)
-"""One seed a setting, and all of them of the `FINALISTS` that this one has best on the validation samples."""
-FINALISTS = 3
+"""One seed a setting, and all of them of those, at most `FINALISTS`, that this one's validation samples do not tell from the best."""
+FINALISTS = 10
 
 
 def base(quick: bool) -> Config:
@@ -100,10 +100,13 @@ def cells(quick: bool) -> list[Cell]:
     return made
 
 
-def again(results: Sequence[Result]) -> list[Cell]:
-    """The settings that one seed has best on the validation samples, with the other seeds, since what one seed has best may be luck."""
-    best = [group[0].cell for group in ranked([result for result in results if result.cell.labels["seed"] == SEEDS[0]])[:FINALISTS]]
-    return [Cell(cell.labels | {"seed": seed}, cell.config.changed(seed=seed)) for cell in best for seed in SEEDS[1:]]
+def again(results: Sequence[Result], quick: bool) -> list[Cell]:
+    """Settings within two standard errors of the best on the validation samples, with the other seeds: which is best is not known yet."""
+    order = [group[0] for group in ranked([result for result in results if result.cell.labels["seed"] == SEEDS[0]])]
+    best = order[0].validation
+    least = best - 2 * math.sqrt(best * (1 - best) / (250 if quick else 1000))  # a tenth of all samples
+    finalists = [result.cell for result in order[:FINALISTS] if result.validation >= least]
+    return [Cell(cell.labels | {"seed": seed}, cell.config.changed(seed=seed)) for cell in finalists for seed in SEEDS[1:]]
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,7 @@ def reproduce(out: str | Path, *, quick: bool = False, jobs: int = 1, console: C
     first = cells(quick)
     comparison = compare(first, out, jobs=jobs, console=console)
     names = {cell.name for cell in first}
-    more = again([result for result in comparison.results if result.cell.name in names])
+    more = again([result for result in comparison.results if result.cell.name in names], quick)
     comparison = compare([*first, *more], out, jobs=jobs, console=console)
     found = findings(comparison.results, quick)
     claims.write(comparison.path / "findings.txt", told(found))
