@@ -23,6 +23,8 @@ BOUNDED = {
     "functional._function": "of the catalogue",
     "kernels.cache.directory": "of two compilers",
     "kernels.cpu.products.known": "of dtypes",
+    "kernels.cpu.rows.known": "of two widths",
+    "kernels.cpu.lists._kernel": "of a few names, in two widths",
     "kernels.gpu.language.functions": "of dtypes",
     "kernels.gpu.language.dialect": "of dtypes",
     "nn.sequential._of_class": "of classes of modules",

@@ -13,6 +13,7 @@ from spikegrad import printing
 from spikegrad.kernels.cpu import rows
 from spikegrad.kernels.cpu.events import Variant
 from spikegrad.kernels.formulas import with_formulas
+from spikegrad.kernels.lock import LOCK
 from spikegrad.printing import DIALECTS, Names
 from spikegrad.trace import Program
 
@@ -326,8 +327,9 @@ def source(variant: Variant) -> str:
 @functools.lru_cache(maxsize=1024)
 def compiled(variant: Variant) -> int:
     """The address of a kernel; from the disk cache where it has been compiled before."""
-    from spikegrad.kernels.cpu import elementary
-    from spikegrad.kernels.cpu.compiler import header, loaded
+    with LOCK:
+        from spikegrad.kernels.cpu import elementary
+        from spikegrad.kernels.cpu.compiler import header, loaded
 
     functions = loaded("elementary", f"{header('float32')}\n\n{elementary.source('float32')}")
     parts = [

@@ -47,7 +47,7 @@ from spikegrad.kernels.plan import Call
 from spikegrad.quiet import Split, split
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def split_of(call: Call, learned: tuple[str, ...] = ()) -> Split:
     """The programs of a layer over events."""
     return split(call.plan.step, call.plan.inputs, call.plan.states, call.plan.parameters, learned)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from spikegrad.kernels.cpu import memory, rows, threads
 from spikegrad.kernels.cpu.rows import LANES
+from spikegrad.kernels.lock import LOCK
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +63,8 @@ _KERNELS = {
 
 @functools.cache
 def _kernel(name: str, kind: str) -> int:
-    from spikegrad.kernels.cpu.compiler import header, loaded
+    with LOCK:
+        from spikegrad.kernels.cpu.compiler import header, loaded
 
     before, each, after = _KERNELS[name]
     arguments = "\n".join(f"    {argument} = job[ARGUMENTS + {place}]" for place, argument in enumerate(_NAMES))

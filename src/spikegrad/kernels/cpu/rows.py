@@ -18,6 +18,7 @@ from llvmlite import binding, ir
 from numba.core import cgutils, types
 
 from spikegrad.kernels.cpu.instructions import WORD, Node, instruction, pointer
+from spikegrad.kernels.lock import LOCK
 
 LANES = 16
 """Numbers that are looked at at once. Memory that lists are written to has room for so many more."""
@@ -312,7 +313,8 @@ def known(kind: str) -> str:
 
     There they have the kind behind their names: ``gather_narrow``.
     """
-    from spikegrad.kernels.cpu.compiler import header, loaded
+    with LOCK:
+        from spikegrad.kernels.cpu.compiler import header, loaded
 
     text = header("float32") + _SOURCE.format(version=version(), kind=kind)
     results: dict[str, Any] = {name: "uint64" if name == "listed" else "void" for name in _COUNTS}
