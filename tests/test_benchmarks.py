@@ -30,7 +30,9 @@ def only_snntorch(monkeypatch):
     monkeypatch.setattr(Contender, "installed", lambda self: self.package == "snntorch")
 
 
-@pytest.mark.parametrize("name", command.NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in ("compat", "kernels", "network", "startup") else ()) for n in command.NAMES]
+)
 def test_runs_and_writes(name, tmp_path, only_snntorch, capsys):
     assert command.main([name, "--quick", "--out", str(tmp_path)]) == 0
     found, about = report.read(tmp_path / f"{name}.json")

@@ -243,6 +243,7 @@ REFUSED = {"PiecewiseLeakyRelu(c=0.01, alpha=1.0)": "'alpha'", "gamma=0.5": "'ga
 """What the documentation shows and the code refuses (B-6)."""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_b6_documented_code_runs(monkeypatch):
     """Every example in braintools' docstrings, theirs by an import of theirs and ours by one of ours; and the two that theirs refuses."""

@@ -49,7 +49,7 @@ def test_three_networks_learn_digits_and_the_comparison_is_drawn(example, tmp_pa
     assert str(picture) in out
 
 
-@pytest.mark.parametrize("name", ["LIF layer", "AdEx neurons", "multi-layer network"])
+@pytest.mark.parametrize("name", ["LIF layer", "AdEx neurons", pytest.param("multi-layer network", marks=pytest.mark.slow)])
 def test_same_losses_and_gradients_as_with_braintools(example, name, monkeypatch):
     x = jnp.asarray(np.random.default_rng(0).random((8, 64)))
 

@@ -91,7 +91,7 @@ LAYERS: dict[str, Any] = {
     },
 }
 
-FEW = ("SpikingLinear", "snn.Leaky", "snn.Synaptic that keeps", "snn.RLeaky", "fused snn.Leaky", "fused snn.RLeaky")
+FEW = ("SpikingLinear", "snn.Synaptic that keeps", "snn.RLeaky", "fused snn.Leaky")
 
 WORDS = {
     "snn.RLeaky": "a fused layer with all-to-all connections cannot be differentiated",
