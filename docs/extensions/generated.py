@@ -85,7 +85,9 @@ def home(module: str, name: str) -> str:
     """The page of a name: the shorter, for what has two names."""
     if is_range(module, name):
         return "spikegrad.Between"
-    return f"spikegrad.{name}" if module == "spikegrad.insight" and name in public("spikegrad") else f"{module}.{name}"
+    first = importlib.import_module("spikegrad")
+    again = name in public("spikegrad") and getattr(importlib.import_module(module), name) is getattr(first, name)
+    return f"spikegrad.{name}" if again else f"{module}.{name}"
 
 
 def reference() -> Iterator[tuple[str, str]]:
