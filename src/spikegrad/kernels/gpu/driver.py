@@ -85,10 +85,6 @@ class Driver:
             self._kernels[key] = entry, code, called
             self.memory[bucket] = ctypes.addressof(entry)
 
-    def knows(self, key: int) -> bool:
-        """Whether a kernel has been added."""
-        return key in self._kernels
-
 
 @functools.cache
 def cuda() -> Driver:
