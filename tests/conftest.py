@@ -403,3 +403,13 @@ def transform(request: pytest.FixtureRequest) -> tuple[str, str, Callable[..., A
 @pytest.fixture
 def parameter_transforms() -> dict[str, tuple[str, Callable[..., Any]]]:
     return PARAMETER_TRANSFORMS
+
+
+def structures(cls: type[Any]) -> list[Any]:
+    """A neuron for each different record that a class has."""
+    required = dict(zip((f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING), (0.8, 0.7), strict=False))
+    found: dict[str, Any] = {}
+    for key, (record, read) in cls._records.items():
+        if record.key not in found:
+            found[record.key] = cls(**required, **{name: value for name, _, value in key if name in read})
+    return list(found.values())

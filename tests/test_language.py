@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import pytest
 import torch
+from tests.conftest import structures
 
 import spikegrad
 from spikegrad import ATan, Between, Decay, FastSigmoid, Fraction, Neuron, NonNegative, Positive, State, Step, nn, trace
@@ -393,16 +394,6 @@ def test_a_layer_refuses_to_learn_what_has_no_gradient():
 
 
 # What a neuron is.
-
-
-def structures(cls: type) -> list[Any]:
-    """A neuron for each different record that a class has."""
-    required = dict(zip((f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING), (0.8, 0.7), strict=False))
-    found: dict[str, Any] = {}
-    for key, (record, read) in cls._records.items():
-        if record.key not in found:
-            found[record.key] = cls(**required, **{name: value for name, _, value in key if name in read})
-    return list(found.values())
 
 
 STRUCTURES = {name: structures(cls) for name, cls in CATALOGUE.items()}

@@ -15,6 +15,8 @@ import pytest
 torch = pytest.importorskip("torch")
 nir = pytest.importorskip("nir")
 
+from tests.conftest import structures  # noqa: E402
+
 import spikegrad  # noqa: E402
 from spikegrad import ATan, Decay, FastSigmoid, Neuron, NoisyThreshold, State, Step, Surrogate, from_formula, neurons, nn  # noqa: E402
 from spikegrad.exchange.nir_equations import LI, LIF, CubaLIF, Elementwise  # noqa: E402
@@ -67,16 +69,6 @@ def flat(x: Any) -> list[Any]:
 
 def layers(net: Any) -> list[Any]:
     return [module for module in net.modules() if isinstance(module, nn.Layer)]
-
-
-def structures(cls: type[Any]) -> list[Any]:
-    """A neuron for each record that a class made when it was defined, fed-forward numbers near its defaults."""
-    required = dict(zip((f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING), (0.8, 0.7), strict=False))
-    found: dict[str, Any] = {}
-    for key, (record, read) in cls._records.items():
-        if record.key not in found:
-            found[record.key] = cls(**required, **{name: value for name, _, value in key if name in read})
-    return list(found.values())
 
 
 @pytest.mark.parametrize("name", neurons.CATALOGUE)
