@@ -155,7 +155,7 @@ def test_the_command_line_shows_no_abstract_class(tmp_path):
     """A file that defines one beside a neuron of its own."""
     file = tmp_path / "mine.py"
     file.write_text("from spikegrad import Neuron\n\n\nclass Mine(Neuron):\n    gain: float = 1.0\n")
-    run = subprocess.run([sys.executable, "-m", "spikegrad.cli", "show", f"{file}:Mine"], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-m", "spikegrad", "show", f"{file}:Mine"], capture_output=True, text=True)
     assert run.returncode != 0
     assert "Mine does not define `step(self, current, ...)`" in run.stderr
     assert "Traceback" not in run.stderr

@@ -365,7 +365,7 @@ def test_commands_that_are_killed_and_started_again_share_the_work(small, tmp_pa
     swept = ["--slopes", "1,2,3,4,5,6,7,8,9,10", "--out", str(tmp_path / "out")]
 
     def start(jobs: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "spikegrad.cli", "compare", *config, *swept, "--jobs", str(jobs)]
+        command = [sys.executable, "-m", "spikegrad", "compare", *config, *swept, "--jobs", str(jobs)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     cells = grid(Config(data=small, hidden=(4,), steps=3, epochs=60, norm=False), slopes=range(1, 11))

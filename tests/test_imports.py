@@ -35,6 +35,7 @@ LAYERS = (
     {"comparison"},
     {"tuning"},
     {"compat", "cli"},
+    {"__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ONLY: dict[str, set[str]] = {

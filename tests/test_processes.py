@@ -114,7 +114,7 @@ def test_the_command_line_in_two_processes(launcher, tmp_path):
     np.savez(tmp_path / "data.npz", x=x, y=y)
     settings = ["--data", str(tmp_path / "data.npz"), "--hidden", "8", "--epochs", "4", "--no-norm", "--dropout", "0"]
     machine = ["--batch-size", "24", "--accelerator", "cpu", "--devices", "2", "--strategy", "ddp"]
-    command = [sys.executable, *LAUNCHERS[launcher], "spikegrad.cli", "train", *settings, *machine, "--out", str(tmp_path / "two")]
+    command = [sys.executable, *LAUNCHERS[launcher], "spikegrad", "train", *settings, *machine, "--out", str(tmp_path / "two")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr

@@ -214,7 +214,7 @@ def share(small: str, folders: list[Path], storage: str | None, trials: int = 8)
     options += ["--surrogates", "ATan", "--trials", str(trials), "--jobs", "1", *(["--storage", storage] if storage else [])]
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "spikegrad.cli", "tune", *options, "--out", str(folder)]
+        command = [sys.executable, "-m", "spikegrad", "tune", *options, "--out", str(folder)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def ended() -> int:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from spikegrad.errors import InputError
@@ -32,7 +33,7 @@ class Cell:
     labels: dict[str, Label]
     config: Config
 
-    @property
+    @cached_property  # asked of hundreds of cells, twice a second
     def name(self) -> str:
         """The name of its folder, for people and unique: what it says of itself, and a hash of its configuration."""
         said = "-".join(str(f"{x:g}" if isinstance(x, float) else x) for x in self.labels.values() if x is not None)

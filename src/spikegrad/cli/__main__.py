@@ -1,5 +1,0 @@
-"""``python -m spikegrad.cli``: the command line where its script is not on the path."""
-
-from spikegrad.cli import main
-
-main()
