@@ -139,7 +139,8 @@ def test_training_in_graphs(tmp_path):
 
 def test_compiled_in_one_graph():
     x = drive(20, 4, 64)
-    for layer in (nn.Leaky(0.9, learn_beta=True).cuda(), nn.Synaptic(0.8, 0.9).cuda(), nn.LeakyIntegrator(0.9).cuda()):
+    layers = nn.Leaky(0.9, learn_beta=True), nn.Synaptic(0.8, 0.9), nn.LeakyIntegrator(0.9), nn.RecurrentLeaky(64, 0.9)
+    for layer in (layer.cuda() for layer in layers):
         torch.compiler.reset()
         found, wanted = both(torch.compile(first(layer), fullgraph=True), x), both(first(layer), x)
         torch.testing.assert_close(found, wanted)

@@ -167,7 +167,7 @@ def test_a_surrogate_with_a_formula_of_its_own_still_runs_in_the_kernels(x):
 
     layer = nn.Leaky(0.9, spike=Named(ATan()))
     assert torch.equal(outcome(layer, "numba", x)[0], outcome(nn.Leaky(0.9), "reference", x)[0])
-    assert nn.backend.obstacle("numba", nn.Spike(Narrow()), False, False, (x,), False) is None
+    assert nn.backend.obstacle("numba", nn.Spike(Narrow()), False, False, (x,)) is None
 
 
 class Third(nn.Quantize):

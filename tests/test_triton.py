@@ -40,10 +40,11 @@ def uniform(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
-def ran(layer: nn.Layer, inputs: list[Tensor], state: Any = None, record: tuple[str, ...] = ()) -> dict[str, Tensor]:
+def ran(layer: nn.Layer, inputs: list[Tensor], state: Any = None, record: tuple[str, ...] = (), call: Any = None) -> dict[str, Tensor]:
     """Outputs, states, recorded values and every gradient of a layer, of a weighted sum of all that it returns, by name."""
     layer, leaves = layer.to(DEVICE), [x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]
-    made, after, recorded = layer(tuple(leaves) if len(leaves) > 1 else leaves[0], state, record=record)
+    call = layer if call is None else call
+    made, after, recorded = call(tuple(leaves) if len(leaves) > 1 else leaves[0], state, record=record)
     outputs = made if isinstance(made, tuple) else (made,)
     states = after if isinstance(after, tuple) else (after,)
     found = {f"output {k}": x for k, x in enumerate(outputs)} | {f"state {k}": x for k, x in enumerate(states)} | recorded
@@ -356,6 +357,27 @@ def test_recurrent(name, recurrent):
     nothing, same = layer(inputs[0][:0] if len(inputs) == 1 else tuple(x[:0] for x in inputs), after)
     assert nothing.shape == (0, 3, 32)
     assert all(torch.equal(a, b) for a, b in zip(after, same, strict=True))
+
+
+def test_recurrent_as_an_operator():
+    """As a compiled program runs it on a GPU: the operator is told that its tensors are on one."""
+    from spikegrad.kernels import operator
+
+    layer = nn.Layer(neurons.Leaky(0.8), learn=("beta", "threshold"), recurrent="all-to-all", features=32).to(DEVICE)
+    with torch.no_grad():
+        layer.weight.copy_((uniform(32, 32) * 17).floor().sub(8).div(32))
+    x, asked = uniform(7, 3, 32), list[str]()
+
+    def card(x: Tensor) -> torch.device:
+        asked.append(str(x.device))
+        return x.device
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(operator, "_card", card)
+        found = ran(layer, [x], call=torch.compile(layer, fullgraph=True, backend="aot_eager"))
+    assert asked
+    layer.backend = "reference"
+    require_equal(found, ran(layer, [x]))
 
 
 class Named(Neuron):

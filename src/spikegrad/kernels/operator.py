@@ -52,8 +52,13 @@ def _require_sequences(sequences: Sequence[Tensor], like: Tensor, others: Sequen
     """Raise an error unless the sequences are of the shape and dtype of one of them, and a kernel may take all addresses."""
     _require(all(x.shape == like.shape and x.dtype is like.dtype for x in sequences), "its inputs differ in shape or dtype")
     _require(like.ndim > 1, "its inputs have no time axis")
-    reason = gate.obstacle(*sequences, *others, device=like.device if like.is_cuda else gate.CPU)
+    reason = gate.obstacle(*sequences, *others, device=_card(like) or gate.CPU)
     _require(reason is None, str(reason))
+
+
+def _card(x: Tensor) -> torch.device | None:
+    """Where Triton's kernels run a layer with this input, or None for Numba's."""
+    return x.device if x.is_cuda else None
 
 
 # A layer where operations are compiled. It takes the inputs; the numbers and states that are tensors, whose names are the words of `names`,
@@ -65,7 +70,7 @@ def _layer(inputs: list[Tensor], tensors: list[Tensor], floats: Tensor, surrogat
         _require(len(inputs) == len(read(text).record.inputs), "it has not as many inputs as the layer")
         _require_sequences(inputs, inputs[0], tensors)
         call, state, numbers, spike = _given(inputs[0].shape, tensors, floats, surrogate, text, names)
-        return list(run(call, inputs, state, numbers, spike, triton=inputs[0].is_cuda))
+        return list(run(call, inputs, state, numbers, spike, triton=_card(inputs[0]) is not None))
 
 
 @_layer.register_fake
@@ -104,11 +109,11 @@ def _layer_backward(
         _require(shapes == _made(call, like.shape, like.dtype), "its gradients are not those of the layer's results")
         _require(len(inputs) in (0, len(call.record.inputs)), "it has not as many inputs as the layer")
         numbers, values = values_of(call, state, floating, spike, real)
-        layer = layer_of(call, numbers, like.shape, like.dtype, like.device if like.is_cuda else None)
+        layer = layer_of(call, numbers, like.shape, like.dtype, _card(like))
         plan = layer.call.plan  # an equal call that was not read from text, so that its parameters have other names
         sources = {name: numbers for name, numbers in plan.sources.items() if not (state and name.startswith("first."))}
         asked = tuple(not learning.isdisjoint(sources.get(name, (name,))) for name in layer.tensors)
-        if inputs and (layer.fed or like.is_cuda):
+        if inputs and (layer.fed or _card(like)):
             # What was kept is computed anew: an operator returns what its caller asked for, and nothing beside it.
             saved = layer.saving(inputs, values, layer.asked(asked)[1])[1]
         else:

@@ -54,6 +54,10 @@ def layer_of(call: Call, numbers: Numbers, shape: torch.Size, dtype: torch.dtype
             from spikegrad.kernels.cpu.layer import Layer as OnCPU
 
             return OnCPU(call, numbers, shape, dtype)
+        if call.connection == "all-to-all":
+            from spikegrad.kernels.gpu.recurrent import Layer as Connected
+
+            return Connected(call, numbers, shape, dtype, triton)
         from spikegrad.kernels.gpu.layer import Layer as OnGPU
 
         return OnGPU(call, numbers, shape, dtype, triton)
@@ -190,12 +194,6 @@ def run(
         triton: by Triton's kernels instead of Numba's.
     """
     shape, dtype, device = inputs[0].shape, inputs[0].dtype, inputs[0].device if triton else None
-    if triton and call.connection == "all-to-all":
-        with LOCK:
-            from spikegrad.kernels.gpu import recurrent
-
-        step = functools.partial(run, surrogate=surrogate, triton=True)
-        return recurrent.run(call, inputs, state, numbers, step)
     if constant:
         layer, tensors = _constant(call, numbers, surrogate, shape, dtype, device), ()
     else:

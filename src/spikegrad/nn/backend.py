@@ -80,7 +80,7 @@ def fused(backend: str, of: str, reason: str | None) -> bool:
     return reason is None and INSTALLED[of]
 
 
-def obstacle(of: str, spike: Spike, inhibition: bool, own_quantize: bool, tensors: Sequence[Tensor], fed: bool) -> str | None:
+def obstacle(of: str, spike: Spike, inhibition: bool, own_quantize: bool, tensors: Sequence[Tensor]) -> str | None:
     """Why the kernels of a compiler cannot run a layer with these, the input first, or None."""
     surrogate = spike.surrogate
     if surrogate.stochastic:
@@ -96,23 +96,20 @@ def obstacle(of: str, spike: Spike, inhibition: bool, own_quantize: bool, tensor
     device = gate.CPU
     if of == "triton":
         device = tensors[0].device
-        if (reason := _off_the_gpu(device, fed)) is not None:
+        if (reason := _off_the_gpu(device)) is not None:
             return reason
     if torch.compiler.is_compiling():
         return gate.compiling(*tensors, device=device)
     return gate.surroundings() or gate.obstacle(*tensors, device=device)
 
 
-def _off_the_gpu(device: torch.device, fed: bool) -> str | None:
+def _off_the_gpu(device: torch.device) -> str | None:
     """Why Triton's kernels cannot run a layer there, or None; on the CPU they run in Triton's interpreter."""
     if device.type != "cuda" and not (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"its input is on {device}; Triton's kernels run on GPUs, and on the CPU with TRITON_INTERPRET=1, slowly, to be tested"
-    compiled = torch.compiler.is_compiling()
-    if device.type == "cpu" and compiled:
+    if device.type == "cpu" and torch.compiler.is_compiling():
         return "Triton's interpreter does not run where operations are compiled"
-    return (
-        "a kernel for each step, of neurons connected all to all, does not run where operations are compiled" if fed and compiled else None
-    )
+    return None
 
 
 def rewritten(module: nn.Module, kind: type[nn.Module]) -> str | None:

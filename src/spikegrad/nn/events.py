@@ -70,7 +70,7 @@ def obstacle(neuron: Layer, tensors: Sequence[Tensor]) -> str | None:
         if FED in neuron.neuron.record.inputs or not (emits(neuron) and _windowed(neuron)):
             return "its recurrent neurons take what is fed back apart, or have no surrogate with a window"
         tensors = [*tensors, neuron.weight]
-    if (reason := backend.obstacle("numba", neuron.spike, neuron.inhibition, False, tensors, False)) is not None:
+    if (reason := backend.obstacle("numba", neuron.spike, neuron.inhibition, False, tensors)) is not None:
         return reason
     if any(x.dtype is not torch.float32 for x in tensors):
         return "it is not of float32"

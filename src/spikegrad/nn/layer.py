@@ -255,7 +255,7 @@ class Layer(Stateful):
         own = None if call.quantized else quantize
         tensors = [*given, *start, *learned.values(), *[numbers[name] for name in self._tensors], *(() if weight is None else (weight,))]
         kind = compiler(self.backend, like)
-        if not fused(self.backend, kind, obstacle(kind, spike, self.inhibition, own is not None, tensors, self.connection == "all-to-all")):
+        if not fused(self.backend, kind, obstacle(kind, spike, self.inhibition, own is not None, tensors)):
             return self._plain(call, given, like, start, numbers, own)
         if len(given) > 1:
             given = tuple(cast(x, given[0]) for x in given)
