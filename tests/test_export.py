@@ -140,7 +140,10 @@ def test_a_compiled_transform_is_the_plain_one(transform):
         assert found.abs().max() > 0
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+OLD = pytest.mark.skipif(torch.__version__.startswith("2.11."), reason="PyTorch 2.11 compiles the plain loop for each float anew")
+
+
+@pytest.mark.parametrize("backend", ["auto", pytest.param("reference", marks=OLD)])
 def test_numbers_that_change_every_epoch_compile_nothing(backend):
     """A slope, and a number of the neuron; the first change may compile once more, no other one does."""
     from torch._dynamo.testing import CompileCounterWithBackend
