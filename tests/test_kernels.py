@@ -1007,7 +1007,6 @@ def test_compile_knows_formulas_by_what_they_are():
 
 
 @pytest.mark.filterwarnings("ignore:No complete tensor found in the group:UserWarning")  # weights that lie by sender
-@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # PyTorch 2.11 says it of the file that it reads
 @pytest.mark.parametrize("kind", ["Synaptic", "RecurrentLeaky"])
 def test_export(kind, tmp_path):
     """A layer of any length in time and batch, from a file."""
