@@ -311,9 +311,10 @@ BIG = (16, 16, 256)
     ("make", "x", "words"),
     [
         (lambda: layer(256, 256, backend="auto"), lambda: spikes(0.02, *BIG), None),
-        (lambda: layer(256, 256, backend="auto"), lambda: spikes(0.5, *BIG), "50% of its inputs spike"),
+        (lambda: layer(256, 256, backend="auto"), lambda: spikes(0.7, *BIG), "currents dense"),
         (lambda: layer(256, 8, backend="auto"), lambda: spikes(0.02, *BIG), "so small"),
         (lambda: layer(256, 256, nn.Leaky(0.9), backend="auto"), lambda: spikes(0.02, *BIG), "ATan has no window"),
+        (lambda: layer(256, 256, nn.Leaky(0.9), backend="auto", memory="save"), lambda: spikes(0.02, *BIG), None),
         (lambda: layer(256, 256, nn.LeakyIntegrator(0.9), backend="auto"), lambda: spikes(0.02, *BIG), "do not spike"),
         (lambda: layer(256, 256, nn.LeakyIntegrator(0.9), backend="auto"), lambda: Spikes.of(spikes(0.02, *BIG)), None),
         (lambda: layer(256, 256, backend="dense"), lambda: spikes(0.02, *BIG), "was asked for"),
@@ -324,9 +325,10 @@ BIG = (16, 16, 256)
 def test_what_auto_takes(make, x, words, monkeypatch):
     monkeypatch.setattr(nn.SpikingLinear, "_densely", lambda self, *given: ("densely", None))
     net, given = make(), x()
-    reason = net.why(given)
-    assert reason is None if words is None else words in reason
-    assert isinstance(net(given)[0], str) is (reason is not None)
+    ways = net.chosen(given)
+    assert ways.by_events is (words is None)
+    assert words is None or words in ways.why
+    assert isinstance(net(given)[0], str) is not ways.by_events
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from tests.test_events import SHAPE, SPIKE, dyadic, gradients, layer, recurrent,
 from torch.utils.checkpoint import checkpoint
 
 from spikegrad import Triangle, neurons, nn
-from spikegrad.nn import events
+from spikegrad.kernels import choice
 
 
 @pytest.fixture
 def eager(monkeypatch):
     """``"auto"`` takes events however small a layer is."""
-    monkeypatch.setattr(events, "FEWEST", 0)
+    monkeypatch.setattr(choice, "FEWEST", 0)
 
 
 def in_func_grad(net, x):
@@ -72,7 +72,7 @@ MODES = [in_func_grad, in_vmap, in_functional_call, in_checkpoint, with_hooks_on
 @pytest.mark.parametrize("mode", [*MODES, pytest.param(compiled, marks=pytest.mark.slow)], ids=lambda f: f.__name__)
 def test_modes(mode, eager):
     net, x = layer(37, 40, backend="auto"), spikes(0.2)
-    assert net.why(x) is None
+    assert net.chosen(x).by_events
     found = mode(net, x)
     take(net, "dense")
     for name, expected in mode(net, x).items():

@@ -88,7 +88,7 @@ def saved_bytes(net, run):
 
 @pytest.mark.parametrize(("memory", "least", "most"), [("recompute", 0.125, 0.25), ("save", 8, 8.5)])
 def test_bytes_saved_per_neuron_and_step(memory, least, most):
-    net = nn.Sequential(*(nn.SpikingLinear(256, 256, nn.Leaky(0.9), memory=memory) for _ in range(4)))
+    net = nn.Sequential(*(nn.SpikingLinear(256, 256, nn.Leaky(0.9), memory=memory, backend="dense") for _ in range(4)))
     x = spikes(50, 16, 256).requires_grad_()
     held, (out, _) = saved_bytes(net, lambda: net(x))
     assert least <= held / (4 * out.numel()) <= most

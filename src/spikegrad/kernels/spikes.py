@@ -28,14 +28,22 @@ class Pairs(NamedTuple):
     Attributes:
         neurons: the neurons, sample by sample and step by step.
         base: where each sample begins, and the end.
-        near: counted from there, where each step begins, ``(batch, time + 1)``.
-        active: where those of a step end that have a gradient, ``(batch, time)``; the rest made a spike that its reverse has to see.
+        near: counted from there, where each part of each step begins, ``(batch, time * parts + 1)``.
+        active: where those of a part end that have a gradient, ``(batch, time * parts)``; the rest made a spike that its reverse has to
+            see.
+        parts: how many blocks of neurons a step has.
     """
 
     neurons: Tensor
     base: Tensor
     near: Tensor
     active: Tensor
+    parts: int
+
+    @property
+    def since(self) -> Tensor:
+        """Where each step begins, ``(batch, time + 1)``."""
+        return self.near[:, :: self.parts].contiguous()
 
 
 class Spikes:
@@ -125,7 +133,7 @@ class Spikes:
     @property
     def nbytes(self) -> int:
         """Bytes of all lists."""
-        return sum(x.nbytes for x in (self.index, self.base, self.since, *(self.pairs or ())))
+        return sum(x.nbytes for x in (self.index, self.base, self.since, *(self.pairs or ())[:4]))
 
     def __repr__(self) -> str:
         return f"Spikes({tuple(self.shape)}, {len(self)} spikes, density={self.density:.3g})"
@@ -203,8 +211,8 @@ def _brought(ctx: _Context, g: Tensor) -> Tensor:
 def picked(x: Tensor, pairs: Pairs) -> Tensor:
     """A sequence's values at pairs."""
     if torch.is_grad_enabled() or type(x) is not Tensor or x.dtype is not torch.float32:
-        return x.reshape(-1)[places(pairs.neurons.numpy(), pairs.base, pairs.near, x.shape)]
-    x = x.contiguous()
+        return x.reshape(-1)[places(pairs.neurons.numpy(), pairs.base, pairs.since, x.shape)]
+    x, since = x.contiguous(), pairs.since
     values = torch.empty(len(pairs.neurons), dtype=x.dtype, device="cpu")
-    _lists().read_there(x, values, pairs.neurons.data_ptr(), pairs.base.data_ptr(), pairs.near.data_ptr(), torch.get_num_threads())
+    _lists().read_there(x, values, pairs.neurons.data_ptr(), pairs.base.data_ptr(), since.data_ptr(), torch.get_num_threads())
     return values

@@ -15,6 +15,7 @@ from torch import Tensor
 from spikegrad import facts
 from spikegrad.errors import meant
 from spikegrad.kernels import arguments
+from spikegrad.kernels.choice import Chosen
 from spikegrad.kernels.lock import LOCK
 from spikegrad.kernels.plan import FED
 from spikegrad.kernels.values import values_of
@@ -27,13 +28,6 @@ if TYPE_CHECKING:
 
 Way = Literal["auto", "event", "dense"]
 WAYS = ("auto", "event", "dense")
-
-DENSEST = 0.25
-"""Share of the senders that spike from which ``"auto"`` takes dense products. Measured: with 30 % a training step of 256-20 costs the same
-either way, of 256-256 0.8 times as much by events, of 700-256 0.7 times."""
-FEWEST = 2**24
-"""Products of a weight and an input, steps and samples counted, below which ``"auto"`` takes dense ones: the calls cost more. Measured:
-with 2**22 a training step took 1.3 times as long by events, with 2**24 0.8 times."""
 
 
 def check(way: str) -> None:
@@ -82,27 +76,22 @@ def obstacle(neuron: Layer, tensors: Sequence[Tensor]) -> str | None:
     return "its neurons have several inputs or outputs" if len(record.inputs) != 1 or record.outputs != 1 else None
 
 
-def unfit(neuron: Layer, *, arrived: bool) -> str | None:
-    """Why neurons are not worth running by events: part of the rule of ``"auto"``. `arrived` is whether the input came as events."""
+def unfit(neuron: Layer, *, arrived: bool, recompute: bool) -> str | None:
+    """Why neurons are not worth running by events: part of the rule of ``"auto"``.
+
+    `arrived` is whether the input came as events, `recompute` whether nothing is to be kept but its spikes.
+    """
     if not neuron.neuron.record.fires:
         return None if arrived else "its neurons do not spike, and its input is a dense tensor"
-    if not _windowed(neuron):
-        return f"{type(neuron.spike.surrogate).__name__} has no window outside of which it is known to be 0"
+    if recompute and not _windowed(neuron):
+        kind = type(neuron.spike.surrogate).__name__
+        return f"{kind} has no window outside of which it is known to be 0: by events more would be kept than memory='recompute' allows"
     return None
 
 
 def _windowed(neuron: Layer) -> bool:
     low, high = facts.window(neuron.spike.surrogate)
     return math.isfinite(high - low)
-
-
-def costly(given: Spikes, features: int) -> str | None:
-    """Why dense products cost less than such events: the rest of the rule."""
-    if given.density >= DENSEST:
-        return f"{given.density:.0%} of its inputs spike; events cost less below {DENSEST:.0%}"
-    if given.shape.numel() * features < FEWEST:
-        return "it is so small that calls cost more than products"
-    return None
 
 
 def emits(neuron: Layer) -> bool:
@@ -118,7 +107,7 @@ def listed(spikes: Tensor) -> Spikes | None:
     return found
 
 
-def run(neuron: Layer, given: Spikes, weight: Tensor, bias: Tensor | None, state: Any) -> tuple[Any, Any] | None:
+def run(neuron: Layer, chosen: Chosen, given: Spikes, weight: Tensor, bias: Tensor | None, state: Any) -> tuple[Any, Any] | None:
     """Output and state by events; None where weights or potentials are not numbers, which only dense products spread as they must.
 
     Infinity times the 0 of a silent neuron is NaN, so that no row could be left out.
@@ -143,7 +132,7 @@ def run(neuron: Layer, given: Spikes, weight: Tensor, bias: Tensor | None, state
         parts = parts or tuple(rest)
         numbers = numbers._replace(state=tuple(0.0 for _ in numbers.state))
     neurons = kernels().neurons_of(of_call, numbers, facts.window(neuron.spike.surrogate), own is not None)
-    found = kernels().run(neurons, given, weight, bias, own, tensors[:count], parts)
+    found = kernels().run(neurons, chosen, given, weight, bias, own, tensors[:count], parts)
     return None if found is None else (found[0], neuron.state_of(found[1]))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spikegrad.kernels.choice import Chosen, chosen
 from spikegrad.kernels.gate import has_memory
 from spikegrad.nn import events
 from spikegrad.nn.bits import outline, pack, packed
@@ -122,15 +123,31 @@ class SpikingLinear(Stateful):
         """The input spikes as events if the layer would run by them, else as they are: so that it returns events, too."""
         if spikes.ndim != 3 or self._obstacle(spikes, None) is not None or (given := events.listed(spikes)) is None:
             return spikes
-        return spikes if self._declined(given) is not None else given
+        return given if self._chosen(given).by_events else spikes
 
-    def why(self, currents: Tensor | Spikes) -> str | None:
-        """Why the layer takes dense products for such input spikes, in words; None if it runs by events."""
+    def chosen(self, currents: Tensor | Spikes) -> Chosen:
+        """The way of each of the layer's products for such input spikes, by events or dense, and why.
+
+        Args:
+            currents: as of `forward`.
+
+        Returns:
+            A named tuple: ``currents``, and the gradients of ``weights`` and ``inputs``, are ``"event"`` or ``"dense"``; ``why`` says why.
+
+        Raises:
+            ValueError: ``backend="event"`` cannot run the layer.
+
+        Example:
+            >>> import torch
+            >>> from spikegrad import nn
+            >>> nn.SpikingLinear(9, 4, nn.Leaky(0.9), backend="dense").chosen(torch.zeros(5, 1, 9))
+            Chosen(currents='dense', weights='dense', inputs='dense', why="backend='dense' was asked for")
+        """
         reason = self._obstacle(currents, None)
         given = events.listed(currents) if reason is None and isinstance(currents, Tensor) else currents
         if reason is not None or isinstance(given, Tensor) or given is None:
-            return reason or "its input has other values than 0 and 1"
-        return self._declined(given)
+            return Chosen.densely(reason or "its input has other values than 0 and 1")
+        return self._chosen(given)
 
     def _obstacle(self, given: Tensor | Spikes, state: Any) -> str | None:
         """Why the layer cannot run by events, or is not to.
@@ -146,19 +163,22 @@ class SpikingLinear(Stateful):
         if reason is not None and self.backend == "event":
             raise ValueError(f"backend='event' cannot run this layer: {reason}; use backend='auto' or 'dense'")
         if reason is None and self.backend == "auto":
-            return events.unfit(self.neuron, arrived=not isinstance(given, Tensor))
+            return events.unfit(self.neuron, arrived=not isinstance(given, Tensor), recompute=self.memory == "recompute")
         return reason
 
-    def _declined(self, given: Spikes) -> str | None:
-        """Why dense products are taken though events would do."""
-        return None if self.backend == "event" else events.costly(given, len(self.weight))
+    def _chosen(self, given: Spikes) -> Chosen:
+        """The way of each product for events that the layer can run by."""
+        if self.backend == "event":
+            return Chosen("event", "event", "event" if given.pairs is not None else "dense", "backend='event' was asked for")
+        return chosen(given, len(self.weight))
 
     def _over(self, given: Spikes, state: Any) -> tuple[Any, Any] | None:
         """Output and state by events; None where dense products are to be taken."""
-        if self._declined(given) is not None:
+        ways = self._chosen(given)
+        if not ways.by_events:
             return None
         weight = self.weight / (1 - self.dropout) if self._drops else self.weight
-        return events.run(self.neuron, given, weight, self.bias, state)
+        return events.run(self.neuron, ways, given, weight, self.bias, state)
 
     def _of_events(self, given: Spikes, state: Any) -> tuple[Any, ...]:
         """Output and state for spikes that arrived as events."""

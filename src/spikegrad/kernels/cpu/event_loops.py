@@ -18,7 +18,7 @@ from spikegrad.printing import DIALECTS, Names
 from spikegrad.trace import Program
 
 _NUMBA = DIALECTS["numba"]
-_WORDS = frozenset(("count", "i", "j", "places", "real", "np", "inf", "U", *_NUMBA.words, *keyword.kwlist))
+_WORDS = frozenset(("column", "count", "i", "j", "places", "real", "np", "inf", "U", *_NUMBA.words, *keyword.kwlist))
 """Names that mean something else where a program is printed."""
 
 _IMPORTS = """
@@ -28,17 +28,24 @@ from spikegrad.kernels.cpu.compiler import inner
 ints, longs = pointer(numba.int32), pointer(numba.int64)
 given, own, put_own = {given}, {own}, put_{own}
 """
+_PLACE = "((t * samples + b) * features + column) * SIZE"
+"""Where in a sequence the row of a step begins."""
 _TEMPLATE = """
 @entry(2)
 def kernel(address, mine):
     job = words(address)
-    steps, samples, block = job[STEPS], job[COLUMNS], job[BLOCK]
+    steps, units = job[STEPS], job[COLUMNS]
     rows = job[SCRATCH] + mine * job[SHARE]
 {before}
-    start = claimed(job, mine)
-    while start < samples:
+    unit = claimed(job, mine)
+    while unit < units:
+        part, group = unit // groups, unit % groups
+        column = part * breadth
+        width = min(breadth, features - column)
+        share = group * features + column
+        own_weights = weights + column * senders * SIZE
 {body}
-        start = claimed(job, mine)
+        unit = claimed(job, mine)
 """
 
 
@@ -76,29 +83,29 @@ class _Printer:
         writes += [f"every {name}" for name in variant.everywhere]
         reads = {self.current: "current"} | {name: f"state {name}" for name in states}
         step = self._row("advance", Program(split.forward.instructions, tuple(results)), reads, writes)
-        body = [*self._begin("state"), "spiked_here = paired = U(0)", "wrong = np.uint32(0)"]
+        body = ["b = group", *self._begin("state"), "spiked_here = paired = U(0)", "wrong = np.uint32(0)"]
         if split.emits:
-            body += ["ints(spiked)[start * (steps + U(1))] = 0"]
+            body += ["ints(spiked)[unit * (steps + U(1))] = 0"]
         if variant.rare:
-            body += ["ints(near)[start * (steps + U(1))] = 0"]
+            body += ["ints(near)[unit * (steps + U(1))] = 0"]
         body += [
             "for t in range(steps):",
-            f"    if bias: fill(features, reals({self._at('current')}), reals(bias), U(1))",
-            f"    else: clear(features, reals({self._at('current')}))",
+            f"    if bias: fill(width, reals({self._at('current')}), reals(bias + column * SIZE), U(1))",
+            f"    else: clear(width, reals({self._at('current')}))",
             "    if index:",
-            "        first = U(longs(base)[start])",
-            "        here = start * (steps + U(1)) + t",
+            "        first = U(longs(base)[b])",
+            "        here = b * (steps + U(1)) + t",
             "        end = first + U(ints(since)[here + U(1)])",
-            f"        gather_{variant.given}({self._at('current')}, weights, index, first + U(ints(since)[here]), end, features)",
+            f"        gather_{variant.given}({self._at('current')}, own_weights, index, first + U(ints(since)[here]), end, width)",
             "    if currents:",
-            f"        add(features, reals({self._at('current')}), reals(currents + (t * samples + start) * features * SIZE))",
+            f"        add(width, reals({self._at('current')}), reals(currents + {_PLACE}))",
             *(f"    {line}" for line in self._fed_forward()),
             f"    {step}",
         ]
         self.functions.append("@row\ndef add(count, into, row):\n    for j in range(count):\n        into[j] += row[j]")
         if split.emits:
             body += [f"    {line}" for line in self._listed()]
-        return [*body, *(["reals(flags)[start] = real(wrong)"] if split.emits else []), *self._end("state")]
+        return [*body, *(["reals(flags)[unit] = real(wrong)"] if split.emits else []), *self._end("state")]
 
     def _fed_forward(self) -> list[str]:
         """Lines that add what the spikes of the step before bring."""
@@ -107,11 +114,11 @@ class _Printer:
         current, own = self._at("current"), self.variant.own
         return [
             "if t > U(0):",
-            "    here = start * (steps + U(1)) + t",
+            "    here = b * (steps + U(1)) + t",
             "    begin, end = U(ints(spiked)[here - U(1)]), U(ints(spiked)[here])",
-            f"    gather_{own}({current}, recurrent, spikes + start * room * {self._place_size()}, begin, end, features)",
+            f"    gather_{own}({current}, recurrent, spikes + b * room * {self._place_size()}, begin, end, features)",
             "elif fed:",
-            f"    add(features, reals({current}), reals(fed + start * features * SIZE))",
+            f"    add(features, reals({current}), reals(fed + b * features * SIZE))",
         ]
 
     def _fed_backward(self) -> list[str]:
@@ -127,7 +134,7 @@ class _Printer:
             "    if grad_recurrent:",
             "        origin_here = U(longs(own_base)[b])",
             "        begin, end = origin_here + U(ints(spiked)[here]), origin_here + U(ints(spiked)[here + U(1)])",
-            f"        spread_{own}({bar}, grad_recurrent + own_share * SIZE, spikes, begin, end, features)",
+            f"        spread_{own}({bar}, grad_recurrent + share * features * SIZE, spikes, begin, end, features)",
         ]
 
     def _place_size(self) -> str:
@@ -149,18 +156,18 @@ class _Printer:
             return f"within({row[name]} + j * SIZE, low, high)"
 
         lines = ["lanes = np.uint32(0xFFFF) if count - j >= U(16) else (np.uint32(1) << np.uint32(count - j)) - np.uint32(1)"]
-        append = ["put_own(pairs + place * PLACE, j, mask)"]
+        append = ["put_own(pairs + place * PLACE, column + j, mask)"]
         append += [f"put_values({kept[name]} + place * SIZE, {row[name]} + j * SIZE, mask)" for name in variant.pairs]
         append += ["place += ones(mask)"]
         out = split.watched[0]
         assert split.emits is not None
         text = [
-            f"def listed_here({', '.join(['count', *row.values(), 'spikes', 'found', 'pairs', *kept.values(), 'place', 'low', 'high'])}):",
+            f"def listed_here(count, column, spikes, found, pairs, place, low, high, {', '.join([*row.values(), *kept.values()])}):",
             "    wrong = np.uint32(0)",
             "    for j in range(U(0), count, U(16)):",
             *(f"        {line}" for line in lines),
             f"        mask = {fired(out, split.emits)} & lanes",
-            "        put_own(spikes + found * PLACE, j, mask)",
+            "        put_own(spikes + found * PLACE, column + j, mask)",
             "        found += ones(mask)",
             f"        wrong |= beyond({row[out]} + j * SIZE, inf) & lanes",
         ]
@@ -176,16 +183,16 @@ class _Printer:
         self.functions.append("\n".join(["@inner()", *text]).replace("PLACE", self._place_size()))
         size = self._place_size()
         given = [self._at(f"watched {name}") for name in labels]
-        rooms = [f"kept_{_variable(name)} + start * room * SIZE" for name in variant.pairs]
-        call = ["features", *given, f"spikes + start * room * {size}", "spiked_here", f"pairs + start * room * {size}", *rooms, "paired"]
-        window = ["reals(window)[0]", "reals(window)[1]"]
+        rooms = [f"kept_{_variable(name)} + unit * room * SIZE" for name in variant.pairs]
+        found = [f"spikes + unit * room * {size}", "spiked_here", f"pairs + unit * room * {size}", "paired"]
+        call = ["width", "column", *found, "reals(window)[0]", "reals(window)[1]", *given, *rooms]
         lines = [
-            f"spiked_here, only_near, paired, nan = listed_here({', '.join([*call, *window])})",
+            f"spiked_here, only_near, paired, nan = listed_here({', '.join(call)})",
             "wrong |= nan",
-            "ints(spiked)[start * (steps + U(1)) + t + U(1)] = spiked_here",
+            "ints(spiked)[unit * (steps + U(1)) + t + U(1)] = spiked_here",
         ]
         if variant.rare:
-            lines += ["ints(active)[start * steps + t] = only_near", "ints(near)[start * (steps + U(1)) + t + U(1)] = paired"]
+            lines += ["ints(active)[unit * steps + t] = only_near", "ints(near)[unit * (steps + U(1)) + t + U(1)] = paired"]
         return lines
 
     def _backward(self) -> list[str]:
@@ -203,13 +210,13 @@ class _Printer:
             rows_there = ", ".join(f"reals({self._at(label)})" for pair in places for label in pair)
             listed = f"own(pairs + first * {self._place_size()})"
             inner += [
-                "here = b * (steps + U(1)) + t",
+                "here = b * (steps * parts + U(1)) + t * parts + part",
                 "first = U(longs(origin)[b]) + U(ints(near)[here])",
                 "count = U(ints(near)[here + U(1)] - ints(near)[here])",
                 *(self._fed_backward() if variant.fed else []),
                 f"{full.replace('places', listed)}",
                 f"{quiet}",
-                f"put(count, {listed}, {rows_there})",
+                f"put(count, {listed}, column, {rows_there})",
             ]
         else:
             inner += [self._row("full", split.full, reads | {"bar_0": "out"}, into)]
@@ -219,32 +226,33 @@ class _Printer:
             "    begins = U(longs(base)[b])",
             "    step = b * (steps + U(1)) + t",
             "    end = begins + U(ints(since)[step + U(1)])",
-            f"    spread_{variant.given}({bar}, grad_weights + share * SIZE, index, begins + U(ints(since)[step]), end, features)",
-            *(f"add(features, reals({self._sum(name)}), reals({self._at(f'part {name}')}))" for name in variant.learned),
-            f"if grad_bias: add(features, reals(grad_bias + start // block * features * SIZE), reals({bar}))",
+            f"    spread_{variant.given}({bar}, grad_weights_here, index, begins + U(ints(since)[step]), end, width)",
+            *(f"add(width, reals({self._sum(name)}), reals({self._at(f'part {name}')}))" for name in variant.learned),
+            f"if grad_bias: add(width, reals(grad_bias + share * SIZE), reals({bar}))",
             "if grad_below:",
             "    begins = U(longs(below_base)[b])",
-            "    step = b * (steps + U(1)) + t",
-            "    begin, end = begins + U(ints(below_near)[step]), begins + U(ints(below_near)[step + U(1)])",
-            "    middle = begins + U(ints(below_active)[b * steps + t])",
-            f"    dots_{variant.given}(grad_below + begin * SIZE, weights, {bar}, below, begin, middle, features)",
-            "    clear(end - middle, reals(grad_below + middle * SIZE))",
-            f"if currents: fill(features, reals(currents + (t * samples + b) * features * SIZE), reals({bar}), U(1))",
+            "    into = grad_below + part * below_count * SIZE",
+            "    for each in range(t * below_parts, (t + U(1)) * below_parts):",
+            "        step = b * (steps * below_parts + U(1)) + each",
+            "        begin, end = begins + U(ints(below_near)[step]), begins + U(ints(below_near)[step + U(1)])",
+            "        middle = begins + U(ints(below_active)[step - b])",
+            f"        dots_{variant.given}(into + begin * SIZE, own_weights, {bar}, below, begin, middle, width)",
+            "        clear(end - middle, reals(into + middle * SIZE))",
+            f"if currents: fill(width, reals(currents + {_PLACE}), reals({bar}), U(1))",
         ]
         self.functions.append("@row\ndef add(count, into, row):\n    for j in range(count):\n        into[j] += row[j]")
         return [
-            "share = start // block * senders * features",
-            "own_share = start // block * features * features",
-            "if grad_weights: clear(senders * features, reals(grad_weights + share * SIZE))",
-            "if grad_recurrent: clear(features * features, reals(grad_recurrent + own_share * SIZE))",
-            "if grad_bias: clear(features, reals(grad_bias + start // block * features * SIZE))",
-            "for b in range(start, min(start + block, samples)):",
-            *(f"    {line}" for line in self._begin("adjoint", "b")),
-            *(f"    clear(features, reals({self._sum(name)}))" for name in variant.learned),
+            "grad_weights_here = grad_weights + share * senders * SIZE",
+            "if grad_weights: clear(senders * width, reals(grad_weights_here))",
+            "if grad_recurrent: clear(features * features, reals(grad_recurrent + share * features * SIZE))",
+            "if grad_bias: clear(width, reals(grad_bias + share * SIZE))",
+            "for b in range(group * together, min(group * together + together, samples)):",
+            *(f"    {line}" for line in self._begin("adjoint")),
+            *(f"    clear(width, reals({self._sum(name)}))" for name in variant.learned),
             "    for i in range(steps):",
             "        t = steps - U(1) - i",
             *(f"        {line}" for line in inner),
-            *(f"    {line}" for line in self._end("adjoint", "b")),
+            *(f"    {line}" for line in self._end("adjoint")),
             *([f"    if fed: fill(features, reals(fed + b * features * SIZE), reals({bar}), U(1))"] if variant.fed else []),
         ]
 
@@ -266,16 +274,16 @@ class _Printer:
         lines, results = printing.body(Program(program.instructions, program.results), _NUMBA, known, names, words)
         body = [f"{known[argument]} = {element(reads[argument])}" for argument in known if argument in reads] + lines
         body += [f"{element(label)} = {result}" for label, result in zip(writes, results, strict=True)]
-        loop = ["for i in range(count):", "    j = places[i]"] if pairs else ["for j in range(count):"]
-        given = ["count", *["places"] * pairs, *(known[number] for number in numbers), *row.values()]
+        loop = ["for i in range(count):", "    j = places[i] - column"] if pairs else ["for j in range(count):"]
+        given = ["count", *["places", "column"] * pairs, *(known[number] for number in numbers), *row.values()]
         text = [f"def {name}({', '.join(given)}):", *(f"    {line}" for line in loop), *(f"        {line}" for line in body)]
         self.functions.append("\n".join(["@row", *text]))
         there = [f"one_{_variable(number)}" for number in numbers] + [f"reals({self._at(label)})" for label in row]
-        return f"{name}({', '.join(['count' if pairs else 'features', *['places'] * pairs, *there])})"
+        return f"{name}({', '.join(['count' if pairs else 'width', *['places', 'column'] * pairs, *there])})"
 
     def _sum(self, name: str) -> str:
         """An expression for the address of the gradient of a parameter, of a sample."""
-        return f"sum_{name} + b * features * SIZE"
+        return f"sum_{name} + (b * features + column) * SIZE"
 
     def _at(self, label: str) -> str:
         """An expression for the address of a row, at a time of a sample."""
@@ -285,33 +293,33 @@ class _Printer:
             return f"rows + U({self.scratch.index(label)}) * line"
         kind, _, name = label.partition(" ")
         if kind == "column":
-            return f"column_{_variable(name)}"
-        sample = "b" if self.variant.backward else "start"
+            return f"column_{_variable(name)} + column * SIZE"
         if kind == "out":
-            return f"out + (t * samples + {sample}) * features * SIZE"
+            return f"out + {_PLACE}"
         if kind == "every":
-            return f"every_{_variable(name)} + ({sample} * steps + t) * features * SIZE"
+            return f"every_{_variable(name)} + ((b * steps + t) * features + column) * SIZE"
         return f"kept_{_variable(name)} + first * SIZE"
 
-    def _begin(self, kind: str, sample: str = "start") -> list[str]:
+    def _begin(self, kind: str) -> list[str]:
         lines: list[str] = []
-        for name in self.plan.states:
-            given = f"reals(first_{_variable(name)} + {sample} * samples_{_variable(name)} * SIZE)"
-            lines.append(f"fill(features, reals({self._at(f'{kind} {name}')}), {given}, columns_{_variable(name)})")
+        for state in self.plan.states:
+            name = _variable(state)
+            given = f"reals(first_{name} + (b * samples_{name} + column * columns_{name}) * SIZE)"
+            lines.append(f"fill(width, reals({self._at(f'{kind} {state}')}), {given}, columns_{name})")
         return lines
 
-    def _end(self, kind: str, sample: str = "start") -> list[str]:
+    def _end(self, kind: str) -> list[str]:
         lines: list[str] = []
-        for name in self.plan.states:
-            into = f"reals(last_{_variable(name)} + {sample} * features * SIZE)"
-            lines.append(f"if last_{_variable(name)}: fill(features, {into}, reals({self._at(f'{kind} {name}')}), U(1))")
+        for state in self.plan.states:
+            into = f"reals(last_{_variable(state)} + (b * features + column) * SIZE)"
+            lines.append(f"if last_{_variable(state)}: fill(width, {into}, reals({self._at(f'{kind} {state}')}), U(1))")
         return lines
 
 
 def _put(places: Sequence[tuple[str, str]]) -> str:
     """A function that writes what pairs have into rows of all neurons."""
     given = [f"{side}{k}" for k in range(len(places)) for side in ("into", "of")]
-    text = [f"def put(count, places, {', '.join(given)}):", "    for i in range(count):", "        j = places[i]"]
+    text = [f"def put(count, places, column, {', '.join(given)}):", "    for i in range(count):", "        j = places[i] - column"]
     return "\n".join(["@row", *text, *(f"        into{k}[j] = of{k}[i]" for k in range(len(places)))])
 
 

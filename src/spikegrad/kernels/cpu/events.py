@@ -100,15 +100,34 @@ class Variant:
         """The names of what the kernel is given, in their order."""
         each = [f"{what}.{name}" for name in self.call.plan.states for what in ("first", "columns", "samples", "last")]
         kept = (*(f"every.{name}" for name in self.everywhere), *(f"kept.{name}" for name in self.pairs))
-        shared = ("features", "senders", "line", "room", "weights", "index", "base", "since", "numbers", *each, "currents", "out", *kept)
+        shared = (
+            "samples",
+            "features",
+            "senders",
+            "line",
+            "room",
+            "breadth",
+            "groups",
+            "parts",
+            "weights",
+            "index",
+            "base",
+            "since",
+            "numbers",
+            *each,
+            "currents",
+            "out",
+            *kept,
+        )
         shared += ("recurrent", "fed", "spikes", "spiked", *(f"column.{name}" for name in self.columns))
         lists = ("pairs", "near", "active")
         if not self.backward:
             return (*shared, "bias", "window", *lists, "flags")
-        below = ("below", "below.base", "below.near", "below.active", "grad.below")
+        below = ("below", "below.base", "below.near", "below.active", "below.parts", "below.count", "grad.below")
         return (
             *shared,
             *lists,
+            "together",
             "origin",
             "own.base",
             "arriving",

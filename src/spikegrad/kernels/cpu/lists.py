@@ -15,7 +15,7 @@ from spikegrad.kernels.lock import LOCK
 if TYPE_CHECKING:
     from torch import Tensor
 
-_NAMES = ("dense", "features", "index", "base", "since", "values", "flags")
+_NAMES = ("dense", "features", "index", "base", "since", "values", "flags", "parts")
 """Arguments of a kernel, a word each."""
 
 _KERNEL = """
@@ -50,10 +50,13 @@ _KERNELS = {
         "reals(flags)[b] = real(wrong)",
     ),
     "move": (
-        "source = places(dense + b * features * U({size}))",
-        """first = longs(base)[b]
-            for e in range(longs(base)[b + U(1)] - first):
-                places(index)[first + e] = source[e]""",
+        "place = U(longs(base)[b])",
+        """for part in range(parts):
+                unit = part * samples + b
+                source = places(dense + unit * features * U({size}))
+                for e in range(U(ints(since)[unit * (steps + U(1)) + t]), U(ints(since)[unit * (steps + U(1)) + t + U(1)])):
+                    places(index)[place] = source[e]
+                    place += U(1)""",
         "pass",
     ),
     "write_ones": ("pass", _ENTRIES + "reals(row)[U(places(index)[e])] = real(1.0)", "pass"),
@@ -109,21 +112,38 @@ def listed(dense: Tensor, most: int) -> Lists | None:
     working = memory.take(each * samples * item.itemsize)
     places = {"index": working.address, "base": base.ctypes.data, "since": since.ctypes.data, "flags": flags.ctypes.data}
     _run("list_all", kind, steps, samples, most, dense=dense.data_ptr(), features=features, **places)
-    found = None if flags.any() else (*packed(working, item, since[:, -1], each, most), since)
+    found = None if flags.any() else (*packed(working, item, since[None], each, most), since)
     memory.give(working)
     return found
 
 
 def packed(
-    rooms: memory.Block, item: np.dtype[np.generic], counts: NDArray[np.int32], each: int, most: int
+    rooms: memory.Block, item: np.dtype[np.generic], since: NDArray[np.int32], each: int, most: int
 ) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-    """Lists of all samples, which begin so far apart, one after the other; and where each begins, with the end."""
-    base = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=base[1:])
+    """The lists of parts of samples, which begin so far apart, put together: sample by sample, step by step, part by part.
+
+    `since` says where in each of them a step begins, ``(parts, batch, time + 1)``. Returned are the places, and where each sample begins.
+    """
+    parts, samples, ends = since.shape
+    base = np.zeros(samples + 1, np.int64)
+    np.cumsum(since[..., -1].sum(0), out=base[1:])
     together = np.empty(base[-1], item)
+    if parts == 1:  # a sample in one piece
+        since, ends = np.ascontiguousarray(since[..., [0, -1]]), 2
     places = {"dense": rooms.address, "features": each, "index": together.ctypes.data, "base": base.ctypes.data}
-    _run("move", {2: "narrow", 4: "wide"}[item.itemsize], 1, len(counts), most, **places)
+    places |= {"since": since.ctypes.data, "parts": parts}
+    _run("move", {2: "narrow", 4: "wide"}[item.itemsize], ends - 1, samples, most, **places)
     return together, base
+
+
+def begins(since: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Where in a sample's list, put together, each part of each step begins: ``(batch, time * parts + 1)``."""
+    parts, samples, ends = since.shape
+    if parts == 1:
+        return since[0]
+    found = np.zeros((samples, (ends - 1) * parts + 1), np.int32)
+    np.cumsum(np.diff(since).transpose(1, 2, 0).reshape(samples, -1), axis=1, out=found[:, 1:])
+    return found
 
 
 def write_ones(dense: Tensor, index: int, base: int, since: int, most: int) -> None:

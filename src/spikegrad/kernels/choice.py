@@ -1,0 +1,145 @@
+"""Which products of a layer run over events, and in what pieces: the one rule, from what this call's spikes are and from sizes.
+
+A dense product costs the same whatever is in its tensors; by events it is a row of weights for each sender that spiked, or pair that is
+active. So each product has a share of senders, or of pairs, from which the dense one costs less. That share does not depend on the batch,
+but on how wide a row is, since each has a cost of its own, and on whether the weights fit into a core's cache; and on the vectors that the
+library of dense products uses. Measured by `benchmarks crossing`, each product alone, one thread.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from spikegrad.kernels.spikes import Spikes
+
+Way = Literal["event", "dense"]
+
+
+class Chosen(NamedTuple):
+    """The way of each product of a layer, and why.
+
+    Attributes:
+        currents: what arrives at the neurons.
+        weights: the gradient of the weights.
+        inputs: the gradient of the input.
+        why: the reason, in words.
+    """
+
+    currents: Way
+    weights: Way
+    inputs: Way
+    why: str
+
+    @staticmethod
+    def densely(why: str) -> Chosen:
+        """All of them dense."""
+        return Chosen("dense", "dense", "dense", why)
+
+    @property
+    def by_events(self) -> bool:
+        """Whether anything runs over events."""
+        return "event" in self[:3]
+
+
+class Crossing(NamedTuple):
+    """From which share on a dense product costs less.
+
+    Attributes:
+        wide: the share for wide rows of weights that fit into a core's cache.
+        narrow: how many columns a row has for which it is half of that.
+        outside: by what it is less where weights do not fit.
+    """
+
+    wide: float
+    narrow: float
+    outside: float
+
+
+# On a processor of Intel's with AVX-512 and 2 MiB of cache a core, PyTorch 2.13: dense products at twice the rate of vectors of 256 bits.
+_INTEL = {"currents": Crossing(0.57, 75, 0.6), "weights": Crossing(0.18, 40, 0.6), "inputs": Crossing(0.29, 50, 0.6)}
+# On an EPYC 9005, 1 MiB, where the same library uses vectors of 256 bits: about 90 GFLOP/s.
+_OTHERS = {"currents": Crossing(0.6, 20, 0.8), "weights": Crossing(0.47, 12, 0.8), "inputs": Crossing(0.6, 1, 0.8)}
+
+FEWEST = 2**24
+"""Products of a weight and an input, steps and samples counted, below which dense ones are taken: the calls cost more. Measured: with 2**22
+a training step took 1.3 times as long by events, with 2**24 0.8 times."""
+
+BREADTH = 128
+"""Columns of a block of weights, where they do not fit into a core's cache. Blocks lie in memory one after the other: slices of a matrix
+gain nothing, since its rows share few sets of the cache."""
+
+GROUPS = 4
+"""Pieces of a backward pass at least, whose gradients of the weights are added up apart, and then in their order: so sums do not depend on
+the number of threads."""
+
+COPIES = 2**29
+"""Bytes that these gradients may take together; of larger weights there are fewer."""
+
+
+@functools.cache
+def cache() -> int:
+    """Bytes of a core's own second-level cache."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text(encoding="ascii").strip()
+        return int(text[:-1]) * {"K": 2**10, "M": 2**20}[text[-1]]
+    except (OSError, ValueError, KeyError):
+        return 2**20
+
+
+@functools.cache
+def crossings() -> dict[str, Crossing]:
+    """For each product, on this processor."""
+    from llvmlite import binding
+
+    wide = binding.get_host_cpu_features().get("avx512f", False) and not binding.get_host_cpu_name().startswith("znver")
+    return _INTEL if wide else _OTHERS
+
+
+def crossing(product: str, senders: int, features: int) -> float:
+    """The share of senders or pairs from which a dense product costs less."""
+    wide, narrow, outside = crossings()[product]
+    return wide * features / (features + narrow) * (outside if 4 * senders * features > cache() else 1.0)
+
+
+def chosen(given: Spikes, features: int) -> Chosen:
+    """The faster way of each product for these events."""
+    if given.shape.numel() * features < FEWEST:
+        return Chosen.densely("it is so small that calls cost more than products")
+    shares = {"currents": given.density, "weights": given.density, "inputs": given.share}
+    ways: dict[str, Way] = {}
+    parts: list[str] = []
+    for product, share in shares.items():
+        most = crossing(product, given.shape[-1], features)
+        ways[product] = "event" if share < most and (product != "inputs" or given.pairs is not None) else "dense"
+        parts.append(f"{product} {ways[product]} ({share:.1%} of them, events cost less below {most:.0%})")
+    return Chosen(**ways, why="; ".join(parts))
+
+
+class Pieces(NamedTuple):
+    """In what pieces a pass works on a layer: each is a group of samples and a block of columns.
+
+    Attributes:
+        breadth: columns of a block.
+        parts: blocks.
+        together: samples of a group in the backward pass; forward it is one.
+        groups: such groups.
+    """
+
+    breadth: int
+    parts: int
+    together: int
+    groups: int
+
+
+def pieces(senders: int, features: int, samples: int, fed: bool) -> Pieces:
+    """The pieces; neurons that are `fed` what all of them sent are not taken apart."""
+    apart = not fed and 4 * senders * features > cache()
+    breadth = BREADTH if apart else features
+    parts = -(-features // breadth)
+    weights = 4 * features * (senders + features * fed)
+    wanted = max(1, min(-(-GROUPS // parts), COPIES // weights))
+    together = max(1, -(-samples // wanted))
+    return Pieces(breadth, parts, together, -(-samples // together))
