@@ -14,7 +14,7 @@ from benchmarks.measure import DisagreementError, Effort
 if TYPE_CHECKING:
     from benchmarks.card import Card
 
-NAMES = ("layer", "kernels", "neurons", "recurrent", "network", "compat", "memory", "scaling", "startup")
+NAMES = ("layer", "kernels", "neurons", "recurrent", "network", "compat", "memory", "scaling", "crossing", "startup")
 ON_CARDS = ("layer", "network", "neurons")
 """What is measured on GPUs too."""
 CARD_ROUNDS = 21

@@ -83,11 +83,12 @@ def of(surrogate: Surrogate) -> Facts:
 
 
 @functools.lru_cache(maxsize=256)
-def window(surrogate: Surrogate) -> tuple[float, float]:
+def window(surrogate: Surrogate, cutoff: float = 0.0) -> tuple[float, float]:
     """A closed interval outside of which the derivative is exactly 0, in whichever dtype it is computed; what is inside may be 0 as well.
 
     It is a little wider than the `support` that the docstring states, since ends and potentials are rounded. Where none is stated it is
-    everything: a curve that is measured may have a bump that nobody looked at.
+    everything: a curve that is measured may have a bump that nobody looked at. With a `cutoff` it ends where the derivative is less than
+    this share of its peak from there on, as measured.
 
     Example:
         >>> from spikegrad import ATan, Triangle, facts
@@ -96,10 +97,18 @@ def window(surrogate: Surrogate) -> tuple[float, float]:
         >>> low, high = facts.window(Triangle(width=0.3))
         >>> -0.30001 < low < -0.3 and 0.3 < high < 0.30001
         True
+        >>> [round(end, 3) for end in facts.window(ATan(slope=2.0), cutoff=0.1)]
+        [-0.955, 0.955]
     """
-    if "support" not in section(type(surrogate), "Facts"):
-        return -math.inf, math.inf
-    low, high = surrogate.support
+    low, high = surrogate.support if "support" in section(type(surrogate), "Facts") else (-math.inf, math.inf)
+    if cutoff:
+        least = cutoff * of(surrogate).peak
+
+        def kept(x: Curve) -> Curve:
+            return np.where(np.abs(np.asarray(surrogate.derivative(x), dtype=np.float64)) >= least, 1.0, 0.0)
+
+        ends = _support(kept, _grid(), kept(_grid()))
+        low, high = max(low, ends[0]), min(high, ends[1])
     room = 8 * float(np.finfo(np.float32).eps) * sum(abs(end) for end in (low, high) if math.isfinite(end))
     return low - room, high + room
 

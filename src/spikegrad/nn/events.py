@@ -44,7 +44,7 @@ def kernels() -> ModuleType:
         return importlib.import_module("spikegrad.kernels.events")
 
 
-def obstacle(neuron: Layer, tensors: Sequence[Tensor]) -> str | None:
+def obstacle(neuron: Layer, cutoff: float, tensors: Sequence[Tensor]) -> str | None:
     """Why weights and these neurons cannot run over events, or None; `tensors` are what the passes would read."""
     if not backend.INSTALLED["numba"]:
         return "Numba is not installed"
@@ -61,8 +61,8 @@ def obstacle(neuron: Layer, tensors: Sequence[Tensor]) -> str | None:
         return "its neurons have numbers that differ between samples"
     tensors = [*tensors, *own]
     if neuron.weight is not None:
-        if FED in neuron.neuron.record.inputs or not (emits(neuron) and _windowed(neuron)):
-            return "its recurrent neurons take what is fed back apart, or have no surrogate with a window"
+        if FED in neuron.neuron.record.inputs or not (emits(neuron) and windowed(neuron, cutoff)):
+            return "its recurrent neurons take what is fed back apart, or their surrogate has no window (a `cutoff` makes one)"
         tensors = [*tensors, neuron.weight]
     if (reason := backend.obstacle("numba", neuron.spike, neuron.inhibition, False, tensors)) is not None:
         return reason
@@ -76,21 +76,22 @@ def obstacle(neuron: Layer, tensors: Sequence[Tensor]) -> str | None:
     return "its neurons have several inputs or outputs" if len(record.inputs) != 1 or record.outputs != 1 else None
 
 
-def unfit(neuron: Layer, *, arrived: bool, recompute: bool) -> str | None:
+def unfit(neuron: Layer, cutoff: float, *, arrived: bool, recompute: bool) -> str | None:
     """Why neurons are not worth running by events: part of the rule of ``"auto"``.
 
     `arrived` is whether the input came as events, `recompute` whether nothing is to be kept but its spikes.
     """
     if not neuron.neuron.record.fires:
         return None if arrived else "its neurons do not spike, and its input is a dense tensor"
-    if recompute and not _windowed(neuron):
+    if recompute and not windowed(neuron, cutoff):
         kind = type(neuron.spike.surrogate).__name__
         return f"{kind} has no window outside of which it is known to be 0: by events more would be kept than memory='recompute' allows"
     return None
 
 
-def _windowed(neuron: Layer) -> bool:
-    low, high = facts.window(neuron.spike.surrogate)
+def windowed(neuron: Layer, cutoff: float) -> bool:
+    """Whether the derivative of the surrogate counts as 0 outside of a window."""
+    low, high = facts.window(neuron.spike.surrogate, cutoff)
     return math.isfinite(high - low)
 
 
@@ -107,7 +108,9 @@ def listed(spikes: Tensor) -> Spikes | None:
     return found
 
 
-def run(neuron: Layer, chosen: Chosen, given: Spikes, weight: Tensor, bias: Tensor | None, state: Any) -> tuple[Any, Any] | None:
+def run(
+    neuron: Layer, cutoff: float, chosen: Chosen, given: Spikes, weight: Tensor, bias: Tensor | None, state: Any
+) -> tuple[Any, Any] | None:
     """Output and state by events; None where weights or potentials are not numbers, which only dense products spread as they must.
 
     Infinity times the 0 of a silent neuron is NaN, so that no row could be left out.
@@ -131,7 +134,7 @@ def run(neuron: Layer, chosen: Chosen, given: Spikes, weight: Tensor, bias: Tens
         rest = _resting((*numbers.state, *[0.0] * (own is not None)), tensors[count:], samples, len(weight))
         parts = parts or tuple(rest)
         numbers = numbers._replace(state=tuple(0.0 for _ in numbers.state))
-    neurons = kernels().neurons_of(of_call, numbers, facts.window(neuron.spike.surrogate), own is not None)
+    neurons = kernels().neurons_of(of_call, numbers, facts.window(neuron.spike.surrogate, cutoff), own is not None)
     found = kernels().run(neurons, chosen, given, weight, bias, own, tensors[:count], parts)
     return None if found is None else (found[0], neuron.state_of(found[1]))
 

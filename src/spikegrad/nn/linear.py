@@ -38,8 +38,10 @@ class SpikingLinear(Stateful):
     spike adds a row of weights, the gradient of the weights is computed where the input spiked, and that of the input where the surrogate
     of the layer below is not 0. Nothing is approximated: gradients are those of the dense form, to rounding. What is kept for the backward
     pass are the events, and a number for each neuron and step inside of the window, whatever `memory` says. In a chain of such layers
-    events are handed on as `Spikes`; given those, the layer returns such. ``backend="auto"`` takes events if the neurons allow it (`why`
-    says why not), fewer than 25 % of the inputs spike, and the layer is not small.
+    events are handed on as `Spikes`; given those, the layer returns such. ``backend="auto"`` takes for each of the three products what
+    costs less at the shares of senders that spiked and of pairs of neuron and step inside of the window (`chosen` says which, and why),
+    if the neurons allow events and the layer is not small. A surrogate without a window is exact, too, and the gradient of such spikes a
+    dense product; ``"auto"`` takes events for it with ``memory="save"``, since a number is kept for every neuron and step.
 
     Args:
         in_features: input spikes per step.
@@ -48,7 +50,11 @@ class SpikingLinear(Stateful):
         bias: whether the neurons have a constant input.
         dropout: share of the input spikes that is dropped in training; the rest is not scaled (it stays binary), the weights are.
         memory: ``"recompute"``, or ``"save"`` to keep what autograd keeps.
-        backend: ``"event"``, ``"dense"``, or ``"auto"`` for the faster one.
+        backend: ``"event"``, ``"dense"``, or ``"auto"`` for the faster one of each product.
+        cutoff: share of its peak below which the surrogate's derivative may count as 0, where the layer runs by events. At each neuron and
+            step that leaves out at most `cutoff` times the peak times the gradient that arrives at its spike. So the gradient of the
+            currents, of neurons with a detached reset, is off by at most what a surrogate of this constant height would make of the
+            absolute values of those gradients. 0 is exact.
 
     Raises:
         ValueError: an argument outside of its range.
@@ -72,15 +78,20 @@ class SpikingLinear(Stateful):
         dropout: float = 0.0,
         memory: Memory = "recompute",
         backend: events.Way = "auto",
+        cutoff: float = 0.0,
     ) -> None:
         super().__init__()
         check(memory)
         events.check(backend)
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1, got {dropout}")
+        if not 0 <= cutoff < 1:
+            raise ValueError(f"`cutoff` is a share of the surrogate's peak, at least 0 (exact) and below 1, got {cutoff}")
+        if cutoff and backend == "dense":
+            raise ValueError(f"`cutoff` leaves products by events out, of which backend='dense' has none; got {cutoff}")
         linear = nn.Linear(in_features, out_features, bias=bias)
         self.weight, self.bias = linear.weight, linear.bias
-        self.neuron, self.dropout, self.memory, self.backend = neuron, dropout, memory, backend
+        self.neuron, self.dropout, self.memory, self.backend, self.cutoff = neuron, dropout, memory, backend, cutoff
 
     def forward(self, currents: Tensor | Spikes, state: Tensor | tuple[Tensor, ...] | list[Tensor] | None = None) -> tuple[Any, ...]:
         """Run the layer over a sequence of spikes.
@@ -159,11 +170,11 @@ class SpikingLinear(Stateful):
             return "backend='dense' was asked for"
         parts = () if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
         own = list(self.parameters(recurse=False))
-        reason = events.obstacle(self.neuron, [*([given] if isinstance(given, Tensor) else []), *own, *parts])
+        reason = events.obstacle(self.neuron, self.cutoff, [*([given] if isinstance(given, Tensor) else []), *own, *parts])
         if reason is not None and self.backend == "event":
             raise ValueError(f"backend='event' cannot run this layer: {reason}; use backend='auto' or 'dense'")
         if reason is None and self.backend == "auto":
-            return events.unfit(self.neuron, arrived=not isinstance(given, Tensor), recompute=self.memory == "recompute")
+            return events.unfit(self.neuron, self.cutoff, arrived=not isinstance(given, Tensor), recompute=self.memory == "recompute")
         return reason
 
     def _chosen(self, given: Spikes) -> Chosen:
@@ -178,7 +189,7 @@ class SpikingLinear(Stateful):
         if not ways.by_events:
             return None
         weight = self.weight / (1 - self.dropout) if self._drops else self.weight
-        return events.run(self.neuron, ways, given, weight, self.bias, state)
+        return events.run(self.neuron, self.cutoff, ways, given, weight, self.bias, state)
 
     def _of_events(self, given: Spikes, state: Any) -> tuple[Any, ...]:
         """Output and state for spikes that arrived as events."""
@@ -222,7 +233,8 @@ class SpikingLinear(Stateful):
     def extra_repr(self) -> str:
         """Sizes and what differs from the defaults."""
         shown = f"{self.weight.shape[1]}, {self.weight.shape[0]}, dropout={self.dropout}, memory={self.memory!r}"
-        return shown if self.backend == "auto" else f"{shown}, backend={self.backend!r}"
+        shown += "" if self.backend == "auto" else f", backend={self.backend!r}"
+        return f"{shown}, cutoff={self.cutoff}" if self.cutoff else shown
 
 
 def _run(layer: SpikingLinear, spikes: Tensor, state: State, share: float) -> tuple[Any, ...]:
