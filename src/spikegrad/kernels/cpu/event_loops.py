@@ -22,7 +22,7 @@ _WORDS = frozenset(("column", "count", "i", "j", "places", "real", "np", "inf", 
 """Names that mean something else where a program is printed."""
 
 _IMPORTS = """
-from spikegrad.kernels.cpu.rows import beyond, narrow, ones, put_narrow, put_values, put_wide, wide, within
+from spikegrad.kernels.cpu.rows import beyond, flushing, narrow, ones, put_narrow, put_values, put_wide, restored, wide, within
 # Their version is {version}.
 from spikegrad.kernels.cpu.compiler import inner
 ints, longs = pointer(numba.int32), pointer(numba.int64)
@@ -37,6 +37,7 @@ def kernel(address, mine):
     steps, units = job[STEPS], job[COLUMNS]
     rows = job[SCRATCH] + mine * job[SHARE]
 {before}
+    before = flushing()
     unit = claimed(job, mine)
     while unit < units:
         part, group = unit // groups, unit % groups
@@ -46,6 +47,7 @@ def kernel(address, mine):
         own_weights = weights + column * senders * SIZE
 {body}
         unit = claimed(job, mine)
+    restored(before)
 """
 
 

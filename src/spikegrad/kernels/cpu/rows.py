@@ -83,6 +83,37 @@ def ones(builder: Node, mask: Node) -> Node:
     return builder.zext(builder.ctpop(mask), WORD)
 
 
+_CONTROLS = "x86" in binding.get_process_triple()
+_FLUSH = 0x8040
+"""Bits of the control register: results and arguments below the smallest normal number are 0."""
+
+
+def _control(builder: Node, name: str, memory: Node) -> None:
+    byte = ir.IntType(8).as_pointer()
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [byte]), f"llvm.x86.sse.{name}mxcsr")
+    builder.call(function, [builder.bitcast(memory, byte)])
+
+
+@instruction(types.uint32)
+def flushing(builder: Node) -> Node:
+    """Have the processor take numbers below the smallest normal one for 0, in this thread; how it was before, to be `restored`."""
+    if not _CONTROLS:  # other processors compute with them as fast
+        return _32(0)
+    memory = cgutils.alloca_once(builder, _32)
+    _control(builder, "st", memory)
+    before = builder.load(memory)
+    builder.store(builder.or_(before, _32(_FLUSH)), memory)
+    _control(builder, "ld", memory)
+    return before
+
+
+@instruction(types.none, types.uint32)
+def restored(builder: Node, before: Node) -> None:
+    """Undo `flushing`."""
+    if _CONTROLS:
+        _control(builder, "ld", cgutils.alloca_once_value(builder, before))
+
+
 def _together(builder: Node, values: Node, mask: Node) -> Node:
     """The lanes of a mask moved to the front of a vector."""
     name = f"llvm.x86.avx512.mask.compress.v{LANES}{'f32' if values.type == _VECTOR else 'i32'}"
