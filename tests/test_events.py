@@ -342,7 +342,7 @@ def test_what_auto_takes(make, x, words, monkeypatch):
         (lambda: layer(37, 40, nn.RecurrentLeaky(40, 0.9))(spikes(0.2)), "cannot run this layer: its recurrent neurons"),
         (lambda: layer(37, 40, nn.Leaky(0.9, inhibition=True))(spikes(0.2)), "it has inhibition"),
         (lambda: layer(37, 40).double()(spikes(0.2).double()), "not of float32"),
-        (lambda: Spikes.of(torch.full(SHAPE, 0.5)), "tensor of 0 and 1"),
+        (lambda: Spikes.of(torch.full(SHAPE, 0.5)), "whole numbers from 0"),
         (lambda: Spikes.of(torch.zeros(3, 4)), r"\(time, batch, neurons\), got shape \(3, 4\)"),
     ],
 )

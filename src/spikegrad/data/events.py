@@ -170,6 +170,17 @@ class Events:
         places = np.repeat(first - starts[:-1], count) + np.arange(starts[-1])
         return Events(self.step[places], self.channel[places], starts, *self.shape[1:], self.binary)
 
+    def ordered(self) -> Events:
+        """The same samples with their events in the order of steps and channels, each once if the bins are binary."""
+        sample = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        place = (sample * self.shape[1] + self.step) * self.shape[2] + self.channel
+        if bool((place[:-1] + self.binary <= place[1:]).all()):
+            return self
+        place = np.unique(place) if self.binary else np.sort(place)
+        sample, rest = np.divmod(place, self.shape[1] * self.shape[2])
+        step, channel = np.divmod(rest, self.shape[2])
+        return Events(step, channel, np.searchsorted(sample, np.arange(len(self) + 1)), *self.shape[1:], self.binary)
+
     def min(self) -> float:
         """Smallest number of events in a bin."""
         return min((float(self[k : k + 64].min()) for k in range(0, len(self), 64)), default=0.0)

@@ -114,7 +114,7 @@ def _densely(given: Spikes, carrier: Tensor | None) -> Tensor:
 
 def _without_carrier(spikes: Spikes) -> Spikes:
     made = Spikes(spikes.shape, spikes.index, spikes.base, spikes.since, spikes.pairs)
-    made.beyond = spikes.beyond
+    made.beyond, made.mask = spikes.beyond, spikes.mask
     return made
 
 

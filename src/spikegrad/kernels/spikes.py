@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from spikegrad.gradient.function import Context, Function, Gradients
 from spikegrad.kernels.lock import LOCK
+
+if TYPE_CHECKING:
+    from spikegrad.data import Events
 
 
 def _lists() -> ModuleType:
@@ -49,7 +53,8 @@ class Pairs(NamedTuple):
 class Spikes:
     """Spikes of ``(time, batch, neurons)``, as the places of the neurons that spiked.
 
-    Layers that run by events hand them on without a dense tensor; `dense` makes one. Gradients flow through both.
+    Layers that run by events hand them on without a dense tensor; `dense` makes one. Gradients flow through both. A place that is there
+    several times stands for a whole number: events that were counted, or pooled. `Spikes.of` makes them.
 
     Args:
         shape: time, batch, neurons.
@@ -58,6 +63,7 @@ class Spikes:
         since: counted from there, where each step begins, and the end, int32 of shape ``(batch, time + 1)``.
         pairs: where the gradient is read, if not everywhere.
         carrier: what autograd sees: for each of the pairs an element, else a tensor of the shape; None for no gradient.
+        scale: what an event counts.
 
     Example:
         >>> import torch
@@ -70,42 +76,115 @@ class Spikes:
     """
 
     def __init__(
-        self, shape: torch.Size, index: Tensor, base: Tensor, since: Tensor, pairs: Pairs | None = None, carrier: Tensor | None = None
+        self,
+        shape: torch.Size,
+        index: Tensor,
+        base: Tensor,
+        since: Tensor,
+        pairs: Pairs | None = None,
+        carrier: Tensor | None = None,
+        scale: float = 1.0,
     ) -> None:
         self.shape, self.index, self.base, self.since, self.pairs, self.carrier = shape, index, base, since, pairs, carrier
+        self.scale = scale
         self.beyond: list[Tensor] = []
         """Gradients that arrived in a backward pass and are not finite: times the 0 beyond the pairs they are NaN, which has to spread."""
+        self.mask: _Mask | None = None
+        """Which of them were left out by `dropped`: those gradients are to be multiplied by it."""
 
     @staticmethod
-    def of(dense: Tensor) -> Spikes:
-        """Those of a dense tensor on the CPU: ``(time, batch, neurons)`` of float32, 0 or 1. A gradient goes to it.
+    def of(given: Tensor | Events | Sequence[Tensor]) -> Spikes:
+        """Those of a dense tensor, of sparse matrices, or of event data.
+
+        Args:
+            given: a tensor ``(time, batch, neurons)`` of float32 on the CPU, to which a gradient goes; for each sample a matrix
+                ``(time, neurons)`` of layout ``torch.sparse_csr``, or one alone; or samples of `spikegrad.data`, whether they come from a
+                file or from arrays. Values are whole numbers from 0: events, counted.
 
         Raises:
-            TypeError: it is no such tensor.
-            ValueError: it has another number of dimensions, or other values.
+            TypeError: it is none of them.
+            ValueError: it has another number of dimensions, matrices of different shapes, or other values.
+
+        Example:
+            >>> import numpy as np, torch
+            >>> from spikegrad import Spikes
+            >>> from spikegrad.data import Events
+            >>> Spikes.of(torch.tensor([[[0.0, 2.0]], [[1.0, 0.0]]])).index.tolist()
+            [1, 1, 0]
+            >>> Spikes.of(Events(np.array([0, 0, 1]), np.array([1, 1, 0]), np.array([0, 3]), steps=3, channels=2))
+            Spikes((3, 1, 2), 3 spikes, density=0.5)
         """
-        if dense.dtype is not torch.float32 or not dense.is_cpu:
-            raise TypeError(f"events are made from a tensor of float32 on the CPU, got {dense.dtype} on {dense.device}")
-        if dense.ndim != 3:
-            raise ValueError(f"events are made from a tensor (time, batch, neurons), got shape {tuple(dense.shape)}")
-        found = listed(dense)
-        if found is None:
-            raise ValueError("events are made from a tensor of 0 and 1, got other values")
-        return found
+        if isinstance(given, Tensor) and given.layout is torch.strided:
+            return _of_tensor(given)
+        matrices: Sequence[Tensor] = [given] if isinstance(given, Tensor) else given if isinstance(given, list | tuple) else ()
+        if matrices and all(getattr(x, "layout", None) is torch.sparse_csr for x in matrices):
+            return _of_matrices(matrices)
+        from spikegrad.data import Events
+
+        if isinstance(given, Events):
+            events = given.ordered()
+            sample = np.repeat(np.arange(len(events)), np.diff(events.starts))
+            size, steps, channels = events.shape
+            return _sorted(sample, events.step, events.channel, (steps, size, channels))
+        raise TypeError(
+            f"events are made from a tensor, from matrices of layout torch.sparse_csr or from spikegrad.data, got {_kind(given)}"
+        )
+
+    def dropped(self, share: float) -> Spikes:
+        """Without a share of them, drawn at random; the others count more, as what `torch.nn.Dropout` leaves. Gradients likewise.
+
+        Example:
+            >>> import torch
+            >>> from spikegrad import Spikes
+            >>> some = Spikes.of(torch.ones(10, 4, 25)).dropped(0.5)
+            >>> 400 < len(some) < 600, some.scale
+            (True, 2.0)
+        """
+        if not share:
+            return self
+        if share >= 1:
+            return self.masked(torch.zeros(self.shape))
+        made = self._left(_Drawn(int(torch.randint(2**62, ())), share))
+        made.scale /= 1 - share
+        return made
+
+    def masked(self, mask: Tensor) -> Spikes:
+        """Those where a tensor of the shape is 1 and not 0; gradients likewise."""
+        return self._left(_Given(mask))
+
+    def _left(self, mask: _Mask) -> Spikes:
+        stays = mask.at(places(self.index.numpy(), self.base, self.since, self.shape))
+        before = np.concatenate([[0], np.cumsum(stays)])
+        first = before[self.base.numpy()]
+        since = before[self.base.numpy()[:-1, None] + self.since.numpy()] - first[:-1, None]
+        carrier = self.carrier
+        if carrier is not None and self.pairs is not None:
+            there = mask.at(places(self.pairs.neurons.numpy(), self.pairs.base, self.pairs.since, self.shape))
+            carrier = carrier * torch.from_numpy(there)
+        elif carrier is not None:
+            carrier = self._unscaled() * mask.whole(self.shape)
+        lists = torch.from_numpy(self.index.numpy()[stays]), torch.from_numpy(first), torch.from_numpy(since.astype(np.int32))
+        made = Spikes(self.shape, *lists, self.pairs, carrier, self.scale)
+        made.beyond, made.mask = self.beyond, mask
+        return made
 
     def dense(self) -> Tensor:
         """As a tensor of float32, with gradient."""
+        return self._unscaled() if self.scale == 1.0 else self._unscaled() * self.scale
+
+    def _unscaled(self) -> Tensor:
         if self.pairs is None and self.carrier is not None and not self.stands_in:
             return self.carrier
         return _Dense.apply(self.carrier, self)
 
     def last(self) -> Tensor:
         """The last step, ``(batch, neurons)`` of float32, with gradient."""
-        return _Last.apply(self.carrier, self)
+        last: Tensor = _Last.apply(self.carrier, self)
+        return last if self.scale == 1.0 else last * self.scale
 
     def detach(self) -> Spikes:
         """The same without gradient."""
-        return Spikes(self.shape, self.index, self.base, self.since)
+        return Spikes(self.shape, self.index, self.base, self.since, scale=self.scale)
 
     @property
     def stands_in(self) -> bool:
@@ -162,19 +241,113 @@ def finite(g: Tensor) -> bool:
     return math.isfinite(float(g.detach().sum()))
 
 
+def _kind(given: object) -> str:
+    return f"a tensor of layout {given.layout}" if isinstance(given, Tensor) else type(given).__name__
+
+
+def _of_tensor(dense: Tensor) -> Spikes:
+    if dense.dtype is not torch.float32 or not dense.is_cpu:
+        raise TypeError(f"events are made from a tensor of float32 on the CPU, got {dense.dtype} on {dense.device}")
+    if dense.ndim != 3:
+        raise ValueError(f"events are made from a tensor (time, batch, neurons), got shape {tuple(dense.shape)}")
+    if (found := listed(dense)) is not None:
+        return found
+    x = dense.detach().transpose(0, 1)
+    each = x.nonzero(as_tuple=True)
+    sample, step, neuron = (places.repeat_interleave(_counts(x[each])).numpy() for places in each)
+    made = _sorted(sample, step, neuron, tuple(dense.shape))
+    made.carrier = dense
+    return made
+
+
+def _of_matrices(matrices: Sequence[Tensor]) -> Spikes:
+    shapes = {tuple(x.shape) for x in matrices}
+    if len(shapes) > 1 or matrices[0].ndim != 2:
+        told = ", ".join(map(str, sorted(shapes)))
+        raise ValueError(f"events are made from matrices (time, neurons) of one shape, one for each sample, got shapes {told}")
+    if any(x.requires_grad for x in matrices):
+        raise ValueError("no gradient goes to a sparse matrix; detach it, or give its dense form")
+    steps, features = matrices[0].shape
+    counts = [_counts(x.values()) for x in matrices]
+    row = [torch.arange(steps).repeat_interleave(x.crow_indices().cpu().diff()) for x in matrices]
+    sample = np.repeat(np.arange(len(matrices)), [int(each.sum()) for each in counts])
+    step = torch.cat([x.repeat_interleave(n) for x, n in zip(row, counts, strict=True)])
+    neuron = torch.cat([x.col_indices().cpu().repeat_interleave(n) for x, n in zip(matrices, counts, strict=True)])
+    return _sorted(sample, step.numpy(), neuron.numpy(), (steps, len(matrices), features))
+
+
+def _counts(values: Tensor) -> Tensor:
+    """How often each is to be listed."""
+    found = values.detach().cpu()
+    if not bool(((found >= 0) & (found < 2**31) & (found == found.round())).all()):
+        raise ValueError("events are made from whole numbers from 0, got other values")
+    return found.long()
+
+
+def _sorted(sample: NDArray[np.integer], step: NDArray[np.integer], neuron: NDArray[np.integer], shape: tuple[int, ...]) -> Spikes:
+    """The lists of events that come in the order of samples and of steps."""
+    steps, batch, features = shape
+    counts = np.bincount(sample * steps + step, minlength=batch * steps).reshape(batch, steps)
+    since, base = np.zeros((batch, steps + 1), np.int32), np.zeros(batch + 1, np.int64)
+    np.cumsum(counts, axis=1, out=since[:, 1:])
+    np.cumsum(counts.sum(1), out=base[1:])
+    index = neuron.astype(np.uint16 if features <= 2**16 else np.int32)
+    return Spikes(torch.Size(shape), torch.from_numpy(index), torch.from_numpy(base), torch.from_numpy(since))
+
+
+class _Mask(Protocol):
+    def at(self, places: Tensor) -> NDArray[np.bool_]:
+        """Whether flat places stay."""
+        ...
+
+    def whole(self, shape: torch.Size) -> Tensor:
+        """All of a sequence, of 0 and 1."""
+        ...
+
+
+class _Given(NamedTuple):
+    """A mask that is a tensor."""
+
+    mask: Tensor
+
+    def at(self, places: Tensor) -> NDArray[np.bool_]:
+        return self.mask.reshape(-1)[places].numpy() != 0
+
+    def whole(self, shape: torch.Size) -> Tensor:
+        return self.mask
+
+
+class _Drawn(NamedTuple):
+    """A mask in which each place is drawn apart: a function of its number, so that nothing of the sequence's size exists."""
+
+    seed: int
+    share: float
+
+    def at(self, places: Tensor) -> NDArray[np.bool_]:
+        """Bits are mixed as by SplitMix64 (Steele, Lea and Flood 2014)."""
+        x = places.numpy().view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(self.seed)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+        return x >= np.uint64(int(self.share * 2.0**64))
+
+    def whole(self, shape: torch.Size) -> Tensor:
+        return torch.from_numpy(self.at(torch.arange(shape.numel()))).float().view(shape)
+
+
 class _Context(Context, Protocol):
     pairs: Pairs | None
     beyond: list[Tensor]
+    mask: _Mask | None
     shape: torch.Size
 
 
 class _Dense(Function):
     @staticmethod
     def forward(ctx: _Context, carrier: Tensor | None, spikes: Spikes) -> Tensor:
-        ctx.pairs, ctx.beyond = spikes.pairs, spikes.beyond
+        ctx.pairs, ctx.beyond, ctx.mask = spikes.pairs, spikes.beyond, spikes.mask
         dense = torch.zeros(spikes.shape, dtype=torch.float32, device="cpu")
         given = spikes.index.data_ptr(), spikes.base.data_ptr(), spikes.since.data_ptr()
-        _lists().write_ones(dense, *given, torch.get_num_threads())
+        _lists().count(dense, *given, torch.get_num_threads())
         return dense
 
     @staticmethod
@@ -185,11 +358,11 @@ class _Dense(Function):
 class _Last(Function):
     @staticmethod
     def forward(ctx: _Context, carrier: Tensor | None, spikes: Spikes) -> Tensor:
-        ctx.pairs, ctx.beyond, ctx.shape = spikes.pairs, spikes.beyond, spikes.shape
+        ctx.pairs, ctx.beyond, ctx.mask, ctx.shape = spikes.pairs, spikes.beyond, spikes.mask, spikes.shape
         found = np.zeros(spikes.shape[1:], np.float32)
         index, base, since = spikes.index.numpy(), spikes.base.numpy(), spikes.since.numpy()
         for sample in range(spikes.shape[1] if spikes.shape[0] else 0):
-            found[sample, index[base[sample] + since[sample, -2] : base[sample] + since[sample, -1]]] = 1.0
+            np.add.at(found[sample], index[base[sample] + since[sample, -2] : base[sample] + since[sample, -1]], np.float32(1))
         return torch.from_numpy(found)
 
     @staticmethod
@@ -203,7 +376,7 @@ def _brought(ctx: _Context, g: Tensor) -> Tensor:
     if ctx.pairs is None:
         return g
     if not finite(g):
-        ctx.beyond.append(g)
+        ctx.beyond.append(g if ctx.mask is None else g * ctx.mask.whole(g.shape))
         return g.new_zeros(len(ctx.pairs.neurons))
     return picked(g, ctx.pairs)
 

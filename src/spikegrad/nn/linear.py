@@ -93,6 +93,15 @@ class SpikingLinear(Stateful):
         self.weight, self.bias = linear.weight, linear.bias
         self.neuron, self.dropout, self.memory, self.backend, self.cutoff = neuron, dropout, memory, backend, cutoff
 
+    @classmethod
+    def of(cls, linear: nn.Linear, neuron: Layer) -> SpikingLinear:
+        """The layer that has the weights of a linear one, and these neurons; it keeps what autograd keeps."""
+        layer = cls.__new__(cls)
+        Stateful.__init__(layer)
+        layer.weight, layer.bias, layer.neuron = linear.weight, linear.bias, neuron
+        layer.dropout, layer.memory, layer.backend, layer.cutoff = 0.0, "save", "auto", 0.0
+        return layer
+
     def forward(self, currents: Tensor | Spikes, state: Tensor | tuple[Tensor, ...] | list[Tensor] | None = None) -> tuple[Any, ...]:
         """Run the layer over a sequence of spikes.
 
@@ -188,16 +197,17 @@ class SpikingLinear(Stateful):
         ways = self._chosen(given)
         if not ways.by_events:
             return None
-        weight = self.weight / (1 - self.dropout) if self._drops else self.weight
+        share = (1 - self.dropout if self._drops else 1.0) / given.scale
+        weight = self.weight if share == 1.0 else self.weight / share
         return events.run(self.neuron, self.cutoff, ways, given, weight, self.bias, state)
 
     def _of_events(self, given: Spikes, state: Any) -> tuple[Any, ...]:
         """Output and state for spikes that arrived as events."""
         if given.shape[-1] != self.weight.shape[1]:
             raise ValueError(f"input spikes must be (time, batch, {self.weight.shape[1]}), got shape {tuple(given.shape)}")
-        reason, dense = self._obstacle(given, state), given.dense() if self._drops else None
-        if dense is not None and (mask := self._mask(dense)) is not None:
-            given = events.listed(dense * mask) or given
+        reason = self._obstacle(given, state)
+        if self._drops and (mask := self._mask(torch.empty(given.shape))) is not None:
+            given = given.masked(mask)
         if reason is None and (found := self._over(given, state)) is not None:
             return found
         out, last = self._densely(given.dense(), None, state)

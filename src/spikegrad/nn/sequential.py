@@ -16,7 +16,7 @@ from spikegrad.nn.backend import rewritten
 from spikegrad.nn.layer import Layer, State, Stateful
 from spikegrad.nn.lengths import Lengths
 from spikegrad.nn.linear import SpikingLinear
-from spikegrad.nn.recompute import Memory, check, visible
+from spikegrad.nn.recompute import Memory, check, visible, watched
 from spikegrad.nn.segments import Link, Measured, Role, recomputed, statistics
 
 _WHOLE = {("norse", "SNN"), ("norse", "SNNRecurrent")}
@@ -79,17 +79,18 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
         self.memory, self.chunk = memory, chunk
         self._measured: Measured = {}
 
-    def forward(self, input: Tensor, state: State = None, *, lengths: Lengths = None) -> tuple[Any, tuple[State, ...]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, input: Tensor | Spikes, state: State = None, *, lengths: Lengths = None) -> tuple[Any, tuple[State, ...]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the chain.
 
         Args:
-            input: ``(time, batch, *features)``, or ``(time, features)`` without a batch.
+            input: ``(time, batch, *features)``, or ``(time, features)`` without a batch; or `Spikes`.
             state: one entry for each module, as returned before (None for modules without state); None starts from rest.
             lengths: of each sample, see `Layer.forward`; other modules are given the zeros that fill the batch up, too, so that a
                 `BatchNorm2d` counts them.
 
         Returns:
-            The output of the last module, ``(time, batch, ...)``, and the state.
+            The output of the last module, ``(time, batch, ...)``, and the state; `Spikes` if those were given and the last module makes
+            them.
 
         Raises:
             TypeError: a module keeps a state, or has one inside, but does not take a sequence and a state; the input is no tensor, or
@@ -97,6 +98,9 @@ class Sequential(nn.Sequential, Stateful):  # pyright: ignore[reportIncompatible
             ValueError: the state does not have one entry for each module; a module changes the number of samples; a module takes
                 statistics of the batch, which a `chunk` is not.
         """
+        if isinstance(input, Spikes):
+            x, states = _chained(self._links(), input, self._states(state), lengths)
+            return x, tuple(states)
         arguments.expect("`input`", input, "torch")
         if input.ndim < 2:
             raise ValueError(f"`input` must be (time, batch, *features) or (time, features), got shape {tuple(input.shape)}")
@@ -182,13 +186,21 @@ def _plain(module: nn.Module) -> TypeGuard[Sequential]:
 
 def _chained(links: Sequence[Link], x: Any, states: Sequence[State], lengths: Lengths) -> tuple[Any, list[State]]:
     """Modules, one after the other: the output and their states."""
-    lasts = list(states)
+    lasts, given, merged = list(states), x, None
     for place, (module, kind, name) in enumerate(links):
+        if merged is not None:
+            module, merged = merged, None
+        elif isinstance(x, Spikes) and lengths is None and place + 1 < len(links):
+            if (merged := joined(module, links[place + 1].module)) is not None:
+                continue
+            if type(module) is nn.Dropout and not watched(module):
+                x = x.dropped(module.p) if module.training else x
+                continue
         if kind == "sequence":
             if _takes_events(module):
                 if isinstance(x, Tensor) and lengths is None and place + 1 < len(links) and _takes_events(links[place + 1].module):
                     x = module.handed_on(x)
-            elif isinstance(x, Spikes):
+            elif isinstance(x, Spikes) and (lengths is not None or not _plain(module)):
                 x = x.dense()
             if lengths is not None and not isinstance(module, Layer | Sequential):
                 raise TypeError(f"{name}, {_kind(module)}, does not take `lengths`")
@@ -206,7 +218,14 @@ def _chained(links: Sequence[Link], x: Any, states: Sequence[State], lengths: Le
                 f"must return a tensor with the same first dimension, got {got}"
             )
         x = made if x.ndim == 2 else made.unflatten(0, x.shape[:2])
-    return x.dense() if isinstance(x, Spikes) else x, lasts
+    return x.dense() if isinstance(x, Spikes) and not isinstance(given, Spikes) else x, lasts
+
+
+def joined(module: nn.Module, neurons: nn.Module) -> SpikingLinear | None:
+    """A linear layer and the neurons behind it as one layer for events, of the same weights; None for other modules, or watched ones."""
+    if type(module) is not nn.Linear or not isinstance(neurons, Layer) or watched(module):
+        return None
+    return SpikingLinear.of(module, neurons)
 
 
 def _takes_events(module: nn.Module) -> TypeGuard[SpikingLinear]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,19 +19,21 @@ def derived(*numbers: int | str) -> int:
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
 
 
-class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """Samples and labels in memory, taken a batch at a time; events become dense there."""
+class Samples(Dataset[tuple[Any, Tensor]]):
+    """Samples and labels in memory, taken a batch at a time; events become dense there, unless they are wanted as `events`."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, events: bool = False) -> None:
         self.x = part[0] if isinstance(part[0], Events) else torch.from_numpy(part[0])
-        self.y = torch.from_numpy(part[1])
+        self.y, self.events = torch.from_numpy(part[1]), events
+        if events and isinstance(self.x, Events):
+            self.x = self.x.ordered()
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        x = torch.from_numpy(self.x[indices.numpy()]) if isinstance(self.x, Events) else self.x[indices]
-        return x, self.y[indices]
+    def __getitem__(self, indices: Tensor) -> tuple[Any, Tensor]:
+        x: Any = self.x[indices] if isinstance(self.x, Tensor) else self.x.take(indices.numpy())
+        return x if isinstance(x, Tensor) or self.events else torch.from_numpy(x[:]), self.y[indices]
 
 
 class Batches(Sampler[Tensor]):
@@ -68,6 +71,6 @@ class Batches(Sampler[Tensor]):
         yield from order.split(self.batch)[: len(self)]
 
 
-def loader(part: Part, batches: Batches) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Lightning's view of samples in memory: no workers, whole batches."""
-    return DataLoader(Samples(part), sampler=batches, batch_size=None)
+def loader(part: Part, batches: Batches, events: bool = False) -> DataLoader[tuple[Any, Tensor]]:
+    """Lightning's view of samples in memory: no workers, whole batches, of event data dense ones unless they are wanted as `events`."""
+    return DataLoader(Samples(part, events), sampler=batches, batch_size=None)

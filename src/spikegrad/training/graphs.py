@@ -145,9 +145,9 @@ def captured(network: Network, x: Tensor) -> Run | None:
         restore()
         made = run(x)
         learned = [p for p in network.parameters() if p.requires_grad]
-        total = made.scores.square().sum() + sum((s.square().sum() for s in made.spikes if s.requires_grad), torch.zeros_like(x[:1]).sum())
+        total = made.scores.square().sum() + sum((s.square().sum() for s in made.fired if s.requires_grad), torch.zeros_like(x[:1]).sum())
         grads = torch.autograd.grad(total, learned, allow_unused=True, materialize_grads=True)
-        found = [made.scores, *made.spikes, *grads, *network.buffers()]
+        found = [made.scores, *made.fired, *grads, *network.buffers()]
         return [each.detach().clone() for each in found]
 
     graph: Any = torch.cuda.make_graphed_callables(_Whole(network), (x.clone(),), allow_unused_input=True)

@@ -22,7 +22,7 @@ def loss(activity: Activity, labels: Tensor, config: Config) -> Tensor:
     """
     total = torch.nn.functional.cross_entropy(activity.scores, labels, label_smoothing=config.smoothing)
     if config.rate_weight:
-        total = total + config.rate_weight * sum(rate_penalty(s, config.rate_lower, config.rate_upper) for s in activity.spikes)
+        total = total + config.rate_weight * sum(rate_penalty(s, config.rate_lower, config.rate_upper) for s in activity.fired)
     return total
 
 

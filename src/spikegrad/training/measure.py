@@ -82,7 +82,7 @@ def measure(network: Network, part: Part, seed: int) -> Measurement:
     for activity, y in activities(network, part, seed):
         confusion.index_put_((y, activity.scores.argmax(1).cpu()), torch.ones_like(y), accumulate=True)
         ties += int(((activity.scores == activity.scores.amax(1, keepdim=True)).sum(1) > 1).sum())
-        rates = [(s != 0).double().mean(0).sum(0).cpu() for s in activity.spikes]
+        rates = [(s != 0).double().mean(0).sum(0).cpu() for s in activity.fired]
         sums = [a + b for a, b in zip(sums, rates, strict=True)] if sums else rates
     total = len(part[1])
     silent = [float((s == 0).double().mean()) for s in sums]
@@ -93,10 +93,10 @@ def activities(network: Network, part: Part, seed: int) -> Generator[tuple[Activ
     """What a network does with every batch of some samples, without dropout, with the noise of `seed`; and the labels of the batch."""
     network.eval()
     weight = next(network.parameters())
-    for number, (x, y) in enumerate(loader(part, Batches(len(part[1]), BATCH))):
+    for number, (x, y) in enumerate(loader(part, Batches(len(part[1]), BATCH), network.takes_events)):
         torch.manual_seed(derived(seed, "evaluation", number))
         with torch.no_grad():
-            activity = network(x.to(weight.device, weight.dtype))
+            activity = network(x.to(weight.device, weight.dtype) if isinstance(x, torch.Tensor) else x)
         yield activity, y
 
 
@@ -113,5 +113,5 @@ def look(network: Network, part: Part, index: int, seed: int) -> Look:
     def plain(tensor: torch.Tensor) -> NDArray[np.float32]:
         return tensor[:, 0].float().cpu().numpy()
 
-    spikes = [plain(s) for s in activity.spikes]
+    spikes = [plain(s) for s in activity.fired]
     return Look(plain(encoded), spikes, plain(activity.trace), int(part[1][index]), int(activity.scores.argmax()))

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from spikegrad.data import Dataset
+from spikegrad.data import Dataset, Events
 from spikegrad.errors import InputError
 from spikegrad.nn import Layer
 from spikegrad.training.batches import Batches, derived, loader
@@ -21,7 +21,7 @@ from spikegrad.training.graphs import Captured
 from spikegrad.training.loss import loss
 from spikegrad.training.network import Network, OwnNetwork, network
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor | Events, Tensor]
 EVALUATION_BATCH = 256
 
 
@@ -87,11 +87,12 @@ class SpikingModule(lightning.LightningModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled by (seed, epoch), shared out among the processes."""
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        return loader(self.data.train, Batches(len(self.data.train[1]), self.config.batch, self.config.seed, rank, world))
+        batches = Batches(len(self.data.train[1]), self.config.batch, self.config.seed, rank, world)
+        return loader(self.data.train, batches, self.network.takes_events)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """All validation samples, in every process."""
-        return loader(self.data.validation, Batches(len(self.data.validation[1]), EVALUATION_BATCH))
+        return loader(self.data.validation, Batches(len(self.data.validation[1]), EVALUATION_BATCH), self.network.takes_events)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser alone; the learning rate is set in every step.
@@ -151,7 +152,7 @@ class SpikingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
         x, y = batch
-        if self.config.graphs:
+        if self.config.graphs and isinstance(x, Tensor):
             one = isinstance(self.trainer.strategy, SingleDeviceStrategy) and self.trainer.accumulate_grad_batches == 1
             activity = self._captured(x, alone=one)
         else:
@@ -193,7 +194,7 @@ class SpikingModule(lightning.LightningModule):
         x, y = batch
         activity = self.network(x)
         self._log("validation", loss(activity, y, self.config), activity.scores, y)
-        for number, spikes in enumerate(activity.spikes, 1):
+        for number, spikes in enumerate(activity.fired, 1):
             self.log(f"rate_{number}", (spikes != 0).float().mean(), on_step=False, on_epoch=True, batch_size=len(y))
 
     def _log(self, part: str, value: Tensor, scores: Tensor, y: Tensor) -> None:

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from spikegrad import encode, nn
+from spikegrad.data import Events
 from spikegrad.errors import InputError, meant
+from spikegrad.nn import Spikes
+from spikegrad.nn.sequential import joined
 from spikegrad.training.config import Config
 from spikegrad.training.named import function_of
 
@@ -20,19 +23,26 @@ class Activity(NamedTuple):
     Attributes:
         scores: one number for each class, (batch, class); the largest is the answer.
         trace: the readout over time, potentials or spikes, (time, batch, class).
-        spikes: of each hidden layer, (time, batch, neuron); of a network of one's own, of its layers of spiking neurons from spikegrad.
+        spikes: of each hidden layer, (time, batch, neuron), `Spikes` of those that ran by events; of a network of one's own, of its layers
+            of spiking neurons from spikegrad.
     """
 
     scores: Tensor
     trace: Tensor
-    spikes: list[Tensor]
+    spikes: list[Tensor | Spikes]
+
+    @property
+    def fired(self) -> list[Tensor]:
+        """The spikes as tensors."""
+        return [s.dense() if isinstance(s, Spikes) else s for s in self.spikes]
 
 
 class Network(torch.nn.Module):
     """Hidden layers of spiking neurons and a readout.
 
     Each hidden layer is a linear map, batch normalisation if asked for, neurons, and dropout of their spikes. The readout is a linear
-    map into integrators that do not spike, or, for the loss ``"count"``, into neurons whose spikes are counted.
+    map into integrators that do not spike, or, for the loss ``"count"``, into neurons whose spikes are counted. On the CPU, without batch
+    normalisation, each linear map and its neurons run by events where that is the faster way, see `nn.SpikingLinear.chosen`.
 
     Args:
         config: see `Config`.
@@ -68,6 +78,12 @@ class Network(torch.nn.Module):
         recurrent: Any = self.config.recurrent if size is not None and self.config.recurrent != "none" else None
         return nn.Layer(self.config.cell, learn=self.config.learned, recurrent=recurrent, features=size)
 
+    @property
+    def takes_events(self) -> bool:
+        """Whether it may run by events as it is, so that event data need not be made dense."""
+        weight = next(self.parameters())
+        return type(self) is Network and self._may_list and weight.is_cpu and weight.dtype is torch.float32
+
     def encode(self, x: Tensor) -> Tensor:
         """Samples (batch, feature) or (batch, time, channel) as input in time, (time, batch, feature)."""
         if x.ndim == 3:
@@ -75,19 +91,31 @@ class Network(torch.nn.Module):
         encoder = {"current": encode.current, "latency": encode.latency, "rate": encode.rate}[self.config.encoding]
         return encoder(x, self.config.steps or 10)
 
-    def forward(self, x: Tensor) -> Activity:
+    def forward(self, x: Tensor | Events) -> Activity:
         """Answer a batch of samples, (batch, feature) or (batch, time, channel)."""
-        return self.answer(self.encode(x))
+        return self.answer(Spikes.of(x) if isinstance(x, Events) else self.encode(x))
 
-    def answer(self, x: Tensor) -> Activity:
+    def answer(self, x: Tensor | Spikes) -> Activity:
         """Answer what is encoded already, (time, batch, feature)."""
-        spikes: list[Tensor] = []
-        for layer in self.layers:
-            fired, _ = layer(x)
-            spikes.append(fired)
-            x = self.dropout(fired)
-        trace, _ = self.readout(x)
-        return Activity(self.score(trace), trace, spikes)
+        spikes: list[Tensor | Spikes] = []
+        for layer in (*self.layers, self.readout):
+            if isinstance(x, Tensor) and self._may_list and (merged := joined(*layer.children())) is not None:
+                x = merged.handed_on(x)
+            x, _ = layer(self._dropped(x) if spikes else x)
+            spikes.append(x)
+        *hidden, last = spikes
+        trace = last.dense() if isinstance(last, Spikes) else last
+        return Activity(self.score(trace), trace, hidden)
+
+    def _dropped(self, x: Tensor | Spikes) -> Tensor | Spikes:
+        if isinstance(x, Tensor):
+            return self.dropout(x)
+        return x.dropped(self.dropout.p) if self.dropout.training else x
+
+    @property
+    def _may_list(self) -> bool:
+        """Whether every layer is a linear map and its neurons, which may run by events, and keeps what autograd keeps."""
+        return not self.config.norm and self.config.memory == "save"
 
     def score(self, trace: Tensor) -> Tensor:
         """One number for each class, (batch, class), from the readout over time."""
@@ -119,8 +147,9 @@ class OwnNetwork(Network):
         torch.nn.Module.__init__(self)
         self.config, self.classes, self.model = config, classes, model
 
-    def answer(self, x: Tensor) -> Activity:
+    def answer(self, x: Tensor | Spikes) -> Activity:
         """Answer what is encoded already, (time, batch, feature)."""
+        x = x.dense() if isinstance(x, Spikes) else x
         fired: dict[str, list[Tensor]] = {}
 
         def keep(name: str) -> Any:
@@ -144,7 +173,7 @@ class OwnNetwork(Network):
                 f"the network must return (time, batch, class) or (batch, class), here (..., {x.shape[1]}, {self.classes}) "
                 f"for an input of shape {tuple(x.shape)}, got {got}"
             )
-        spikes = [torch.cat(each).flatten(2) for each in fired.values() if each[0] is not out]
+        spikes: list[Tensor | Spikes] = [torch.cat(each).flatten(2) for each in fired.values() if each[0] is not out]
         if out.ndim == 2:  # a score that was never a sequence is drawn as one that stays
             return Activity(out.float(), out.expand(len(x), *out.shape), spikes)
         return Activity(self.score(out), out, spikes)

@@ -187,7 +187,7 @@ def _row(network: Network, few: Any, part: Part, seed: int, weights: int | None,
         before, after = network.answer(encoded), few.answer(encoded.to(other))
         correct += int((after.scores.argmax(1) == y).sum())
         total += len(y)
-        pairs = zip(before.spikes, after.spikes, strict=True)
+        pairs = zip(before.fired, after.fired, strict=True)
         counts = [torch.stack([(a != 0).sum(), (b != 0).sum(), (a != b).sum(), torch.tensor(b.numel())]).double() for a, b in pairs]
         spikes = [old + new for old, new in zip(spikes, counts, strict=True)] if spikes else counts
     rates = tuple(float(after / steps) for _, after, _, steps in spikes)

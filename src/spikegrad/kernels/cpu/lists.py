@@ -59,7 +59,7 @@ _KERNELS = {
                     place += U(1)""",
         "pass",
     ),
-    "write_ones": ("pass", _ENTRIES + "reals(row)[U(places(index)[e])] = real(1.0)", "pass"),
+    "count": ("pass", _ENTRIES + "reals(row)[U(places(index)[e])] += real(1.0)", "pass"),
     "read_there": ("pass", _ENTRIES + "reals(values)[e] = reals(row)[U(places(index)[e])]", "pass"),
 }
 
@@ -146,11 +146,11 @@ def begins(since: NDArray[np.int32]) -> NDArray[np.int32]:
     return found
 
 
-def write_ones(dense: Tensor, index: int, base: int, since: int, most: int) -> None:
-    """Set the events in a contiguous sequence of zeros."""
+def count(dense: Tensor, index: int, base: int, since: int, most: int) -> None:
+    """Count the events in a contiguous sequence of zeros."""
     steps, samples, features = dense.shape
     places = {"dense": dense.data_ptr(), "features": features, "index": index, "base": base, "since": since}
-    _run("write_ones", kind_of(features), steps, samples, most, **places)
+    _run("count", kind_of(features), steps, samples, most, **places)
 
 
 def read_there(dense: Tensor, values: Tensor, index: int, base: int, since: int, most: int) -> None:
