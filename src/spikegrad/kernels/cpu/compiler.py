@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -200,6 +200,47 @@ def compiled(variant: Variant) -> tuple[int, str]:
         parts[0] += f"\n{products.known(variant.real)}"
     module = loaded(name, "\n\n".join(parts))
     return module.kernel.address, module.__name__
+
+
+_LINKED = """
+from spikegrad.kernels.cpu.compiler import entry
+from spikegrad.kernels.cpu.{module} import functions
+# Their version is {version}.
+made = functions({of!r})
+"""
+_LINKED_FUNCTION = """
+_{name} = numba.njit(error_model="numpy")(made[{place}])
+
+
+@entry({count}, numba.types.{result})
+def {name}({arguments}):
+    return _{name}({arguments})
+"""
+
+
+def linked(module: str, of: str, dtype: str, version: str, functions: Mapping[str, tuple[int, str]]) -> dict[str, str]:
+    """Compile the ``functions(of)`` of a module here once for all kernels, and tell LLVM their names.
+
+    Args:
+        module: its name.
+        of: what its functions are made for.
+        dtype: of the generated module.
+        version: what their machine code depends on.
+        functions: for the name of each, in their order, how many words it takes, and the type of its result.
+
+    Returns:
+        For each name an expression for it in the module of a kernel.
+    """
+    text = header(dtype) + _LINKED.format(module=module, of=of, version=version)
+    for place, (name, (count, result)) in enumerate(functions.items()):
+        arguments = ", ".join(f"a{k}" for k in range(count))
+        text += _LINKED_FUNCTION.format(name=name, place=place, count=count, arguments=arguments, result=result)
+    made, found = loaded(module, text), dict[str, str]()
+    for name, (count, result) in functions.items():
+        symbol = f"spikegrad_{name}_{of}_{version.replace(' ', '_')}"
+        binding.add_symbol(symbol, getattr(made, name).address)
+        found[name] = f'numba.types.ExternalFunction("{symbol}", numba.types.{result}(*[numba.types.uint64] * {count}))'
+    return found
 
 
 def loaded(kind: str, text: str) -> ModuleType:

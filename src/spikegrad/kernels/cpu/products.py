@@ -233,35 +233,13 @@ def functions(dtype: str) -> Sequence[Callable[..., None]]:
 
 
 _COUNTS = {"examine": 3, "feed": 6, "send": 5, "learn": 6}
-_SOURCE = """
-from spikegrad.kernels.cpu.compiler import entry
-from spikegrad.kernels.cpu.products import functions
-# Their version is {version}.
-made = functions({dtype!r})
-"""
-_FUNCTION = """
-_{name} = numba.njit(error_model="numpy")(made[{place}])
-
-
-@entry({count})
-def {name}({arguments}):
-    _{name}({arguments})
-"""
 
 
 @functools.cache
 def known(dtype: str) -> str:
     """Compile the functions of a dtype, or take them from the cache, and tell LLVM their names; how a generated module imports them."""
-    from spikegrad.kernels.cpu.compiler import header, loaded
+    from spikegrad.kernels.cpu.compiler import linked
 
     version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
-    text = header(dtype) + _SOURCE.format(version=version, dtype=dtype)
-    for place, (name, count) in enumerate(_COUNTS.items()):
-        text += _FUNCTION.format(name=name, place=place, count=count, arguments=", ".join(f"a{k}" for k in range(count)))
-    module = loaded("products", text)
-    lines: list[str] = []
-    for name, count in _COUNTS.items():
-        symbol = f"spikegrad_{name}_{dtype}_{version}"
-        binding.add_symbol(symbol, getattr(module, name).address)
-        lines.append(f'{name} = numba.types.ExternalFunction("{symbol}", numba.types.void(*[numba.types.uint64] * {count}))')
-    return "\n".join(lines) + "\n"
+    found = linked("products", dtype, dtype, version, {name: (count, "void") for name, count in _COUNTS.items()})
+    return "".join(f"{name} = {there}\n" for name, there in found.items())

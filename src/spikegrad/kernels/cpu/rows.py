@@ -258,36 +258,29 @@ def functions(kind: str) -> tuple[Callable[..., Any], ...]:
     item = U(element.width // 8)
     put = put_narrow if kind == "narrow" else put_wide
     broad, single = U(REGISTERS * LANES), U(LANES)
-    gather_broad, gather_single = _tile(REGISTERS, element, gathers=True), _tile(1, element, gathers=True)
-    spread_broad, spread_single = _tile(REGISTERS, element, gathers=False), _tile(1, element, gathers=False)
     many, one = _products(_TOGETHER, element), _products(1, element)
     together, size, real = U(_TOGETHER), U(4), np.float32
 
-    def gather(row: U, weights: U, index: U, start: U, stop: U, features: U) -> None:
-        stride = features * size
-        for j in range(U(0), features // broad * broad, broad):
-            gather_broad(row + j * size, weights + j * size, index, start, stop, stride)
-        for j in range(features // broad * broad, features // single * single, single):
-            gather_single(row + j * size, weights + j * size, index, start, stop, stride)
-        if features % single:
-            mine = reals(row)
-            for e in range(start, stop):
-                theirs = reals(weights + U(places(index)[e]) * stride)
-                for j in range(features // single * single, features):
-                    mine[j] += theirs[j]
+    def of_all_columns(*, gathers: bool) -> Callable[..., None]:
+        broad_tile, single_tile = _tile(REGISTERS, element, gathers=gathers), _tile(1, element, gathers=gathers)
 
-    def spread(row: U, weights: U, index: U, start: U, stop: U, features: U) -> None:
-        stride = features * size
-        for j in range(U(0), features // broad * broad, broad):
-            spread_broad(row + j * size, weights + j * size, index, start, stop, stride)
-        for j in range(features // broad * broad, features // single * single, single):
-            spread_single(row + j * size, weights + j * size, index, start, stop, stride)
-        if features % single:
-            mine = reals(row)
-            for e in range(start, stop):
-                theirs = reals(weights + U(places(index)[e]) * stride)
-                for j in range(features // single * single, features):
-                    theirs[j] += mine[j]
+        def rows(row: U, weights: U, index: U, start: U, stop: U, features: U) -> None:
+            stride = features * size
+            for j in range(U(0), features // broad * broad, broad):
+                broad_tile(row + j * size, weights + j * size, index, start, stop, stride)
+            for j in range(features // broad * broad, features // single * single, single):
+                single_tile(row + j * size, weights + j * size, index, start, stop, stride)
+            if features % single:
+                mine = reals(row)
+                for e in range(start, stop):
+                    theirs = reals(weights + U(places(index)[e]) * stride)
+                    for j in range(features // single * single, features):
+                        if gathers:
+                            mine[j] += theirs[j]
+                        else:
+                            theirs[j] += mine[j]
+
+        return rows
 
     def dots(into: U, weights: U, row: U, index: U, start: U, stop: U, features: U) -> None:
         stride, whole = features * size, features // single * U(_VECTOR_BYTES)
@@ -313,24 +306,10 @@ def functions(kind: str) -> tuple[Callable[..., Any], ...]:
                 wrong |= np.uint32(row[j] != real(1.0))
         return found | (U(wrong != np.uint32(0)) << U(32))
 
-    return gather, spread, dots, listed
+    return of_all_columns(gathers=True), of_all_columns(gathers=False), dots, listed
 
 
-_COUNTS = {"gather": 6, "spread": 6, "dots": 7, "listed": 3}
-_SOURCE = """
-from spikegrad.kernels.cpu.compiler import entry
-from spikegrad.kernels.cpu.rows import functions
-# Their version is {version}.
-made = functions({kind!r})
-"""
-_FUNCTION = """
-_{name} = numba.njit(error_model="numpy")(made[{place}])
-
-
-@entry({count}, numba.types.{result})
-def {name}({arguments}):
-    return _{name}({arguments})
-"""
+_FUNCTIONS = {"gather": (6, "void"), "spread": (6, "void"), "dots": (7, "void"), "listed": (3, "uint64")}
 
 
 def version() -> str:
@@ -345,18 +324,6 @@ def known(kind: str) -> str:
     There they have the kind behind their names: ``gather_narrow``.
     """
     with LOCK:
-        from spikegrad.kernels.cpu.compiler import header, loaded
+        from spikegrad.kernels.cpu.compiler import linked
 
-    text = header("float32") + _SOURCE.format(version=version(), kind=kind)
-    results: dict[str, Any] = {name: "uint64" if name == "listed" else "void" for name in _COUNTS}
-    for place, (name, count) in enumerate(_COUNTS.items()):
-        arguments = ", ".join(f"a{k}" for k in range(count))
-        text += _FUNCTION.format(name=name, place=place, count=count, arguments=arguments, result=results[name])
-    module = loaded("rows", text)
-    lines: list[str] = []
-    for name, count in _COUNTS.items():
-        symbol = f"spikegrad_{name}_{kind}_{version().replace(' ', '_')}"
-        binding.add_symbol(symbol, getattr(module, name).address)
-        kinds = f"numba.types.{results[name]}(*[numba.types.uint64] * {count})"
-        lines.append(f'{name}_{kind} = numba.types.ExternalFunction("{symbol}", {kinds})')
-    return "\n".join(lines) + "\n"
+    return "".join(f"{name}_{kind} = {there}\n" for name, there in linked("rows", kind, "float32", version(), _FUNCTIONS).items())
