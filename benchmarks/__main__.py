@@ -62,7 +62,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: layer, network and neurons on a GPU, at most three minutes each"
     )
-    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="with `kernels`: this checkout against another one instead")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="CHECKOUT",
+        help="this checkout against another one: with `kernels` in place of it, with `network` beside it",
+    )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds, to see that it runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: benchmarks/results)")
     parser.add_argument("--page", type=Path, default=Path(__file__).parents[1] / "docs/benchmarks.md", help="what `docs` writes")
@@ -75,9 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if "docs" in chosen.names or ("all" in chosen.names and len(chosen.names) > 1):
         parser.error("`all` and `docs` go alone")
-    if chosen.against is not None and (chosen.names != ["kernels"] or not (chosen.against / "src").is_dir()):
-        parser.error("--against goes with `kernels`, and names a checkout of spikegrad, a folder that has src/")
-    names = NAMES if chosen.names == ["all"] else chosen.names if chosen.against is None else (AGAINST,)
+    if chosen.against is not None and (chosen.names not in (["kernels"], ["network"]) or not (chosen.against / "src").is_dir()):
+        parser.error("--against goes with `kernels` or `network`, and names a checkout of spikegrad, a folder that has src/")
+    names = NAMES if chosen.names == ["all"] else (AGAINST,) if chosen.names == ["kernels"] and chosen.against else chosen.names
     if chosen.device == "cuda":
         names = ON_CARDS if chosen.names == ["all"] else names
         if other := [name for name in names if name not in ON_CARDS]:

@@ -116,7 +116,7 @@ def snntorch_layer(kind: str, *decays: float, **options: Any) -> Callable[[Any],
         import snntorch
         from snntorch import surrogate
 
-        layer = getattr(snntorch, kind)(*decays, spike_grad=surrogate.atan(2.0), **options)
+        layer = getattr(snntorch, kind)(*decays, **{"spike_grad": surrogate.atan(2.0), **options})
 
         def first() -> Any:
             state = layer.reset_mem()
@@ -131,12 +131,14 @@ def snntorch_layer(kind: str, *decays: float, **options: Any) -> Callable[[Any],
     return steps(make_step)
 
 
-def _spikingjelly(node: str, **options: Any) -> Callable[[int], Run]:
+def spikingjelly_layer(node: str, **options: Any) -> Callable[[int], Run]:
+    """A node of SpikingJelly over a sequence."""
+
     def make(features: int) -> Run:
         from spikingjelly.activation_based import functional, neuron, surrogate
 
         decays = {"tau": 1 / (1 - BETA), "decay_input": False} if node == "LIFNode" else {"c_decay": ALPHA, "v_decay": BETA}
-        layer = getattr(neuron, node)(**decays, v_threshold=1.0, surrogate_function=surrogate.ATan(2.0), **options)
+        layer = getattr(neuron, node)(**decays, v_threshold=1.0, **{"surrogate_function": surrogate.ATan(2.0), **options})
         layer.step_mode, layer.detach_reset = "m", True  # not every node takes them as arguments
 
         def run(currents: Any) -> Any:
@@ -223,11 +225,11 @@ LEAKY = (
         note="resets one step later, spikes above threshold only",
     ),
     Contender(
-        "SpikingJelly LIFNode", "spikingjelly", _spikingjelly("LIFNode", v_reset=None),
+        "SpikingJelly LIFNode", "spikingjelly", spikingjelly_layer("LIFNode", v_reset=None),
         note="multi-step, its own choice of a backend; soft reset",
     ),
     Contender(
-        "SpikingJelly LIFNode, hard", "spikingjelly", _spikingjelly("LIFNode", v_reset=0.0), Twin(options={"reset": "zero"}),
+        "SpikingJelly LIFNode, hard", "spikingjelly", spikingjelly_layer("LIFNode", v_reset=0.0), Twin(options={"reset": "zero"}),
         note="resets to zero, its default",
     ),
     Contender(
@@ -246,7 +248,10 @@ SYNAPTIC = (
         "snnTorch Synaptic", "snntorch", snntorch_layer("Synaptic", ALPHA, BETA), Twin(options=DELAYED), note="resets one step later"
     ),
     Contender(
-        "SpikingJelly CUBALIFNode", "spikingjelly", _spikingjelly("CUBALIFNode", v_reset=None), note="multi-step, CPU backend; soft reset"
+        "SpikingJelly CUBALIFNode",
+        "spikingjelly",
+        spikingjelly_layer("CUBALIFNode", v_reset=None),
+        note="multi-step, CPU backend; soft reset",
     ),
     Contender(
         "Norse LIF", "norse", _norse("LIF"), NORSE, gain=1 - BETA, note="resets to zero, through which gradients flow; 1 / (1 + |x|)²"

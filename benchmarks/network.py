@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks import contenders, events
@@ -248,11 +249,11 @@ def compare(task: Task, effort: Effort, report: Report) -> None:
     report.sections.append(Section(f"Parts, {task.title}", "ms", found, "", text))
 
 
-def run(effort: Effort) -> Report:
-    """The whole benchmark."""
+def run(effort: Effort, other: Path | None = None) -> Report:
+    """The whole benchmark; what trains by events also beside another checkout's dense stack."""
     report = Report()
     for task in QUICK if effort.quick else TASKS:
         compare(task, effort, report)
     for task in events.QUICK if effort.quick else events.TASKS:
-        events.compare(task, effort, report)
+        events.compare(task, effort, report, other)
     return report

@@ -43,14 +43,14 @@ def jax_layer(w: Any, beta: float, backend: str = "auto") -> Any:
     return lambda currents: jax.recurrent_leaky(currents, w, beta, backend=backend)[0]
 
 
-def snntorch_layer(w: Any, beta: float) -> Any:
+def snntorch_layer(w: Any, beta: float, spike: Any = None) -> Any:
     """snnTorch's, without the bias of its connection."""
     import snntorch
     import torch
     from snntorch import surrogate
 
-    layer = snntorch.RLeaky(beta, linear_features=len(w), spike_grad=surrogate.atan(2.0))
-    layer.recurrent.weight = torch.nn.Parameter(torch.tensor(w))
+    layer = snntorch.RLeaky(beta, linear_features=len(w), spike_grad=spike or surrogate.atan(2.0))
+    layer.recurrent.weight = w if isinstance(w, torch.nn.Parameter) else torch.nn.Parameter(torch.tensor(w))
     layer.recurrent.bias = None
 
     def run(currents: Any) -> Any:

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import driving, example
 from torch import nn as torch_nn
 
-from spikegrad import CATALOGUE, ATan, Boxcar, SparseFastSigmoid, Spikes, Triangle, neurons, nn
+from spikegrad import ATan, Spikes, Triangle, nn
 
 pytest.importorskip("numba")
 
@@ -266,10 +265,6 @@ def test_copies_are_layers_of_their_own():
     assert torch.equal(other(x)[0], net(x)[0])
 
 
-COMPACT = [Triangle(width=0.4), Boxcar(width=0.4), SparseFastSigmoid(slope=5.0, lower=-0.3, upper=0.5)]
-ONE = [name for name, kind in neurons.CATALOGUE.items() if len(kind.numbers) and name not in ("ConductanceLeaky", "GatedLeaky")]
-
-
 @pytest.mark.slow
 def test_more_neurons_than_sixteen_bits_can_tell():
     net, x = layer(70_000, 3), spikes(0.001, 3, 2, 70_000)
@@ -277,29 +272,6 @@ def test_more_neurons_than_sixteen_bits_can_tell():
     same(gradients(net, x, "event"), gradients(net, x, "dense"))
     net = nn.Sequential(layer(3, 70_000), layer(70_000, 3, nn.LeakyIntegrator(0.9)))
     same(gradients(net, x[..., :3], "event"), gradients(net, x[..., :3], "dense"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("spike", [*COMPACT, *(cls() for cls in CATALOGUE.values() if not cls.stochastic)], ids=repr)
-def test_every_surrogate(spike):
-    net, x = layer(37, 40, nn.Leaky(0.9, spike=spike)), spikes(0.2)
-    same(gradients(net, x, "event"), gradients(net, x, "dense"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("spike", COMPACT, ids=repr)
-@pytest.mark.parametrize("name", ONE)
-def test_every_neuron(name, spike):
-    neuron = example(name) if name == "LeakyIntegrator" else example(name, spike=spike)
-    if neuron.record.outputs != 1:
-        pytest.skip("it has several outputs")
-    (current,) = driving(neuron, 1000)
-    mean, deviation = float(current.mean()), float(current.std())
-    net, x = layer(37, 40, nn.Layer(neuron)), spikes(0.2)
-    with torch.no_grad():
-        net.weight.copy_(dyadic(40, 37, size=deviation / 2.5))
-        net.bias.fill_(round(mean * 64) / 64)
-    same(gradients(net, x, "event"), gradients(net, x, "dense"))
 
 
 LEARNED = lambda: nn.Leaky(0.9, spike=nn.Spike(SPIKE, learn="width"))  # noqa: E731

@@ -86,3 +86,27 @@ def test_a_layer_says_what_it_takes():
     assert many[:2] == ("dense", "dense")
     assert net.chosen(torch.full((16, 16, 256), 0.5)).why == "its input has other values than 0 and 1"
     assert nn.SpikingLinear(3, 2, nn.Leaky(0.9), backend="dense").chosen(torch.zeros(4, 1, 3)).why == "backend='dense' was asked for"
+
+
+@pytest.mark.parametrize("table", [choice._WIDE, choice._NARROW], ids=["512 bits", "256 bits"])
+def test_the_rule(table, monkeypatch):
+    """Dense from a share on that is less for narrow rows and for weights that do not fit; whatever the batch."""
+    monkeypatch.setattr(choice, "crossings", lambda: table)
+    monkeypatch.setattr(choice, "cache", lambda: 2**20)
+    for product in PRODUCTS:
+        shares = [choice.crossing(product, *size) for size in ((256, 20), (256, 64), (256, 256))]
+        assert 0.05 < shares[0] < shares[1] < shares[2] < 0.65
+        assert choice.crossing(product, 2312, 512) < choice.crossing(product, 512, 512)  # 4.7 MB, and 1 MB
+    for batch, density in ((16, 0.05), (64, 0.05), (16, 0.8), (64, 0.8)):
+        ways = choice.chosen(Spikes.of(spikes(density, 20, batch, 256)), 256)
+        assert ways[:2] == (("event", "event") if density == 0.05 else ("dense", "dense"))
+        assert ways.inputs == "dense"  # a dense tensor's gradient is read everywhere
+
+
+@pytest.mark.parametrize(("senders", "features", "samples", "fed"), [(37, 40, 5, False), (2312, 512, 64, False), (600, 600, 3, True)])
+def test_pieces_make_up_a_layer(senders, features, samples, fed, monkeypatch):
+    monkeypatch.setattr(choice, "cache", lambda: 2**20)
+    cut = choice.pieces(senders, features, samples, fed)
+    assert (cut.parts - 1) * cut.breadth < features <= cut.parts * cut.breadth
+    assert (cut.groups - 1) * cut.together < samples <= cut.groups * cut.together
+    assert (cut.parts > 1) is (4 * senders * features > 2**20 and not fed)
