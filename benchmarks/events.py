@@ -133,13 +133,14 @@ class Side:
         return loss.detach()
 
 
-def products(task: Task, weights: list[Any]) -> Callable[[], None]:
+def products(task: Task) -> Callable[[], None]:
     """The dense matrix products of a training step, with nothing around them."""
     import torch
 
     count = task.steps * task.batch
     given = [torch.rand(count, size) for size in task.sizes[:-1]]
     back = [torch.rand(count, size) for size in task.sizes[1:]]
+    weights = [torch.rand(b, a) for a, b in zip(task.sizes, task.sizes[1:], strict=False)]
     fed = [torch.rand(size, size) for size in task.sizes[1:-1]]
 
     def call() -> None:
@@ -199,7 +200,7 @@ def compare(task: Task, effort: Effort, report: Report, other: Path | None = Non
     prove(task, sides, report)
     peers = event_peers.sides(task, weights, report)
     tasks: dict[str, Callable[[], Any]] = {name: side.step for name, side in {**sides, **peers}.items()}
-    tasks["dense products alone"] = products(task, weights)
+    tasks["dense products alone"] = products(task)
     checkout = None if other is None else event_peers.Checkout(task, weights, other)
     if checkout is not None:
         report.checked.append(checkout.prove(Side(task, "event", weights)))

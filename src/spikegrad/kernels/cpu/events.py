@@ -1,16 +1,20 @@
 """What the passes of weights and neurons over events are given; `spikegrad.kernels.cpu.event_loops` prints them.
 
-Threads claim samples; of a sample come the time steps one after the other, so that its states, currents and adjoints are rows in a
-first-level cache. Forward, the rows of weights of the senders that spiked are added, all neurons make a step, and the places of those that
-spiked are listed, and of those that a backward pass will have to look at: the *pairs*. Backward, all neurons make the quiet reverse of a
-step, and pairs the full one in its place; see `spikegrad.quiet`.
+Threads claim units: a sample, backward a group of samples, and a block of columns, of which there are several where weights are larger
+than a core's cache; see `spikegrad.kernels.choice.pieces`. Of a sample come the time steps one after the other, so that its states,
+currents and adjoints are rows in a first-level cache. Forward, the rows of weights of the senders that spiked are added, all neurons make
+a step, and the places of those that spiked are listed, and of those that a backward pass will have to look at: the *pairs*. Backward, all
+neurons make the quiet reverse of a step, and pairs the full one in its place; see `spikegrad.quiet`.
 
 A kernel is called with the address of a job, see `spikegrad.kernels.cpu.threads`. Its arguments, a word each, are addresses unless said
 otherwise, 0 for what is not given or not wanted:
 
 =============================  ========================================================================================================
-``features``, ``senders``      how many; ``line``: bytes of a row of scratch; ``room``: places that lists have for each sample
-``weights``, ``bias``          by sender
+``samples``, ``features``,     how many; ``line``: bytes of a row of scratch; ``room``: places that lists have for each unit
+``senders``
+``breadth``, ``parts``,        columns of a block, and blocks; groups of samples, and samples of a group
+``groups``, ``together``
+``weights``, ``bias``          by sender, a block of columns after the other
 ``index``, ``base``,           events that arrive: places of senders; where in the list a sample begins, 64 bits each, and, counted from
 ``since``                      there, where a step does, 32 bits each, one more than there are steps
 ``numbers``                    the parameters, then the numbers of the surrogate
@@ -21,20 +25,22 @@ otherwise, 0 for what is not given or not wanted:
 ``out``                        a sequence of outputs that are numbers, or of their gradients
 ``column.beta``                a parameter that has a value for each neuron; backward ``sum.beta``, its gradient for each sample
 ``every.u``                    what is kept for all neurons, by sample
-``spikes``, ``spiked``         lists of what spiked; where in a sample's a step begins
-``pairs``, ``near``,           likewise of pairs; where those begin that are pairs for a spike alone; what is kept at them; backward also
-``active``, ``kept.u``,        where a sample begins
+``spikes``, ``spiked``         lists of what spiked; where in a unit's a step begins
+``pairs``, ``near``,           likewise of pairs; where those begin that are pairs for a spike alone; what is kept at them; backward these
+``active``, ``kept.u``,        are lists of samples, in which a step has its blocks one after the other, and begin at the origin
 ``origin``
-``flags``                      for each sample, whether a potential was not a number
+``flags``                      for each unit, whether a potential was not a number
 ``arriving``                   backward: the gradients of the outputs at pairs
-``grad.weights``,              for each block of samples its share
+``grad.weights``,              for each group of samples its share
 ``grad.bias``
 ``recurrent``,                 weights of what the layer's own spikes bring a step later, by sender; what these bring to the first step,
 ``fed``, ``own.base``,         forward, and backward its gradient, that of the first currents; backward, where a sample's spikes
-``grad.recurrent``             begin in their list; the gradient of the weights, for each block of samples its share
-``below``, ``below.base``,     the pairs of the layer below, at which the gradient of the events that arrive is computed: ``grad.below``
-``below.near``,
-``below.active``
+``grad.recurrent``             begin in their list; the gradient of the weights, for each group of samples its share
+``below``, ``below.base``,     the pairs of the layer below, how many, and of how many blocks, at which the gradient of the events that
+``below.near``,                arrive is computed: ``grad.below``, for each block of columns its share
+``below.active``,
+``below.parts``,
+``below.count``
 =============================  ========================================================================================================
 """
 
