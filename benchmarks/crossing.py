@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.contenders import BETA
-from benchmarks.measure import Effort, Report, Section, alternate, quartiles, rows
+from benchmarks.measure import DisagreementError, Effort, Report, Section, alternate, quartiles, rows
 from spikegrad.kernels.choice import Chosen, crossing
 
 LAYERS = ((700, 256), (256, 256), (256, 64), (256, 20), (2312, 512), (1024, 1024))
@@ -54,6 +54,20 @@ def passes(product: str, size: tuple[int, int], share: float, steps: int, batch:
     return found, "event" if share < crossing(product, *size) else "dense"
 
 
+def prove(product: str, calls: dict[str, Callable[[], Any]]) -> str:
+    """That both ways compute the same."""
+    import torch
+
+    found = [call()[0] for call in calls.values()]
+    ours, theirs = (x.dense() if product == "currents" else x for x in found)
+    worst = float(
+        (ours - theirs).abs().mean() if product == "currents" else (ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-30)
+    )
+    if not worst <= 1e-4 or not torch.isfinite(ours).all():
+        raise DisagreementError(f"{product}: by events and dense differ by {worst:.2g}")
+    return f"{worst:.1g} of the spikes differ" if product == "currents" else f"within {worst:.1g} of the largest"
+
+
 def run(effort: Effort) -> Report:
     """The whole benchmark."""
     import torch
@@ -66,6 +80,7 @@ def run(effort: Effort) -> Report:
             points, worst = [], 1.0
             for share in SHARES[:2] if effort.quick else SHARES:
                 calls, taken = passes(product, size, share, steps, batch)
+                report.checked.append(f"{title} of {size[0]}-{size[1]}, {share:.1%}: {prove(product, calls)}")
                 samples = alternate(calls, effort, time.thread_time)
                 lost = quartiles([a / b for a, b in zip(samples[taken], samples["event" if taken == "dense" else "dense"], strict=True)])[0]
                 worst = max(worst, lost)
