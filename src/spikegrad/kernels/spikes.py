@@ -359,11 +359,11 @@ class _Last(Function):
     @staticmethod
     def forward(ctx: _Context, carrier: Tensor | None, spikes: Spikes) -> Tensor:
         ctx.pairs, ctx.beyond, ctx.mask, ctx.shape = spikes.pairs, spikes.beyond, spikes.mask, spikes.shape
-        found = np.zeros(spikes.shape[1:], np.float32)
-        index, base, since = spikes.index.numpy(), spikes.base.numpy(), spikes.since.numpy()
-        for sample in range(spikes.shape[1] if spikes.shape[0] else 0):
-            np.add.at(found[sample], index[base[sample] + since[sample, -2] : base[sample] + since[sample, -1]], np.float32(1))
-        return torch.from_numpy(found)
+        (steps, batch, features), since = spikes.shape, spikes.since[:, -2:]
+        if not steps:
+            return torch.zeros(batch, features, dtype=torch.float32, device="cpu")
+        last = Spikes(torch.Size((1, batch, features)), spikes.index, spikes.base, since.contiguous())
+        return _Dense.apply(None, last)[0]
 
     @staticmethod
     def backward(ctx: _Context, *arriving: Tensor) -> Gradients:

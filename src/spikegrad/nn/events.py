@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import math
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from spikegrad.nn.layer import Layer
 from spikegrad.nn.recompute import watched
 
 if TYPE_CHECKING:
+    from spikegrad.kernels.plan import Call
     from spikegrad.kernels.spikes import Spikes
 
 Way = Literal["auto", "event", "dense"]
@@ -126,7 +128,7 @@ def run(
         like = torch.empty((), dtype=torch.float32, device="cpu").expand(steps, *(() if single else (samples,)), len(weight))
         parts = tuple(x.unsqueeze(0) if single else x for x in arguments.state(names, state, like))
     call = neuron._call((), neuron.spike)  # pyright: ignore[reportPrivateUsage]
-    of_call = dataclasses.replace(call, connection="none") if own is not None else call
+    of_call = _without_connection(call) if own is not None else call
     given_numbers = neuron._numbers(None, None)  # pyright: ignore[reportPrivateUsage]
     numbers, tensors = values_of(of_call, (), given_numbers, neuron.spike.floats, torch.float32)
     count = sum(value is None for value in numbers.parameters)
@@ -137,6 +139,12 @@ def run(
     neurons = kernels().neurons_of(of_call, numbers, facts.window(neuron.spike.surrogate, cutoff), own is not None)
     found = kernels().run(neurons, chosen, given, weight, bias, own, tensors[:count], parts)
     return None if found is None else (found[0], neuron.state_of(found[1]))
+
+
+@functools.lru_cache(maxsize=256)
+def _without_connection(call: Call) -> Call:
+    """Neurons to themselves, the same object each time: what is derived from it is derived once."""
+    return dataclasses.replace(call, connection="none")
 
 
 def _resting(state: Sequence[float | None], tensors: Sequence[Tensor], samples: int, features: int) -> Iterator[Tensor]:
