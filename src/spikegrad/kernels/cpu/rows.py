@@ -40,8 +40,8 @@ def _at(builder: Node, address: Node, offset: int, kind: Node) -> Node:
     return builder.inttoptr(builder.add(address, WORD(offset)) if offset else address, kind.as_pointer())
 
 
-def _loaded(builder: Node, address: Node, offset: int = 0) -> Node:
-    return builder.load(_at(builder, address, offset, _VECTOR), align=4)
+def _loaded(builder: Node, address: Node, offset: int = 0, kind: Node = _VECTOR) -> Node:
+    return builder.load(_at(builder, address, offset, kind), align=4)
 
 
 def _stored(builder: Node, value: Node, address: Node, offset: int = 0) -> None:
@@ -176,31 +176,32 @@ put_narrow, put_wide = _put_places(_PLACE), _put_places(_32)
 """Write the places of the lanes of a mask, the first of them given, to an address; sixteen places there may change."""
 
 
-def _tile(registers: int, kind: Node, *, gathers: bool) -> Callable[..., None]:
-    """An intrinsic that adds senders' rows of weights to a stretch of a row; or this to the senders' rows.
+def _tile(registers: int, lanes: int, kind: Node, *, gathers: bool) -> Callable[..., None]:
+    """An intrinsic that adds senders' rows of weights to a stretch of a row, of so many vectors; or this to the senders' rows.
 
     Its arguments: addresses of the row; of the same columns of the first sender's; of the list of senders; where in the list to begin and
     to end, and the bytes between two senders' rows.
     """
+    vector, size = ir.VectorType(_SINGLE, lanes), 4 * lanes
 
     @instruction(types.none, *[types.uint64] * 6)
     def tile(builder: Node, row: Node, weights: Node, index: Node, start: Node, stop: Node, stride: Node) -> None:
         listed = builder.inttoptr(index, kind.as_pointer())
-        held = [cgutils.alloca_once(builder, _VECTOR) for _ in range(registers)]
+        held = [cgutils.alloca_once(builder, vector) for _ in range(registers)]
         for k, register in enumerate(held):
-            builder.store(_loaded(builder, row, k * _VECTOR_BYTES), register)
+            builder.store(_loaded(builder, row, k * size, vector), register)
         with cgutils.for_range_slice(builder, start, stop, WORD(1), WORD) as (e, _):
             sender = builder.zext(builder.load(builder.gep(listed, [e])), WORD)
             theirs = builder.add(weights, builder.mul(sender, stride))
             for k, register in enumerate(held):
-                total = builder.fadd(_loaded(builder, theirs, k * _VECTOR_BYTES), builder.load(register))
+                total = builder.fadd(_loaded(builder, theirs, k * size, vector), builder.load(register))
                 if gathers:
                     builder.store(total, register)
                 else:
-                    _stored(builder, total, theirs, k * _VECTOR_BYTES)
+                    _stored(builder, total, theirs, k * size)
         if gathers:
             for k, register in enumerate(held):
-                _stored(builder, builder.load(register), row, k * _VECTOR_BYTES)
+                _stored(builder, builder.load(register), row, k * size)
 
     return tile
 
@@ -257,12 +258,13 @@ def functions(kind: str) -> tuple[Callable[..., Any], ...]:
     element, places = (_PLACE, narrow) if kind == "narrow" else (_32, wide)
     item = U(element.width // 8)
     put = put_narrow if kind == "narrow" else put_wide
-    broad, single = U(REGISTERS * LANES), U(LANES)
+    broad, single, few = U(REGISTERS * LANES), U(LANES), U(4)
     many, one = _products(_TOGETHER, element), _products(1, element)
     together, size, real = U(_TOGETHER), U(4), np.float32
 
     def of_all_columns(*, gathers: bool) -> Callable[..., None]:
-        broad_tile, single_tile = _tile(REGISTERS, element, gathers=gathers), _tile(1, element, gathers=gathers)
+        broad_tile, single_tile = (_tile(registers, LANES, element, gathers=gathers) for registers in (REGISTERS, 1))
+        narrow_tile = _tile(1, 4, element, gathers=gathers)
 
         def rows(row: U, weights: U, index: U, start: U, stop: U, features: U) -> None:
             stride = features * size
@@ -270,11 +272,13 @@ def functions(kind: str) -> tuple[Callable[..., Any], ...]:
                 broad_tile(row + j * size, weights + j * size, index, start, stop, stride)
             for j in range(features // broad * broad, features // single * single, single):
                 single_tile(row + j * size, weights + j * size, index, start, stop, stride)
-            if features % single:
+            for j in range(features // single * single, features // few * few, few):
+                narrow_tile(row + j * size, weights + j * size, index, start, stop, stride)
+            if features % few:
                 mine = reals(row)
                 for e in range(start, stop):
                     theirs = reals(weights + U(places(index)[e]) * stride)
-                    for j in range(features // single * single, features):
+                    for j in range(features // few * few, features):
                         if gathers:
                             mine[j] += theirs[j]
                         else:
