@@ -72,6 +72,24 @@ def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     return told
 
 
+@pytest.fixture
+def by_events(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """``"auto"`` takes events however small a layer is; the neurons that ran by them, one for each time."""
+    from spikegrad.kernels import choice
+    from spikegrad.nn import events
+
+    ran: list[object] = []
+    run = events.run
+
+    def noted(neuron: Any, *given: Any) -> Any:
+        ran.append(neuron)
+        return run(neuron, *given)
+
+    monkeypatch.setattr(choice, "FEWEST", 0)
+    monkeypatch.setattr(events, "run", noted)
+    return ran
+
+
 @pytest.fixture(autouse=True)
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that spikegrad allocates without filling it is NaN, so that an output left unwritten fails its test."""

@@ -103,30 +103,12 @@ def chain(dropout: float = 0.0) -> nn.Sequential:
     return nn.Sequential(*made[:-1])
 
 
-@pytest.fixture
-def eager(monkeypatch):
-    """Events however small a layer is, and a count of how many layers ran by them."""
-    from spikegrad.kernels import choice
-    from spikegrad.nn import events
-
-    ran: list[object] = []
-    run = events.run
-
-    def counted(neuron, *given):
-        ran.append(neuron)
-        return run(neuron, *given)
-
-    monkeypatch.setattr(choice, "FEWEST", 0)
-    monkeypatch.setattr(events, "run", counted)
-    return ran
-
-
-def test_a_chain_given_spikes_runs_linear_maps_and_neurons_by_events(eager):
+def test_a_chain_given_spikes_runs_linear_maps_and_neurons_by_events(by_events):
     net, x = chain(), spikes(0.2)
     out, _ = net(Spikes.of(x).detach())
-    assert eager == [net[1], net[4], net[7]]
+    assert by_events == [net[1], net[4], net[7]]
     expected, _ = net(x)
-    assert len(eager) == 3  # a tensor is as ever
+    assert len(by_events) == 3  # a tensor is as ever
     assert torch.equal(out, expected)
     ours, theirs = (torch.autograd.grad(y.square().sum(), list(net.parameters())) for y in (out, expected))
     for found, wanted in zip(ours, theirs, strict=True):
@@ -135,10 +117,10 @@ def test_a_chain_given_spikes_runs_linear_maps_and_neurons_by_events(eager):
     assert isinstance(hidden, Spikes)
     net[0].register_forward_hook(lambda module, given, made: None)  # who watches a linear map sees it run
     assert torch.equal(net(Spikes.of(x).detach())[0], expected)
-    assert len(eager) == 4
+    assert len(by_events) == 4
 
 
-def test_dropout_of_spikes(eager):
+def test_dropout_of_spikes(by_events):
     net, x = chain(0.4), spikes(0.2)
     hidden, _ = net[:2](Spikes.of(x).detach())
     some = hidden.dropped(0.4)
