@@ -1,10 +1,10 @@
-"""How the time of a layer grows with its steps, its neurons and its threads."""
+"""How the time of a layer grows with its steps, its neurons and its threads; and of a training step with the share that spikes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import contenders
+from benchmarks import contenders, density
 from benchmarks.agreement import same
 from benchmarks.contenders import Twin, ours
 from benchmarks.layer import TorchSide, floor, inputs, potentials, prove, task
@@ -66,4 +66,5 @@ def run(effort: Effort) -> Report:
     u = potentials("Leaky", Twin(), (small := inputs((50, 4, 64)))[0])
     sides = [side.step(ours("Leaky", Twin(), b), side.leaf(small[0]), side.tensor(small[1]))() for b in ("auto", "reference")]
     report.checked.append(same("spikegrad, fused and reference loop", *sides, u))
+    density.run(effort, report)
     return report

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    import torch
+
     from spikegrad.kernels.spikes import Spikes
 
 Way = Literal["event", "dense"]
@@ -105,9 +107,14 @@ def crossing(product: str, senders: int, features: int) -> float:
     return wide / (1 + (narrow / features) ** 2) * (outside if 4 * senders * features > cache() else 1.0)
 
 
+def small(shape: torch.Size, features: int) -> bool:
+    """Whether dense products are taken however few spikes there are: nothing need be looked at."""
+    return shape.numel() * features < FEWEST
+
+
 def chosen(given: Spikes, features: int) -> Chosen:
     """The faster way of each product for these events."""
-    if given.shape.numel() * features < FEWEST:
+    if small(given.shape, features):
         return Chosen.densely("it is so small that calls cost more than products")
     shares = {"currents": given.density, "weights": given.density, "inputs": given.share}
     ways: dict[str, Way] = {}

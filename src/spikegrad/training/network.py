@@ -11,6 +11,7 @@ from torch import Tensor
 from spikegrad import encode, nn
 from spikegrad.data import Events
 from spikegrad.errors import InputError, meant
+from spikegrad.kernels.choice import small
 from spikegrad.nn import Spikes
 from spikegrad.nn.sequential import joined
 from spikegrad.training.config import Config
@@ -99,8 +100,10 @@ class Network(torch.nn.Module):
         """Answer what is encoded already, (time, batch, feature)."""
         spikes: list[Tensor | Spikes] = []
         for layer in (*self.layers, self.readout):
-            if isinstance(x, Tensor) and self._may_list and (merged := joined(*layer.children())) is not None:
-                x = merged.handed_on(x)
+            linear, neurons = layer[0], layer[-1]  # pyright: ignore[reportIndexIssue]
+            if isinstance(x, Tensor) and self._may_list and not small(x.shape, linear.out_features):
+                merged = joined(linear, neurons)
+                x = x if merged is None else merged.handed_on(x)
             x, _ = layer(self._dropped(x) if spikes else x)
             spikes.append(x)
         *hidden, last = spikes
