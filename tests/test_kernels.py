@@ -574,6 +574,7 @@ class Clashing(Neuron):
     j: float = 0.5
     real: float = 0.25
     count: float = 1.5
+    constant0: float = 0.75
     rows: State = 0.0
     steps: State = 0.0
 
@@ -581,7 +582,7 @@ class Clashing(Neuron):
         load = self.j * rows + np * self.real
         job = load + t
         store = self.fire(job - self.count)
-        U = steps * self.j + store  # noqa: N806
+        U = steps * self.j + self.constant0 * store  # noqa: N806
         return Step(store, U, rows=self.after_spike(job, store, self.count), steps=U, line=load)
 
 

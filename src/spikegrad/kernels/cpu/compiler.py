@@ -38,17 +38,17 @@ from spikegrad.kernels.cpu.compiler import bfloat16, clear, entry, fill, float16
 # All of the machine code depends on them; their version is {version}.
 from spikegrad.kernels.cpu.instructions import called, pointer, words
 from spikegrad.kernels.cpu.threads import (
-    ARGUMENTS, BLOCK, COLUMNS, KERNEL, SCRATCH, SHARE, STEPS, THREADS, claimed, claimed_back, shared_out,
+    ARGUMENTS, BLOCK, COLUMNS, KERNEL, SCRATCH, SHARE, STEPS, THREADS, claimed, claimed_back, row_at, row_from, row_held, shared_out,
 )
 U = np.uint64
 real, integer = np.{real}, np.int{bits}
 SIZE = U(np.dtype(real).itemsize)
-reals = pointer(numba.{real})
+reals, reals_at, reals_from, reals_held = (f(numba.{real}) for f in (pointer, row_at, row_from, row_held))
 arctan, erf, floor, sqrt = math.atan, math.erf, np.floor, np.sqrt
 inf = np.inf
 """
 _HALVES = """
-elements, (load, store, emit) = pointer(numba.uint16), {dtype}
+elements, elements_at, (load, store, emit) = pointer(numba.uint16), row_at(numba.uint16), {dtype}
 """
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from spikegrad import printing
 from spikegrad.kernels.cpu import rows
 from spikegrad.kernels.cpu.events import Variant
+from spikegrad.kernels.cpu.source import with_constants
 from spikegrad.kernels.formulas import with_formulas
 from spikegrad.kernels.lock import LOCK
 from spikegrad.printing import DIALECTS, Names
@@ -71,7 +72,7 @@ class _Printer:
         ]
         texts = ("\n".join(" " * by + line for line in lines) for by, lines in ((4, before), (8, body)))
         imports = _IMPORTS.format(version=rows.version(), given=variant.given, own=variant.own)
-        return "\n\n".join([imports, *self.functions, _TEMPLATE.format(**dict(zip(("before", "body"), texts, strict=True)))])
+        return "\n\n".join([imports, with_constants(self.functions), _TEMPLATE.format(**dict(zip(("before", "body"), texts, strict=True)))])
 
     def _forward(self) -> list[str]:
         split, variant, states = self.split, self.variant, self.plan.states

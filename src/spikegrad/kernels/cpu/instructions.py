@@ -46,13 +46,17 @@ def instruction(result: types.Type, *given: types.Type) -> Callable[[Callable[..
     return made
 
 
+def element(kind: types.Type) -> Node:
+    """LLVM's type of numbers of this type."""
+    return {"float32": ir.FloatType(), "float64": ir.DoubleType()}.get(str(kind)) or ir.IntType(int(str(kind).lstrip("uint")))
+
+
 def pointer(kind: types.Type) -> Callable[[np.uint64], Words]:
     """A function from an address to a pointer to numbers of this type."""
-    element = {"float32": ir.FloatType(), "float64": ir.DoubleType()}.get(str(kind)) or ir.IntType(int(str(kind).lstrip("uint")))
 
     @instruction(types.CPointer(kind), types.uint64)
     def to(builder: Node, address: Node) -> Node:
-        return builder.inttoptr(address, element.as_pointer())
+        return builder.inttoptr(address, element(kind).as_pointer())
 
     return to
 

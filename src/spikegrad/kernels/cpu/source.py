@@ -28,6 +28,7 @@ thread, whichever that is.
 from __future__ import annotations
 
 import keyword
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -171,7 +172,7 @@ class _Printer:
         numbers += [f"features = {self._argument('weights')[1]}"] if self.variant.fed else []
         before, inside = ("\n".join(" " * by + line for line in lines) for by, lines in ((4, numbers), (8, body)))
         claimed = "claimed_back" if self.variant.backward else "claimed"
-        return "\n\n".join([*self.functions, _TEMPLATE.format(before=before, body=inside, claimed=claimed)])
+        return "\n\n".join([with_constants(self.functions), _TEMPLATE.format(before=before, body=inside, claimed=claimed)])
 
     def _forward(self) -> list[str]:
         states = _labels("state", self.plan.states)
@@ -306,37 +307,41 @@ class _Printer:
 
     def _pointer(self, label: str, time: str = "t") -> str:
         """An expression for the pointer to a row, at a time."""
-        return f"{'elements' if label in self.halves else 'reals'}({self._address(label, time)})"
-
-    def _address(self, label: str, time: str = "t") -> str:
-        """An expression for the address of a row, at a time."""
         kind, _, name = label.partition(" ")
         whole, each = self.variant.working()
         if label in _FED:
-            return f"rows + U({whole - 4 + _FED.index(label)}) * line"
+            return f"reals({self._address(label)})"
         if kind == "kept" and not self.variant.fed:
-            return f"rows + (U({whole + self.passes.kept.index(name)}) + ({time}) * U({each})) * line"
+            return f"reals_held(rows, line, {whole + self.passes.kept.index(name)}, {time}, {each})"
         if kind in ("state", "adjoint"):
-            return f"rows + U({self.plan.states.index(name) + len(self.plan.states) * (kind == 'adjoint')}) * line"
+            return f"reals_held(rows, line, {self.plan.states.index(name) + len(self.plan.states) * (kind == 'adjoint')}, 0, 0)"
         label = label.replace(" ", ".")
+        if label in self.variant.rows:
+            return f"{'elements' if label in self.halves else 'reals'}_at(job, {self.place[label]}, {time}, start)"
+        return f"reals_from(job, {self.place[label]}, start)"
+
+    def _address(self, label: str) -> str:
+        """An expression for the address of a row, now, that a function takes which is compiled by itself."""
+        if label in _FED:
+            return f"rows + U({self.variant.working()[0] - 4 + _FED.index(label)}) * line"
         address, stride = self._argument(label)
-        item = "U(2)" if label in self.halves else "SIZE"
-        return f"{address} + (({time}) * {stride} + start) * {item}" if label in self.variant.rows else f"{address} + start * SIZE"
+        return f"{address} + (t * {stride} + start) * {'U(2)' if label in self.halves else 'SIZE'}"
 
     def _begin(self, rows: Mapping[str, str], role: str) -> list[str]:
         """Lines that fill rows of scratch with what is given at one end of time."""
         lines: list[str] = []
         for name, label in rows.items():
-            address, stride = self._argument(f"{role}.{name}")
-            lines.append(f"fill(count, {self._pointer(label)}, reals({address} + start * {stride} * SIZE), {stride})")
+            given, stride = self.place[f"{role}.{name}"], self._argument(f"{role}.{name}")[1]
+            lines.append(f"fill(count, {self._pointer(label)}, reals_at(job, {given}, start, 0), {stride})")
         return lines
 
     def _end(self, rows: Mapping[str, str], role: str) -> list[str]:
         """Lines that hand rows of scratch out at the other end of time, to whom asked for them."""
         lines: list[str] = []
         for name, label in rows.items():
-            address, _ = self._argument(f"{role}.{name}")
-            lines += [f"if {address} != U(0):", f"    fill(count, reals({address} + start * SIZE), {self._pointer(label)}, U(1))"]
+            of = f"{role}.{name}"
+            into = f"reals_from(job, {self.place[of]}, start)"
+            lines += [f"if {self._argument(of)[0]} != U(0):", f"    fill(count, {into}, {self._pointer(label)}, U(1))"]
         return lines
 
 
@@ -350,6 +355,16 @@ def _same(names: Sequence[str]) -> dict[str, str]:
 
 def _set(labels: Iterable[str]) -> list[tuple[str, str]]:
     return [(label, "=") for label in labels]
+
+
+def with_constants(functions: Sequence[str]) -> str:
+    """The text of functions whose literals are constants of their module, each of which Numba then reads, where it would infer a call."""
+    text, word = "\n\n".join(functions), "constant"
+    while re.search(rf"\b{word}\d", text):
+        word += "_"
+    found: dict[str, str] = {}
+    text = re.sub(r"\breal\((?:[\d.e+-]+|inf)\)", lambda literal: found.setdefault(literal[0], f"{word}{len(found)}"), text)
+    return "\n".join([*(f"{name} = {literal}" for literal, name in found.items()), "", text])
 
 
 def _variable(label: str) -> str:

@@ -23,8 +23,9 @@ from pathlib import Path
 import numba
 import numpy as np
 from llvmlite import binding
+from numba.core import types
 
-from spikegrad.kernels.cpu.instructions import Words, added
+from spikegrad.kernels.cpu.instructions import WORD, WORDS, Node, Words, added, element, instruction
 
 KERNEL, THREADS, STEPS, COLUMNS, BLOCK, COUNTERS, SCRATCH, SHARE, ARGUMENTS = range(9)
 """Words of a job: the kernel's address; number of threads, of time steps, of columns, and of columns in a block; where the counters are;
@@ -66,6 +67,48 @@ def shared_out(job: Words) -> None:
         place = job[COUNTERS] + k * U(LINE)
         job[place] = blocks * k // threads * block
         job[place + U(1)] = min(job[COLUMNS], blocks * (k + U(1)) // threads * block)
+
+
+# One instruction where Numba would have ten to infer the types of, which is what compiling takes its time for.
+
+
+def row_at(kind: types.Type) -> Callable[..., Words]:
+    """A function to where an argument, by its place among them, has the row of a time, from a column on, as numbers of this type."""
+
+    @instruction(types.CPointer(kind), WORDS, types.intp, types.uint64, types.uint64)
+    def at(builder: Node, job: Node, argument: Node, time: Node, column: Node) -> Node:
+        place = builder.add(builder.mul(argument, WORD(2)), WORD(ARGUMENTS))
+        address, stride = (builder.load(builder.gep(job, [builder.add(place, WORD(k))])) for k in range(2))
+        return _offset(builder, address, builder.add(builder.mul(time, stride), column), kind)
+
+    return at
+
+
+def row_from(kind: types.Type) -> Callable[..., Words]:
+    """A function to where an argument, by its place among them, has one row, from a column on, as numbers of this type."""
+
+    @instruction(types.CPointer(kind), WORDS, types.intp, types.uint64)
+    def since(builder: Node, job: Node, argument: Node, column: Node) -> Node:
+        address = builder.load(builder.gep(job, [builder.add(builder.mul(argument, WORD(2)), WORD(ARGUMENTS))]))
+        return _offset(builder, address, column, kind)
+
+    return since
+
+
+def row_held(kind: types.Type) -> Callable[..., Words]:
+    """A function to a row of scratch, of which one has so many bytes: the first of a few, and that of a time, which has so many."""
+
+    @instruction(types.CPointer(kind), types.uint64, types.uint64, types.uint64, types.uint64, types.uint64)
+    def held(builder: Node, rows: Node, line: Node, first: Node, time: Node, each: Node) -> Node:
+        number = builder.add(first, builder.mul(time, each))
+        return builder.inttoptr(builder.add(rows, builder.mul(number, line)), element(kind).as_pointer())
+
+    return held
+
+
+def _offset(builder: Node, address: Node, count: Node, kind: Node) -> Node:
+    """A pointer to what lies behind so many elements."""
+    return builder.inttoptr(builder.add(address, builder.mul(count, WORD(kind.bitwidth // 8))), element(kind).as_pointer())
 
 
 def job(kernel: int, threads: int, steps: int, columns: int, block: int, share: int, arguments: Sequence[int]) -> array[int]:
