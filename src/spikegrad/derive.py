@@ -144,6 +144,19 @@ def with_reciprocals(formula: Program, arguments: Sequence[str]) -> Program:
     return trace.flatten(*rewritten(results, rule, names))
 
 
+def of_finite(formula: Program, arguments: Sequence[str]) -> Program:
+    """The formula without its own rule for an infinite potential, of which no pass takes what it gives; NaN stays NaN."""
+
+    def rule(node: Symbol, given: tuple[Value, ...]) -> Value:
+        size, bound = given if node.operation == "less" else (None, None)
+        if bound == math.inf and isinstance(size, Symbol) and size.operation == "abs":
+            return Symbol("equal", size.arguments[0], size.arguments[0])
+        return again(node, given)
+
+    results, names = trace.symbols(formula, {name: argument(name) for name in arguments})
+    return trace.flatten(*rewritten(results, rule, names))
+
+
 _TAME = {"add", "subtract", "negative", "minimum", "maximum", "where", "hold", "fire", "fire_above", "quantized"}
 """Operations whose adjoints are finite where what arrives is 0; so is a product or a quotient with a literal."""
 

@@ -92,6 +92,11 @@ DIALECTS = {
             "step": "(real(1.0) if {0} >= real(0.0) else real(0.0))",
             "minimum": "({0} if ({0} < {1}) | ({0} != {0}) else {1})",
             "maximum": "({0} if ({0} > {1}) | ({0} != {0}) else {1})",
+            # One instruction of the processor each: of a number that is neither 0 nor NaN, and of what is 0 where it is not above 0, of
+            # which a sum makes the negative zero a positive one.
+            "minimum_number": "({1} if {1} < {0} else {0})",
+            "maximum_number": "({1} if {1} > {0} else {0})",
+            "rectified": "((real(0.0) if {2} < real(0.0) else {2}) + real(0.0))",
             "fire": "((real(1.0) if {0} >= real(0.0) else real(0.0)) if {0} == {0} else {0})",
             "fire_above": "((real(1.0) if {0} > real(0.0) else real(0.0)) if {0} == {0} else {0})",
         },
@@ -203,6 +208,8 @@ def body(
         return (text, _ATOM) if math.copysign(1.0, o) > 0 else (f"(-{text})", _ATOM)
 
     for index, (operation, *operands) in enumerate(program.instructions):
+        special = _special(str(operation), operands, program)
+        operation = special if special in templates else operation
         text, held = _expression(str(operation), [operand(o) for o in operands], templates, language)
         if index in wanted or uses[index] > 1 or by_name[index] or len(text) > _LONGEST:
             name = names.fresh(wanted.get(index, f"t{index}"))
@@ -210,6 +217,14 @@ def body(
             text, held = name, _ATOM
         texts.append((text, held))
     return lines, [operand(o)[0] for o in program.results]
+
+
+def _special(operation: str, operands: Sequence[Operand], program: Program) -> str:
+    """What an operation is with these operands, for languages that have a word for that."""
+    first, second, last = operands[0], operands[-2:][0], operands[-1]
+    if operation == "where" and isinstance(first, int) and isinstance(second, float) and str(second) == "0.0":
+        return "rectified" if program.instructions[first] == ("less_equal", last, 0.0) else operation
+    return f"{operation}_number" if isinstance(last, float) and abs(last) > 0.0 else operation
 
 
 def _expression(operation: str, operands: list[tuple[str, int]], templates: Mapping[str, str], language: Dialect) -> tuple[str, int]:

@@ -13,6 +13,30 @@ def _horner(variable: str, coefficients: list[float], literal: str) -> str:
     return text
 
 
+def _in_pairs(variable: str, coefficients: list[float], literal: str) -> str:
+    """The same polynomial, for a processor that computes several products at once: in Horner's form each waits for the one before.
+
+    After the first two terms, which decide about the last place, come pairs, pairs of pairs and so on.
+    """
+    first, second, *terms = [literal.format(repr(c)) for c in coefficients]
+    power = variable
+    while len(terms) > 1:
+        if len(terms) % 2:
+            terms[-2:] = [f"({terms[-2]} + {terms[-1]} * {power})"]
+        terms = [f"({a} + {b} * {power})" for a, b in zip(terms[::2], terms[1::2], strict=True)]
+        power = f"({power} * {power})"
+    return f"(({terms[0]} * {variable} + {second}) * {variable} + {first})"
+
+
+def _economised(coefficients: list[float], bound: float) -> list[float]:
+    """A polynomial of a degree less, nearly as good up to the bound on either side: its last term less Chebyshev's polynomial of it."""
+    before, last = [1.0], [0.0, 1.0]
+    while len(last) < len(coefficients):
+        before, last = last, [2 * a - b for a, b in zip([0.0, *last], [*before, 0.0, 0.0], strict=True)]
+    by = coefficients[-1] / last[-1]
+    return [c - by * t * bound ** (len(last) - 1 - k) for k, (c, t) in enumerate(zip(coefficients[:-1], last[:-1], strict=True))]
+
+
 def _parts(value: Fraction, bits: int, count: int) -> list[float]:
     """A constant as a sum whose first parts have few bits, so that their products with small whole numbers are exact."""
     parts: list[float] = []
@@ -54,6 +78,7 @@ def coefficients(dtype: str, literal: str) -> dict[str, object]:
         _lambert(6 if single else 10, squares=False),
         _lambert(6 if single else 12, squares=True),
     )
+    halves = _economised([2 / math.factorial(k) for k in range(terms[0])], math.log(2) / 2)
     return {
         "tiny": 2.0**-126 if single else 2.0**-1022,
         "lift": 2.0**mantissa,
@@ -77,7 +102,8 @@ def coefficients(dtype: str, literal: str) -> dict[str, object]:
         "mantissa": mantissa,
         "mantissa_mask": 2**mantissa - 1,
         "one": bias << mantissa,
-        "exp": _horner("r", [2 / math.factorial(k) for k in range(terms[0])], literal),
+        "exp": _horner("r", halves, literal),
+        "exp_in_pairs": _in_pairs("r", halves, literal),
         "log": _horner("z", [1 / (2 * k + 1) for k in range(terms[1])], literal),
         "cos": _horner("z", [(-1) ** k / math.factorial(2 * k) for k in range(terms[2] + 1)], literal),
         "sin": _horner("z", [(-1) ** k / math.factorial(2 * k + 1) for k in range(terms[2])], literal),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spikegrad import printing
-from spikegrad.derive import derivative_by, with_reciprocals
+from spikegrad.derive import derivative_by, of_finite, with_reciprocals
 from spikegrad.printing import Dialect
 from spikegrad.trace import Program, Record
 
@@ -21,6 +21,7 @@ def with_formulas(surrogate: Record, program: Program, language: Dialect) -> tup
             formula = derivative_by(surrogate.primitive, surrogate.arguments, operation.removeprefix("primitive_by_"))
         elif operation != "derivative":
             continue
+        formula = of_finite(formula, surrogate.arguments)
         formula = with_reciprocals(formula, surrogate.arguments) if several else formula
         functions.append(printing.function(formula, surrogate.arguments, operation, language).rstrip())
         words[operation] = f"{operation}({', '.join(f'{{{k}}}' for k in range(1 + len(numbers)))})"

@@ -15,14 +15,14 @@ WORDS = ("exp", "log", "sin", "cos", "tanh", "sigmoid")
 
 _TEMPLATE = """
 def exp(x):
-    # NaN passes both bounds. Above them half of 2**n times p is infinite by itself, and below them the bits of that half are 0.
-    high = real({lowest}) if x < real({lowest}) else x
-    y = real({highest}) if high > real({highest}) else high
+    # NaN passes both bounds. Above them half of 2**n times p is infinite by itself; what is made of numbers below them is not taken.
+    y = real({highest}) if x > real({highest}) else x
     shifted = y * real({log2e}) + real({whole})  # rounded to a whole number, n, which its last bits are
     n = shifted - real({whole})
     r = (y - n * real({ln2_high})) - n * real({ln2_low})
-    p = {exp}
-    return p * integer((real(shifted).view(integer) + integer({bias} - 1)) << integer({mantissa})).view(real)
+    p = {exp_in_pairs}
+    value = p * integer((real(shifted).view(integer) + integer({bias} - 1)) << integer({mantissa})).view(real)
+    return real(0.0) if x < real({lowest}) else value
 
 
 def log(x):
