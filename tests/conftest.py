@@ -86,6 +86,7 @@ def by_events(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         return run(neuron, *given)
 
     monkeypatch.setattr(choice, "FEWEST", 0)
+    monkeypatch.setattr(choice, "crossing", lambda *given: 2.0)
     monkeypatch.setattr(events, "run", noted)
     return ran
 

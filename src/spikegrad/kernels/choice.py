@@ -50,21 +50,31 @@ class Crossing(NamedTuple):
     """From which share on a dense product costs less.
 
     Attributes:
-        wide: the share for wide rows of weights that fit into a core's cache.
-        narrow: how many columns a row has for which it is half of that.
+        narrow: the share for rows of very few columns.
+        wide: that for wide ones of weights that fit into a core's cache.
+        halfway: how many columns a row has for which it is between the two.
         outside: by what it is less where weights do not fit.
     """
 
-    wide: float
     narrow: float
+    wide: float
+    halfway: float
     outside: float
 
 
 # Measured on an Intel Xeon with AVX-512 and 2 MiB of second-level cache a core, PyTorch 2.13, by the sketch of these passes; a narrow row
 # has become cheaper since, which is put in as it was measured on the other.
-_WIDE = {"currents": Crossing(0.46, 23, 0.7), "weights": Crossing(0.17, 17, 0.9), "inputs": Crossing(0.25, 29, 0.8)}
+_WIDE = {
+    "currents": Crossing(0.15, 0.46, 45, 0.7),
+    "weights": Crossing(0.07, 0.17, 30, 0.9),
+    "inputs": Crossing(0.05, 0.25, 47, 0.8),
+}
 # Measured on an AMD EPYC 9005 with 1 MiB, where the library computes dense products with vectors of 256 bits: half as fast.
-_NARROW = {"currents": Crossing(0.6, 9, 0.85), "weights": Crossing(0.48, 6, 0.78), "inputs": Crossing(0.58, 18, 0.75)}
+_NARROW = {
+    "currents": Crossing(0.35, 0.6, 16, 0.85),
+    "weights": Crossing(0.27, 0.48, 12, 0.78),
+    "inputs": Crossing(0.1, 0.58, 25, 0.75),
+}
 
 FEWEST = 2**23
 """Products of a weight and an input, steps and samples counted, below which dense ones are taken: the calls cost more. Measured on both: a
@@ -103,8 +113,9 @@ def crossings() -> dict[str, Crossing]:
 
 def crossing(product: str, senders: int, features: int) -> float:
     """The share of senders or pairs from which a dense product costs less."""
-    wide, narrow, outside = crossings()[product]
-    return wide / (1 + (narrow / features) ** 2) * (outside if 4 * senders * features > cache() else 1.0)
+    narrow, wide, halfway, outside = crossings()[product]
+    share = narrow + (wide - narrow) / (1 + (halfway / features) ** 2)
+    return share * outside if 4 * senders * features > cache() else share
 
 
 def small(shape: torch.Size, features: int) -> bool:
