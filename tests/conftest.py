@@ -74,7 +74,7 @@ def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def by_events(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """``"auto"`` takes events however small a layer is; the neurons that ran by them, one for each time."""
+    """``"auto"`` takes events however small a layer is and whatever spikes; the neurons that ran by them, one for each time."""
     from spikegrad.kernels import choice
     from spikegrad.nn import events
 
