@@ -13,7 +13,7 @@ from benchmarks.contenders import BETA
 from benchmarks.measure import DisagreementError, Effort, Report, Section, alternate, quartiles, rows
 from spikegrad.kernels.choice import Chosen, crossing
 
-LAYERS = ((700, 256), (256, 256), (256, 64), (256, 20), (2312, 512), (1024, 1024))
+LAYERS = ((700, 256), (256, 256), (256, 64), (300, 40), (256, 20), (256, 10), (2312, 512), (1024, 1024))
 SHARES = (0.001, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 PRODUCTS = {"currents": "currents", "weights": "gradient of the weights", "inputs": "gradient of the input"}
 
