@@ -202,8 +202,8 @@ def _backward(
         of_input = of_input if given.pairs is None else picked(of_input, given.pairs)
     if of_current is not None and wants_weight and of_weight is None:
         of_weight = of_current.flatten(0, 1).t() @ _densely(given, saved[0]).flatten(0, 1)
-    found = [of_input, of_weight, *(None if each is None else _added(each) for each in (of_bias, of_recurrent)), of_fed]
-    found[3] = None if found[3] is None else found[3].t()
+    of_bias, of_recurrent = (None if each is None else _added(each) for each in (of_bias, of_recurrent))
+    found = [of_input, of_weight, of_bias, None if of_recurrent is None else of_recurrent.t(), of_fed]
     of_tensors = [learned[f"sum.{name}"] if want else None for name, want in zip(neurons.tensors, wanted, strict=True)]
     found += [None if g is None else g.sum(0).sum_to_size(x.shape).to(x.dtype) for g, x in zip(of_tensors, tensors, strict=True)]
     return [*found, *(x if want else None for x, want in zip(first, wants_state, strict=True))]
@@ -211,7 +211,9 @@ def _backward(
 
 def _added(shares: Tensor) -> Tensor:
     """Their sum, in their order."""
-    total = shares[0].clone() if len(shares) == 1 else shares[0] + shares[1]
+    if len(shares) == 1:
+        return shares[0]
+    total = shares[0] + shares[1]
     for share in shares[2:]:
         total += share
     return total
