@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from spikegrad.exchange import nir_metadata
 from spikegrad.exchange.nir_equations import Elementwise
 from spikegrad.exchange.nir_neurons import Equations, Floats, equations, sayable
+from spikegrad.nn.convolution import SpikingConv2d
 from spikegrad.nn.layer import Layer
 from spikegrad.nn.linear import SpikingLinear
 from spikegrad.nn.sequential import Sequential
@@ -57,7 +58,7 @@ def to_nir(
     compute something else. Networks of neurons with ``reset="zero", spike_at_threshold=False`` are said wholly.
 
     Args:
-        net: an `nn.Sequential`, also of others, or a layer; neurons, `SpikingLinear`, and stateless modules of PyTorch.
+        net: an `nn.Sequential`, also of others, or a layer; neurons, `SpikingLinear`, `SpikingConv2d`, and stateless modules of PyTorch.
         sample: an input, ``(time, batch, *features)``, of which only the shape of the features counts; needed where the network does not
             begin with a Linear.
         dt: length of a step in seconds; importers of snnTorch know no other than the default.
@@ -120,6 +121,9 @@ def _flat(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
         linear.weight, linear.bias = module.weight, module.bias
         linear.out_features, linear.in_features = module.weight.shape
         yield path, linear
+        yield f"{path}.neuron" if path else "neuron", module.neuron
+    elif isinstance(module, SpikingConv2d):
+        yield f"{path}.conv" if path else "conv", module.conv
         yield f"{path}.neuron" if path else "neuron", module.neuron
     elif not isinstance(module, nn.Identity | nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout):
         yield path, module

@@ -6,7 +6,7 @@ import importlib
 import math
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,9 +15,6 @@ from torch import Tensor
 
 from spikegrad.gradient.function import Context, Function, Gradients
 from spikegrad.kernels.lock import LOCK
-
-if TYPE_CHECKING:
-    from spikegrad.data import Events
 
 
 def _lists() -> ModuleType:
@@ -48,6 +45,20 @@ class Pairs(NamedTuple):
     def since(self) -> Tensor:
         """Where each step begins, ``(batch, time + 1)``."""
         return self.near[:, :: self.parts].contiguous()
+
+
+@runtime_checkable
+class Binned(Protocol):
+    """Samples of event data, as `spikegrad.data.Events` has them: ``(sample, time, channel)``."""
+
+    step: NDArray[np.integer]
+    channel: NDArray[np.integer]
+    starts: NDArray[np.integer]
+    shape: tuple[int, int, int]
+
+    def ordered(self) -> Binned:
+        """With events in the order of samples, steps and channels."""
+        ...
 
 
 class Spikes:
@@ -93,7 +104,7 @@ class Spikes:
         """Which of them were left out by `dropped`: those gradients are to be multiplied by it."""
 
     @staticmethod
-    def of(given: Tensor | Events | Sequence[Tensor]) -> Spikes:
+    def of(given: Tensor | Binned | Sequence[Tensor]) -> Spikes:
         """Those of a dense tensor, of sparse matrices, or of event data.
 
         Args:
@@ -119,12 +130,9 @@ class Spikes:
         matrices: Sequence[Tensor] = [given] if isinstance(given, Tensor) else given if isinstance(given, list | tuple) else ()
         if matrices and all(getattr(x, "layout", None) is torch.sparse_csr for x in matrices):
             return _of_matrices(matrices)
-        from spikegrad.data import Events
-
-        if isinstance(given, Events):
-            events = given.ordered()
-            sample = np.repeat(np.arange(len(events)), np.diff(events.starts))
-            size, steps, channels = events.shape
+        if isinstance(given, Binned):
+            events, (size, steps, channels) = given.ordered(), given.shape
+            sample = np.repeat(np.arange(size), np.diff(events.starts))
             return _sorted(sample, events.step, events.channel, (steps, size, channels))
         raise TypeError(
             f"events are made from a tensor, from matrices of layout torch.sparse_csr or from spikegrad.data, got {_kind(given)}"

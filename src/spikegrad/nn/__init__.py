@@ -2,6 +2,7 @@
 
 from spikegrad.kernels.spikes import Spikes as Spikes
 from spikegrad.nn.backend import free_memory as free_memory
+from spikegrad.nn.convolution import SpikingConv2d as SpikingConv2d
 from spikegrad.nn.layer import Layer as Layer
 from spikegrad.nn.layer import Stateful as Stateful
 from spikegrad.nn.linear import SpikingLinear as SpikingLinear

@@ -13,6 +13,7 @@ from spikegrad.gradient.torch import constant
 from spikegrad.kernels import arguments
 from spikegrad.kernels.spikes import Spikes
 from spikegrad.nn.backend import rewritten
+from spikegrad.nn.convolution import SpikingConv2d
 from spikegrad.nn.layer import Layer, State, Stateful
 from spikegrad.nn.lengths import Lengths
 from spikegrad.nn.linear import SpikingLinear
@@ -200,7 +201,7 @@ def _chained(links: Sequence[Link], x: Any, states: Sequence[State], lengths: Le
             if _takes_events(module):
                 if isinstance(x, Tensor) and lengths is None and place + 1 < len(links) and _takes_events(links[place + 1].module):
                     x = module.handed_on(x)
-            elif isinstance(x, Spikes) and (lengths is not None or not _plain(module)):
+            elif isinstance(x, Spikes) and (lengths is not None or not (_plain(module) or isinstance(module, SpikingConv2d))):
                 x = x.dense()
             if lengths is not None and not isinstance(module, Layer | Sequential):
                 raise TypeError(f"{name}, {_kind(module)}, does not take `lengths`")
