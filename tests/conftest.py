@@ -15,6 +15,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+
+# Before PyTorch is imported: its idle threads sleep, as in `spikegrad train`; those of two processes that spin keep each other waiting.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 
 if not torch.cuda.is_available():  # before Triton is imported, which decides then whether it compiles or interprets
