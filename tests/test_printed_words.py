@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from spikegrad import ATan, FastSigmoid, Sigmoid, Triangle, printing, trace
+from spikegrad import ATan, Sigmoid, SparseFastSigmoid, Triangle, printing, trace
 from spikegrad.derive import of_finite
 from spikegrad.evaluation import evaluate
 from spikegrad.trace import argument
@@ -44,7 +44,7 @@ def test_short_words_give_what_long_ones_give(name):
 
 def test_a_derivative_of_what_is_not_infinite():
     """A pass takes nothing of a derivative at infinity; everywhere else it is the same, NaN for NaN."""
-    for surrogate in (ATan(2.0), Triangle(0.5), FastSigmoid(10.0), Sigmoid(4.0)):
+    for surrogate in (ATan(2.0), Triangle(0.5), SparseFastSigmoid(10.0), Sigmoid(4.0)):
         record = surrogate.structure
         shorter = of_finite(record.derivative, record.arguments)
         assert len(shorter.instructions) < len(record.derivative.instructions)

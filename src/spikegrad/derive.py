@@ -149,7 +149,7 @@ def of_finite(formula: Program, arguments: Sequence[str]) -> Program:
 
     def rule(node: Symbol, given: tuple[Value, ...]) -> Value:
         size, bound = given if node.operation == "less" else (None, None)
-        if bound == math.inf and isinstance(size, Symbol) and size.operation == "abs":
+        if isinstance(bound, float) and bound == math.inf and isinstance(size, Symbol) and size.operation == "abs":
             return Symbol("equal", size.arguments[0], size.arguments[0])
         return again(node, given)
 
