@@ -26,16 +26,15 @@ def packed(x: Tensor, *, spikes: bool) -> Packed | None:
     them, which NaN alone makes others; then all that is computed from the bits is NaN, too.
     """
     x = x.detach()
-    order = sorted(range(2, x.ndim), key=lambda dim: -x.stride(dim))  # such as channels last: as they lie in memory
-    lying = x.permute(0, 1, *order) if x.ndim > 2 else x
-    rows = lying.flatten(2) if x.ndim > 2 else lying
+    order = sorted(range(2, x.ndim), key=lambda dim: -x.stride(dim)) if x.ndim > 3 else []  # such as channels last: as they lie in memory
+    lying = x.permute(0, 1, *order) if order else x
+    rows = lying.flatten(2) if order else lying
     kept, high = _looked_at(rows) if _by_numpy(x) else (pack(rows), x.amax()) if spikes and x.numel() else (None, 0)
     if kept is None:
         return None
-    back = (0, 1, *(2 + place for place in np.argsort([dim - 2 for dim in order]).tolist()))[: x.ndim]
-    return Packed(
-        x, kept, functools.partial(_unpacked, high=high, features=lying.shape[2:], back=back, dtype=x.dtype, width=rows.shape[-1])
-    )
+    back = (0, 1, *(2 + order.index(dim) for dim in range(2, x.ndim))) if order else ()
+    features = lying.shape[2:] if order else torch.Size()
+    return Packed(x, kept, functools.partial(_unpacked, high=high, features=features, back=back, dtype=x.dtype, width=rows.shape[-1]))
 
 
 def _looked_at(rows: Tensor) -> tuple[Tensor | None, int]:
@@ -63,7 +62,7 @@ def _unpacked(
     some = kept[:, start : start + length] if length else kept
     ones = unpack(some, width)
     if _by_numpy(some):
-        x = results.empty((*ones.shape[:-1], *features) if features else tuple(ones.shape), dtype)
+        x = results.empty(torch.Size((*ones.shape[:-1], *features)) if features else ones.shape, dtype)
         integers: Any = x.view(_INTEGERS[dtype.itemsize]).view(ones.shape).numpy()
         np.multiply(ones.numpy(), integers.dtype.type(high), out=integers)
         return x.permute(back) if features else x
@@ -123,4 +122,4 @@ def outline(x: Tensor, mask: Tensor | None = None) -> Tensor:
         x: the tensor.
         mask: bits along its last dimension, by which gradients are multiplied.
     """
-    return _Outline.apply(x, mask)
+    return _Outline.apply(x, mask) if x.requires_grad else x.new_zeros(()).expand(x.shape)

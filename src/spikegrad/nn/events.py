@@ -63,7 +63,8 @@ def obstacle(neuron: Layer, cutoff: float, tensors: Sequence[Tensor]) -> str | N
         return "its neurons have numbers that differ between samples"
     tensors = [*tensors, *own]
     if neuron.weight is not None:
-        if FED in neuron.neuron.record.inputs or not (emits(neuron) and windowed(neuron, cutoff)):
+        record = neuron._record  # pyright: ignore[reportPrivateUsage]
+        if FED in record.inputs or not (emits(neuron) and windowed(neuron, cutoff)):
             return "its recurrent neurons take what is fed back apart, or their surrogate has no window (a `cutoff` makes one)"
         tensors = [*tensors, neuron.weight]
     if (reason := backend.obstacle("numba", neuron.spike, neuron.inhibition, False, tensors)) is not None:
@@ -74,7 +75,7 @@ def obstacle(neuron: Layer, cutoff: float, tensors: Sequence[Tensor]) -> str | N
         return "autocast may choose the dtype of its products"
     if neuron.quantize is not None:
         return "its state is quantised"
-    record = neuron.neuron.record
+    record = neuron._record  # pyright: ignore[reportPrivateUsage]
     return "its neurons have several inputs or outputs" if len(record.inputs) != 1 or record.outputs != 1 else None
 
 
@@ -83,7 +84,7 @@ def unfit(neuron: Layer, cutoff: float, *, arrived: bool, recompute: bool) -> st
 
     `arrived` is whether the input came as events, `recompute` whether nothing is to be kept but its spikes.
     """
-    if not neuron.neuron.record.fires:
+    if not neuron._record.fires:  # pyright: ignore[reportPrivateUsage]
         return None if arrived else "its neurons do not spike, and its input is a dense tensor"
     if recompute and not windowed(neuron, cutoff):
         kind = type(neuron.spike.surrogate).__name__
@@ -99,7 +100,7 @@ def windowed(neuron: Layer, cutoff: float) -> bool:
 
 def emits(neuron: Layer) -> bool:
     """Whether neurons put out spikes alone: what their step returns first is what `fire` gives."""
-    step = neuron.neuron.record.step
+    step = neuron._record.step  # pyright: ignore[reportPrivateUsage]
     first = step.results[0]
     return isinstance(first, int) and step.instructions[first][0] in ("fire", "fire_above")
 

@@ -236,7 +236,7 @@ class Layer(Stateful):
         if not self._tensors and quantize is None and weight is None:
             return self._floats
         numbers = self._floats | {name: getattr(self, name) for name in self._tensors}
-        if quantize is not None and _has_levels(quantize):
+        if quantize is not None and has_levels(quantize):
             numbers |= dict(zip(QUANTIZED, quantize.numbers, strict=True))
         return numbers if weight is None else numbers | {_WEIGHTS[self.connection]: weight}
 
@@ -349,7 +349,7 @@ class Layer(Stateful):
 
     def _call(self, wanted: tuple[str, ...], spike: Spike) -> Call:
         """The static part of the layer, with these values recorded: the same object each time."""
-        levels = self.quantize is not None and _has_levels(self.quantize)
+        levels = self.quantize is not None and has_levels(self.quantize)
         key = (wanted, spike.structure.key, levels)
         call = self._calls.get(key)
         if call is None:
@@ -391,7 +391,7 @@ class Layer(Stateful):
         return ", ".join([type(self.neuron).__name__, *shown] if type(self) is Layer else shown)
 
 
-def _has_levels(quantize: Callable[[Tensor], Tensor] | None) -> TypeGuard[Quantize]:
+def has_levels(quantize: Callable[[Tensor], Tensor] | None) -> TypeGuard[Quantize]:
     """Whether a state is rounded as `nn.Quantize` does it, so that its levels say everything."""
     return isinstance(quantize, Quantize) and rewritten(quantize, Quantize) is None
 

@@ -13,9 +13,13 @@ from torch.nn import functional
 from spikegrad.kernels.choice import Chosen, chosen
 from spikegrad.kernels.gate import has_memory
 from spikegrad.nn import events
+from spikegrad.nn.backend import rewritten
 from spikegrad.nn.bits import outline, pack, packed
-from spikegrad.nn.layer import Layer, State, Stateful
-from spikegrad.nn.recompute import Blocks, Memory, check, replayed_tree, visible, watched
+from spikegrad.nn.layer import Layer, State, Stateful, has_levels
+from spikegrad.nn.neurons import Leaky
+from spikegrad.nn.recompute import Blocks, Memory, check, replayed, replayed_tree, visible, watched
+from spikegrad.nn.spike import Spike
+from spikegrad.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from spikegrad.kernels.spikes import Spikes
@@ -177,13 +181,15 @@ class SpikingLinear(Stateful):
         """
         if self.backend == "dense":
             return "backend='dense' was asked for"
+        if self.backend == "auto" and not torch.compiler.is_compiling():  # it asks little, and says no of most layers
+            arrived, recompute = not isinstance(given, Tensor), self.memory == "recompute"
+            if (reason := events.unfit(self.neuron, self.cutoff, arrived=arrived, recompute=recompute)) is not None:
+                return reason
         parts = () if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
         own = list(self.parameters(recurse=False))
         reason = events.obstacle(self.neuron, self.cutoff, [*([given] if isinstance(given, Tensor) else []), *own, *parts])
         if reason is not None and self.backend == "event":
             raise ValueError(f"backend='event' cannot run this layer: {reason}; use backend='auto' or 'dense'")
-        if reason is None and self.backend == "auto":
-            return events.unfit(self.neuron, self.cutoff, arrived=not isinstance(given, Tensor), recompute=self.memory == "recompute")
         return reason
 
     def _chosen(self, given: Spikes) -> Chosen:
@@ -230,15 +236,19 @@ class SpikingLinear(Stateful):
         given = spikes if mask is None else spikes * mask
         kept = packed(given, spikes=True)
         stand_in = given if kept is None else outline(spikes, None if mask is None else pack(mask))
-        run = functools.partial(_run, share=share)
-        return replayed_tree(run, self, (stand_in, parts or None), self._blocks(spikes.shape, parts), kept)
+        blocks = self._blocks(spikes.shape, parts)
+        if not (_foreseen(self) and all(isinstance(part, Tensor) for part in parts)):
+            return replayed_tree(functools.partial(_run, share=share), self, (stand_in, parts or None), blocks, kept)
+        made = replayed(functools.partial(_flat, share=share), self, (stand_in, *parts), blocks, kept, draws=False)
+        count = self.neuron._record.outputs  # pyright: ignore[reportPrivateUsage]
+        return made[0] if count == 1 else made[:count], self.neuron.state_of(made[count:])
 
     def _blocks(self, shape: torch.Size, state: Sequence[Tensor]) -> Blocks | None:
         """Shares of the batch whose currents are held at once; the same forward and backward, so that sums round alike."""
         if len(shape) == 2 or any(part.ndim == 0 or len(part) != shape[1] for part in state):  # one sample, or a state that does not fit
             return None
         size = max(1, _BLOCK // max(1, shape[0] * max(shape[2], len(self.weight))))
-        return Blocks(size, shape[1], (1, *[0] * len(state)), (*[1] * self.neuron.neuron.record.outputs, 0))
+        return Blocks(size, shape[1], (1, *[0] * len(state)), (*[1] * self.neuron._record.outputs, 0))  # pyright: ignore[reportPrivateUsage]
 
     def extra_repr(self) -> str:
         """Sizes and what differs from the defaults."""
@@ -247,7 +257,29 @@ class SpikingLinear(Stateful):
         return f"{shown}, cutoff={self.cutoff}" if self.cutoff else shown
 
 
+def _foreseen(layer: SpikingLinear) -> bool:
+    """Whether all that a run calls is ours, so that it is known what it returns, and draws no random numbers.
+
+    To look for what it does not do would cost a small layer as much as its products.
+    """
+    neuron, spike, quantize = layer.neuron, layer.neuron.spike, layer.neuron.quantize
+    ours = type(layer) is SpikingLinear and type(neuron).__module__ in _OURS and rewritten(neuron, type(neuron)) is None
+    fixed = not spike.surrogate.stochastic and type(spike.surrogate).__call__ is Surrogate.__call__ and rewritten(spike, Spike) is None
+    return ours and fixed and (quantize is None or has_levels(quantize))
+
+
+_OURS = (Layer.__module__, Leaky.__module__)
+"""Where our own classes of layers are."""
+
+
 def _run(layer: SpikingLinear, spikes: Tensor, state: State, share: float) -> tuple[Any, ...]:
     """Output and state for a share of the input spikes."""
     weight = layer.weight if share == 1.0 else layer.weight / share
     return layer.neuron(functional.linear(spikes, weight, layer.bias), state)
+
+
+def _flat(layer: nn.Module, spikes: Tensor, *state: Tensor, share: float) -> tuple[Tensor, ...]:
+    """The same as tensors: outputs, and states after them."""
+    assert isinstance(layer, SpikingLinear)
+    out, last = _run(layer, spikes, state or None, share)
+    return (*(out if isinstance(out, tuple) else (out,)), *(last if isinstance(last, tuple) else (last,)))

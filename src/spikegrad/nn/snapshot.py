@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import types
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_PLAIN = frozenset((type(None), bool, int, float, str, tuple, dict, OrderedDict, set))
-"""Types of most attributes, which hold no tensor; to ask PyTorch's classes of each would take longer than a small layer."""
+
+@functools.lru_cache(maxsize=1024)
+def _looked_into(kind: type) -> bool:
+    """Whether attributes of a type are copied, not only referred to; asked of each of them, it would take longer than a small layer."""
+    return issubclass(kind, Tensor | torch.Generator) or kind is list
 
 
 class Snapshot:
@@ -64,17 +67,17 @@ class Snapshot:
     def _empty(self, holder: dict[str, Any], *, checked: bool) -> None:
         """Take tensors out of a dictionary, or out of lists in it, and note where each belongs."""
         for name, value in holder.items():
-            if type(value) in _PLAIN:
+            if not _looked_into(type(value)):
                 continue
             if isinstance(value, Tensor):
                 self._take(holder, name, value, checked)
-            elif type(value) is list and any(isinstance(x, Tensor) for x in value):
+            elif isinstance(value, torch.Generator):
+                self._random.append(_Source(value.get_state, value.set_state))
+            elif any(isinstance(x, Tensor) for x in value):
                 items = holder[name] = list[Any](value)
                 for place, x in enumerate(items):
                     if isinstance(x, Tensor):
                         self._take(items, place, x, checked)
-            elif isinstance(value, torch.Generator):
-                self._random.append(_Source(value.get_state, value.set_state))
 
     def _take(self, holder: Any, name: Any, x: Tensor, checked: bool) -> None:
         if id(x) not in self._places:
@@ -103,7 +106,8 @@ class Snapshot:
                 source.set(source.state)
             with contextlib.ExitStack() as stack:
                 for kind, enabled, dtype in self._autocast:
-                    stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False))
+                    if enabled or torch.is_autocast_enabled(kind):
+                        stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False))
                 yield self._module
         finally:
             for holder, name, *_ in self._slots:
