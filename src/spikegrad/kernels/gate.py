@@ -103,7 +103,8 @@ def _elsewhere(tensor: Tensor) -> str:
 def has_memory(tensor: Tensor) -> bool:
     """Whether there are numbers at the tensor's address: it may stand for zeros or for a tensor of a transform, or its memory was freed."""
     try:
-        # Freed memory has size 0, and the address is what is left, how far into it the tensor began.
-        return bool(tensor.data_ptr() and tensor.untyped_storage().nbytes()) or not tensor.numel()
+        # Of freed memory the address is what is left, how far into it the tensor began; and its size is 0, which takes longer to ask.
+        there = tensor.data_ptr() and (not tensor.storage_offset() or tensor.untyped_storage().nbytes())
+        return bool(there) or not tensor.numel()
     except (RuntimeError, NotImplementedError):
         return False
