@@ -23,6 +23,7 @@ BOUNDED = {
     "functional._function": "of the catalogue",
     "kernels.cache.directory": "of two compilers",
     "kernels.cpu.products.known": "of dtypes",
+    "kernels.cpu.patches._kernel": "of two passes and two widths",
     "kernels.cpu.rows.known": "of two widths",
     "kernels.cpu.lists._kernel": "of a few names, in two widths",
     "kernels.gpu.language.functions": "of dtypes",
