@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.test_events import SPIKE, dyadic, layer, spikes
+from tests.test_events import SPIKE, dyadic, gradients, layer, network, recurrent, spikes
 from torch import nn as torch_nn
 
 from spikegrad import Spikes, data, nn
 from spikegrad.data import Binning, Events
+from spikegrad.kernels import event_passes
 
 
 def counts(*shape: int) -> torch.Tensor:
@@ -171,3 +172,18 @@ def test_gradients_that_are_not_finite_behind_a_dropout(value):
     wanted = torch.autograd.grad(net(x)[0] * some.mask.whole(some.shape) / 0.6, list(net.parameters()), arriving)
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, equal_nan=True)
+
+
+@pytest.mark.parametrize("make", [network, recurrent], ids=["forward", "recurrent"])
+def test_lists_of_a_few_samples_at_a_time_are_those_of_all(make, monkeypatch):
+    net, x, before = make(), spikes(0.2), torch.get_num_threads()
+    whole = gradients(net, x, "event")
+    monkeypatch.setattr(event_passes, "ROOMS", 0)
+    try:
+        torch.set_num_threads(2)  # two samples, two, and one
+        some = gradients(net, x, "event")
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(some[0], whole[0])
+    assert all(torch.equal(a, b) for a, b in zip(some[1], whole[1], strict=True))
+    assert all(torch.equal(some[2][name], whole[2][name]) for name in whole[2])

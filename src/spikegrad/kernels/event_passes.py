@@ -107,33 +107,54 @@ def from_blocks(blocks: Tensor, cut: Pieces, senders: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+ROOMS = 2**28
+"""Bytes of the lists of samples that are worked on at once: each has room for all neurons, since nobody knows how many will spike."""
+
+
 def listed(variant: Variant, shape: tuple[int, int, int], cut: Pieces, words: Mapping[str, int], kept: dict[str, Tensor]) -> Spikes:
-    """Run the forward pass of neurons that spike, and put the lists of all pieces together."""
+    """Run the forward pass of neurons that spike, some samples at a time, and put the lists of all pieces together."""
     steps, samples, features = shape
     item, each = lists.place_type(features), lists.room(steps, cut.breadth)
-    starts = {name: np.empty((cut.parts, samples, steps + 1), np.int32) for name in ("spiked", "near")}
-    starts["active"] = np.empty((cut.parts, samples, steps), np.int32)
     types = {"spikes": item, "pairs": item} | {f"kept.{name}": np.dtype(np.float32) for name in variant.pairs}
-    size = each * samples * cut.parts
-    rooms = {name: memory.take(size * kind.itemsize) for name, kind in types.items() if variant.rare or name == "spikes"}
-    places = {name: x.ctypes.data for name, x in starts.items()} | {name: block.address for name, block in rooms.items()}
-    run(variant, steps, cut, {**words, **places, "room": each})
-
-    def together(name: str, since: np.ndarray) -> tuple[Tensor, Tensor]:
-        exact, base = lists.packed(rooms[name], types[name], since, each, torch.get_num_threads())
-        return torch.from_numpy(exact), torch.from_numpy(base)
-
-    index, base = together("spikes", starts["spiked"])
-    since = np.ascontiguousarray(lists.begins(starts["spiked"])[:, :: cut.parts])
-    pairs = None
-    if variant.rare:
-        begins = lists.begins(starts["near"])
-        active = begins[:, :-1] + (starts["active"] - starts["near"][..., :-1]).transpose(1, 2, 0).reshape(samples, -1)
-        pairs = Pairs(*together("pairs", starts["near"]), torch.from_numpy(begins), torch.from_numpy(active), cut.parts)
-        kept |= {name: together(name, starts["near"])[0] for name in rooms if name.startswith("kept.")}
+    types = {name: kind for name, kind in types.items() if variant.rare or name == "spikes"}
+    size = each * cut.parts
+    most = min(samples, max(torch.get_num_threads(), ROOMS // (size * sum(kind.itemsize for kind in types.values()))))
+    rooms = {name: memory.take(size * most * kind.itemsize) for name, kind in types.items()}
+    given = {**words, **{name: block.address for name, block in rooms.items()}, "room": each}
+    apart = {"base": 8, "since": 4 * (steps + 1), "flags": 4 * cut.parts, "fed": 4 * features, "currents": 4 * features}
+    apart |= {name: 4 * steps * features for name in words if name.startswith("every.")}
+    apart |= {f"first.{name}": 4 * words[f"samples.{name}"] for name in variant.call.plan.states}
+    apart |= {f"last.{name}": 4 * features for name in variant.call.plan.states}
+    found: dict[str, list[np.ndarray]] = {}
+    for first in range(0, samples, most):
+        count = min(most, samples - first)
+        starts = {name: np.empty((cut.parts, count, steps + 1), np.int32) for name in ("spiked", "near")}
+        starts["active"] = np.empty((cut.parts, count, steps), np.int32)
+        there = {name: given[name] + first * by for name, by in apart.items() if given.get(name)}
+        run(variant, steps, cut._replace(groups=count), {**given, **there, **{name: x.ctypes.data for name, x in starts.items()}})
+        some: dict[str, np.ndarray] = {"since": np.ascontiguousarray(lists.begins(starts["spiked"])[:, :: cut.parts])}
+        if variant.rare:
+            some["near"] = lists.begins(starts["near"])
+            ends = (starts["active"] - starts["near"][..., :-1]).transpose(1, 2, 0).reshape(count, -1)
+            some["active"] = some["near"][:, :-1] + ends
+        for name, kind in types.items():
+            since = starts["spiked" if name == "spikes" else "near"]
+            some[name], begins = lists.packed(rooms[name], kind, since, each, torch.get_num_threads())
+            some[f"base.{name}"] = np.diff(begins)
+        for name, x in some.items():
+            found.setdefault(name, []).append(x)
     for block in rooms.values():
         memory.give(block)
-    return Spikes(torch.Size(shape), index, base, torch.from_numpy(since), pairs)
+    whole = {name: torch.from_numpy(x[0] if len(x) == 1 else np.concatenate(x)) for name, x in found.items()}
+
+    def base(name: str) -> Tensor:
+        return torch.nn.functional.pad(whole[f"base.{name}"].cumsum(0), (1, 0))
+
+    pairs = None
+    if variant.rare:
+        pairs = Pairs(whole["pairs"], base("pairs"), whole["near"], whole["active"], cut.parts)
+        kept |= {name: whole[name] for name in types if name.startswith("kept.")}
+    return Spikes(torch.Size(shape), whole["spikes"], base("spikes"), whole["since"], pairs)
 
 
 def sizes(given: Spikes, features: int) -> dict[str, int]:
