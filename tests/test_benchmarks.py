@@ -31,7 +31,8 @@ def only_snntorch(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in ("compat", "kernels", "network", "startup") else ()) for n in command.NAMES]
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in ("compat", "kernels", "network", "scaling", "startup") else ()) for n in command.NAMES],
 )
 def test_runs_and_writes(name, tmp_path, only_snntorch, capsys):
     assert command.main([name, "--quick", "--out", str(tmp_path)]) == 0
