@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contenders, kernels
+from benchmarks import contenders, kernels, machine
 from benchmarks.measure import DisagreementError, Effort, Report, Row, Section, quartiles
 
 LAYERS = {
@@ -150,17 +150,11 @@ def run(effort: Effort, other: Path) -> Report:
         mine, theirs = (quartiles([1e3 * x for x in times[name]]) for name in ("this", "other"))
         found += [Row(f"{task}: the other", *theirs, 1.0, 1.0, 1.0), Row(f"{task}: this checkout", *mine, *ratios)]
     text = (
-        f"The other is commit {_commit(other)}. Forward and backward through autograd, processor time of one thread; the training step by "
-        f"the clock, with {torch.get_num_threads()} threads. {PROCESSES} pairs of processes; ratios of rounds next to each other."
+        f"The other is commit {machine.commit_of(other)}. Forward and backward through autograd, processor time of one thread; the "
+        f"training step by the clock, with {torch.get_num_threads()} threads. {PROCESSES} pairs of processes; ratios of rounds next to each other."
     )
     report.sections.append(Section("This checkout against another", "ms", found, "the other", text))
     return report
-
-
-def _commit(checkout: Path) -> str:
-    """The commit of a checkout."""
-    command = ["git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contenders, events, network
+from benchmarks import contenders, events, machine, network
 from benchmarks.contenders import BETA, DELAYED
 from benchmarks.measure import DisagreementError, Report
 
@@ -79,7 +79,7 @@ class Checkout:
     def __init__(self, task: events.Task, weights: list[Any], path: Path) -> None:
         import torch
 
-        self.name, self.task, self.spent = f"dense stack of {path.name}", task, 0.0
+        self.name, self.task, self.spent = f"dense stack of {machine.commit_of(path)}", task, 0.0
         self.folder = tempfile.TemporaryDirectory()
         torch.save(weights, f"{self.folder.name}/weights.pt")
         here = Path(__file__).parents[1]

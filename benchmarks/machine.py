@@ -51,6 +51,12 @@ def card(device: str) -> dict[str, str]:
     return {"card": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
 
 
+def commit_of(checkout: Path) -> str:
+    """The commit of a checkout."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
 def commit() -> str:
     """The commit of the working tree this file lies in; `+` where the tree differs from it."""
 
