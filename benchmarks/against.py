@@ -151,7 +151,8 @@ def run(effort: Effort, other: Path) -> Report:
         found += [Row(f"{task}: the other", *theirs, 1.0, 1.0, 1.0), Row(f"{task}: this checkout", *mine, *ratios)]
     text = (
         f"The other is commit {machine.commit_of(other)}. Forward and backward through autograd, processor time of one thread; the "
-        f"training step by the clock, with {torch.get_num_threads()} threads. {PROCESSES} pairs of processes; ratios of rounds next to each other."
+        f"training step by the clock, with {torch.get_num_threads()} threads. {PROCESSES} pairs of processes; "
+        "ratios of rounds next to each other."
     )
     report.sections.append(Section("This checkout against another", "ms", found, "the other", text))
     return report
