@@ -61,7 +61,8 @@ def gradients(net: Any, x: Any, way: str, state: Any = None) -> tuple[Any, Any, 
 def same(found: Any, expected: Any, exact: Any = None) -> None:
     """Outputs bit for bit, sums of gradients to rounding: each is a sum of a few hundred numbers of either sign.
 
-    Given what is `exact`, in float64, of equal spikes, gradients may differ by as much as the expected ones differ from that.
+    Given what is `exact`, in float64, of equal spikes, gradients may differ by as much as the expected ones differ from that, which is
+    itself little.
     """
     torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=1e-6)
     for ours, theirs in zip(found[1], expected[1], strict=True):
@@ -70,6 +71,7 @@ def same(found: Any, expected: Any, exact: Any = None) -> None:
     most = max([float(gradient.abs().max()) for gradient in expected[2].values() if gradient.numel()], default=0.0)
     for name, gradient in expected[2].items():
         own = 0.0 if exact is None or not gradient.numel() else float((gradient - exact[2][name]).abs().max())
+        assert own <= 2e-5 * most, name
         torch.testing.assert_close(found[2][name], gradient, rtol=1e-5, atol=2e-6 * most + own + 1e-30, msg=name)
 
 

@@ -146,6 +146,7 @@ def test_what_auto_takes(monkeypatch):
         (lambda: layer()(images(0.1, 5, 2, 9, 7)), r"\(time, batch, 2, height, width\), got shape \(5, 2, 9, 7\)"),
         (lambda: layer()(0.5 * images()), "cannot run this layer: its input has other values than 0 and 1"),
         (lambda: layer(size=None)(Spikes.of(images().flatten(2))), r"give the layer `size=\(height, width\)`"),
+        (lambda: layer(size=None, padding=2, backend="dense")(Spikes.of(images().flatten(2))), r"give the layer `size=\(height, width\)`"),
         (lambda: layer(size=(4, 4))(Spikes.of(images().flatten(2))), r"\(time, batch, 32\), got shape \(5, 3, 126\)"),
         (lambda: layer(backend="sparse"), "must be one of 'auto', 'event', 'dense'"),
     ],

@@ -20,8 +20,11 @@ CASES = [(12, 5, 37, d) for d in (0.0, 0.01, 0.2, 0.5, 1.0)] + [(1, 5, 37, 0.3),
 """Steps, samples, senders, and the share of those that spike."""
 
 
-def equal_everywhere(make):
-    """What ``make(receivers, senders)`` makes, on every case; and of one neuron that one sends to."""
+def equal_everywhere(make, grows=False):
+    """What ``make(receivers, senders)`` makes, on every case; and of one neuron that one sends to.
+
+    Gradients of neurons in which a rounding `grows` over the steps are held to how well the dense form knows them.
+    """
     before = torch.get_num_threads()
     try:
         for (steps, samples, senders, density), receivers in itertools.chain(((case, 40) for case in CASES), [((12, 5, 1, 0.5), 1)]):
@@ -34,8 +37,8 @@ def equal_everywhere(make):
             assert torch.equal(found[0][0], found[1][0])
             # That of the dense input is a product of PyTorch's own, which rounds a few rows otherwise on two threads.
             assert all(torch.equal(found[0][2][name], found[1][2][name]) for name in found[0][2] if name != "x")
-            dense, exact = gradients(net, x, "dense"), gradients(copy.deepcopy(net).double(), x.double(), "dense")
-            same(found[0], dense, exact if torch.equal(dense[0], exact[0].float()) else None)
+            exact = gradients(copy.deepcopy(net).double(), x.double(), "dense") if grows else None
+            same(found[0], gradients(net, x, "dense"), exact)
     finally:
         torch.set_num_threads(before)
 
@@ -63,4 +66,4 @@ def test_every_neuron(name, spike):
             net.bias.fill_(round(mean * 64) / 64)
         return net
 
-    equal_everywhere(make)
+    equal_everywhere(make, grows=name == "AdEx")

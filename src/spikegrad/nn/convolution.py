@@ -84,11 +84,11 @@ class SpikingConv2d(Stateful):
         Raises:
             ValueError: the input has another shape; or ``backend="event"`` cannot run the layer, and why.
         """
-        given, ways = self._chosen(currents)
+        size, (given, ways) = self._size(currents), self._chosen(currents)
         if given is None or not ways.by_events:
-            dense = self._images(currents.dense()) if isinstance(currents, Spikes) else currents
+            listed = isinstance(currents, Spikes)
+            dense = currents.dense().unflatten(2, (self.conv.in_channels, *size)) if listed else currents
             return self.neuron(self.conv(dense.flatten(0, 1)).unflatten(0, dense.shape[:2]), state)
-        size = self._size(given) if isinstance(currents, Spikes) else (currents.shape[3], currents.shape[4])
         with LOCK:
             kernels = importlib.import_module("spikegrad.kernels.convolution")
         padding: Any = self.conv.padding
@@ -105,12 +105,10 @@ class SpikingConv2d(Stateful):
 
     def chosen(self, currents: Tensor | Spikes) -> Chosen:
         """The way of each of the layer's products for such input, by events or dense, and why: as `SpikingLinear.chosen`."""
+        self._size(currents)
         return self._chosen(currents)[1]
 
     def _chosen(self, currents: Tensor | Spikes) -> tuple[Spikes | None, Chosen]:
-        shape, channels = currents.shape, self.conv.in_channels
-        if isinstance(currents, Tensor) and (len(shape) != 5 or shape[2] != channels):
-            raise ValueError(f"input must be (time, batch, {channels}, height, width), got shape {tuple(shape)}")
         reason = self._obstacle(currents)
         given = currents if isinstance(currents, Spikes) else None
         if reason is None and given is None and isinstance(currents, Tensor):
@@ -147,15 +145,18 @@ class SpikingConv2d(Stateful):
         finite = bool(torch.isfinite(self.conv.weight.detach().sum()))
         return None if finite else "its weights are not finite: infinity times 0 is NaN, so that no event could be left out"
 
-    def _size(self, spikes: Spikes) -> tuple[int, int]:
-        wanted = None if self.size is None else self.conv.in_channels * self.size[0] * self.size[1]
-        if self.size is None or spikes.shape[-1] != wanted:
+    def _size(self, currents: Tensor | Spikes) -> tuple[int, int]:
+        """Height and width of the images."""
+        shape, channels = currents.shape, self.conv.in_channels
+        if isinstance(currents, Tensor):
+            if len(shape) != 5 or shape[2] != channels:
+                raise ValueError(f"input must be (time, batch, {channels}, height, width), got shape {tuple(shape)}")
+            return shape[3], shape[4]
+        wanted = None if self.size is None else channels * self.size[0] * self.size[1]
+        if self.size is None or shape[-1] != wanted:
             told = "(give the layer `size=(height, width)`)" if wanted is None else f"(time, batch, {wanted})"
-            raise ValueError(f"Spikes of images of {self.conv.in_channels} channels must be {told}, got shape {tuple(spikes.shape)}")
+            raise ValueError(f"Spikes of images of {channels} channels must be {told}, got shape {tuple(shape)}")
         return self.size
-
-    def _images(self, dense: Tensor) -> Tensor:
-        return dense.unflatten(2, (self.conv.in_channels, *(self.size or (-1, 1))))
 
     def extra_repr(self) -> str:
         """What differs from the defaults."""
