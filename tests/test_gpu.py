@@ -78,6 +78,16 @@ def test_more_elements_than_32_bits_count():
     assert [float(row[0]) for row in spikes] == [0.0, 1.0, 0.0]
 
 
+def test_memory_that_begins_anywhere():
+    """A kernel that was compiled for 16 bytes at a time is not launched on what begins in between."""
+    flat, shape = drive(20 * 64 * 4 + 1), (20, 4, 64)
+    for start in (0, 1, 0, 1):
+        x = flat[start : start + 20 * 64 * 4].view(shape)
+        (spikes, grad), (wanted, slopes) = (both(first(nn.Leaky(0.9, backend=backend)), x) for backend in ("triton", "reference"))
+        assert torch.equal(spikes, wanted)
+        torch.testing.assert_close(grad, slopes)
+
+
 def test_a_side_stream():
     x, stream = drive(50, 8, 1000), torch.cuda.Stream()
     layer = nn.Leaky(0.9)
