@@ -340,23 +340,42 @@ def test_a_neuron_and_a_surrogate_of_ones_own(how, tmp_path):
 def test_recurrent(name, recurrent):
     """Weights whose sums are exact, so that spikes agree whatever the order of a product."""
     neuron = example(name)
-    inputs, results = given(neuron, (7, 3, 32)), []
+    shape, features = (7, 2, 9, 72), 72  # several tiles, the last ones not full
+    inputs, results = given(neuron, shape), []
     record = tuple(n for n in RECORDED if n in neuron.record.recorded)
     for backend in ("triton", "reference"):
-        layer = nn.Layer(neuron, learn="threshold", recurrent=recurrent, features=32, backend=backend)
+        layer = nn.Layer(neuron, learn="threshold", recurrent=recurrent, features=features, backend=backend)
         with torch.no_grad():
-            layer.weight.copy_((uniform(*layer.weight.shape) * 17).floor().sub(8).div(32))
+            layer.weight.copy_((uniform(*layer.weight.shape) * 17).floor().sub(8).div(64))
         results.append(ran(layer, inputs, None, record))
     require_equal(*results)
-    layer = nn.Layer(neuron, recurrent=recurrent, features=32, backend="triton").to(DEVICE)
+    layer = nn.Layer(neuron, recurrent=recurrent, features=features, backend="triton").to(DEVICE)
     whole, last = layer(inputs[0] if len(inputs) == 1 else tuple(inputs))
     _, state = layer(inputs[0][:3] if len(inputs) == 1 else tuple(x[:3] for x in inputs))
     second, after = layer(inputs[0][3:] if len(inputs) == 1 else tuple(x[3:] for x in inputs), state)
     assert torch.equal(whole[3:], second)
     assert all(torch.equal(a, b) for a, b in zip(last, after, strict=True))
     nothing, same = layer(inputs[0][:0] if len(inputs) == 1 else tuple(x[:0] for x in inputs), after)
-    assert nothing.shape == (0, 3, 32)
+    assert nothing.shape == (0, *shape[1:])
     assert all(torch.equal(a, b) for a, b in zip(after, same, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_recurrent_numbers(dtype):
+    """One for all, for each neuron, for each sample; and what is fed back is not rounded to half types, what is returned is."""
+    inputs = [x.to(dtype) for x in given(example("Leaky"), (7, 3, 32))]
+    real, results = torch.float64 if dtype is torch.float64 else torch.float32, []
+    values = {"beta": torch.linspace(0.6, 0.9, 32), "threshold": torch.linspace(0.8, 1.1, 3)[:, None]}
+    for backend in ("triton", "reference"):
+        neuron = neurons.Leaky(0.8, spike=ATan(scale=0.7))
+        layer = nn.Layer(
+            neuron, learn=("beta", "threshold", "spike.slope"), values=values, recurrent="all-to-all", features=32, backend=backend
+        )
+        layer = layer.to(real)
+        with torch.no_grad():
+            layer.weight.copy_((uniform(32, 32) * 17).floor().sub(8).div(32))
+        results.append(ran(layer, inputs, None, ("u",)))
+    require_equal(*results, eps=1e-3 if dtype is torch.float16 else 1e-5)
 
 
 def test_recurrent_as_an_operator():

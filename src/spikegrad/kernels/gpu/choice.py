@@ -43,3 +43,21 @@ def choice(of_step: int, steps: int, columns: int) -> Choice:
     most = 8 if of_step <= LIGHT else 4
     most, block, warps = (2 * most, 64, 1) if columns < FEW else (most, 512 if of_step <= HEAVY else 256, 4)
     return Choice(min(most, 1 << max(steps - 1, 0).bit_length()), block, warps)
+
+
+class Tile(NamedTuple):
+    """Of a layer with all-to-all connections: how many samples and neurons a program has, what of a sum it reads at a time, its warps."""
+
+    rows: int
+    width: int
+    depth: int
+    warps: int
+
+    def programs(self, samples: int, features: int) -> int:
+        """How many there are."""
+        return -(-samples // self.rows) * -(-features // self.width)
+
+
+def tile(samples: int, features: int) -> Tile:
+    """How a layer with all-to-all connections is launched."""
+    return Tile(16, 32, 64, 4)

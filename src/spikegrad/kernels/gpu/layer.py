@@ -34,13 +34,9 @@ class Layer(layers.Layer):
         super().__init__(call, numbers, shape, dtype, device)
         self.columns = math.prod(self.step)
         self.choice: Choice = choice(work(call.plan.passes()), shape[0], self.columns)
-        self.constants = {n: self._constant(v) for n, v in self.values.items() if v is not None}
+        self.constants = {n: constant(v, self.real, device) for n, v in self.values.items() if v is not None}
         self._launches: dict[Hashable, Launch] = {}
         self._carries: dict[frozenset[str], int] = {}
-
-    def _constant(self, value: float) -> Tensor | float:
-        """A number as a kernel takes it: as a value, or, where Triton would round it to float32, in memory."""
-        return value if self.real is torch.float32 else torch.full((), value, dtype=self.real, device=self.device)
 
     def forward(self, inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Outputs, states after the last step and recorded values."""
@@ -104,18 +100,18 @@ class Layer(layers.Layer):
             remember(self._launches, key, launch)
         made = launch(given)
         count = len(self.inputs)
-        found = dict(zip(self._summed(wanted), made[count:], strict=True))
-        grads = [_summed(found[n], t, self.step).to(t.dtype) if n in found else None for n, t in zip(self.tensors, tensors, strict=True)]
+        found = dict(zip(self._order(wanted), made[count:], strict=True))
+        grads = [summed(found[n], t, self.step).to(t.dtype) if n in found else None for n, t in zip(self.tensors, tensors, strict=True)]
         return made[:count], grads
 
-    def _summed(self, wanted: tuple[bool, ...]) -> tuple[str, ...]:
+    def _order(self, wanted: tuple[bool, ...]) -> tuple[str, ...]:
         """The tensors whose gradients are wanted, in the order of their gradients."""
         asked, learned = self.asked(wanted)
         return (*(first for first in self.firsts if first in asked), *sorted(learned))
 
     def _backward(self, given: Given, tensors: Sequence[Tensor], saved: int, wanted: tuple[bool, ...]) -> Launch:
         """The launch for tensors that lie so: of those that are given, so many were saved."""
-        plan, asked = self.call.plan, self._summed(wanted)
+        plan, asked = self.call.plan, self._order(wanted)
         learned = self.asked(wanted)[1]
         sequences = self.saved(learned)
         arriving = (*map(str, range(plan.outputs)), *self.states, *self.call.recorded)
@@ -165,11 +161,16 @@ class Layer(layers.Layer):
         how: tuple[tuple[str, How], ...] = tuple((n, layout.how.get(n, "none")) for n in labels(self.call, learned, backward=backward))
         variant = Variant(self.call, backward, DTYPES[self.dtype], self.choice.steps, how, learned, saves)
         unit = UNIT if all(n % UNIT == 0 for n in (self.columns, *layout.distances.values())) else 1
-        numbers, block = (self.shape[0], self.columns // unit), self.choice.block
-        return Launch(layout, self.device, *kernel(variant), numbers, unit, self._programs, self.choice.warps, BLOCK=block)
+        numbers, constants = (self.shape[0], self.columns // unit), (self.choice.block,)
+        return Launch(layout, self.device, *kernel(variant), numbers, unit, self._programs, self.choice.warps, constants)
 
 
-def _summed(found: Tensor, like: Tensor, step: Sequence[int]) -> Tensor:
+def constant(value: float, real: torch.dtype, device: torch.device) -> Tensor | float:
+    """A number as a kernel takes it: as a value, or, where Triton would round it to float32, in memory."""
+    return value if real is torch.float32 else torch.full((), value, dtype=real, device=device)
+
+
+def summed(found: Tensor, like: Tensor, step: Sequence[int]) -> Tensor:
     """The gradient of a tensor from that of each column, or from parts of one number's."""
     if found.shape == step and (like.numel() != 1 or len(step) == 0):
         return found.sum_to_size(like.shape)

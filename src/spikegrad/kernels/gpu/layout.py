@@ -139,6 +139,13 @@ class Layout:
         """A number that is the same each time: as a value, or in memory."""
         self.how[label], self.values[label] = "value" if isinstance(value, float) else "one", value
 
+    def matrix(self, label: str, place: int) -> None:
+        """Weights, row after row."""
+        x, real = self._given(place), self.real
+        if x.dtype is not real or not x.is_contiguous():
+            self.prepared[place] = lambda x: x.to(real).contiguous()
+        self._tensor(label, place, "columns")
+
     def memory(self, label: str, place: int) -> None:
         """What lies in a kernel's own order."""
         self._tensor(label, place, "columns")
@@ -181,7 +188,10 @@ class Layout:
 
 
 class Launch:
-    """A kernel, and where its arguments come from: tensors that are given or made, constants, then `numbers` and constants by name."""
+    """A kernel, and where its arguments come from: tensors that are given or made and what never changes, then `numbers` and `constants`.
+
+    The last of the constants is the unit, in which distances are counted.
+    """
 
     def __init__(
         self,
@@ -193,29 +203,32 @@ class Launch:
         unit: int,
         programs: int,
         warps: int,
-        **named: int,
+        constants: Sequence[int],
     ) -> None:
-        self._device, self._function, self._programs, self._options = device, function, programs, {"num_warps": warps}
+        self._device, self._function, self._programs, self._warps = device, function, programs, warps
         self._prepared, self._made, self._count = tuple(layout.prepared.items()), tuple(layout.made), len(layout.given)
-        self._numbers, self._named = tuple(numbers), named | {"UNIT": unit}
-        self._constant: list[Any] = []
+        self._numbers, self._constants = tuple(numbers), (*constants, unit)
+        self._arguments: list[Any] = []
         places: list[tuple[int, int]] = []
         for argument in arguments:
             label = argument.label
             if argument.what == "distance":
-                self._constant.append(layout.distances[label] // unit)
+                self._arguments.append(layout.distances[label] // unit)
             elif argument.what in ("share", "count"):
-                self._constant.append(layout.shares[label][argument.what == "count"])
+                self._arguments.append(layout.shares[label][argument.what == "count"])
             elif label in layout.values:
-                self._constant.append(layout.values[label])
+                self._arguments.append(layout.values[label])
             else:
-                places.append((len(self._constant), layout.places[label]))
-                self._constant.append(None)
+                places.append((len(self._arguments), layout.places[label]))
+                self._arguments.append(None)
         self._places = tuple(places)
         self._compiled: Callable[..., object] | None = None
 
-    def __call__(self, given: Sequence[Tensor | None]) -> list[Tensor]:
-        """Launch the kernel on tensors that lie as it was made for; give what was made."""
+    def __call__(self, given: Sequence[Tensor | None], steps: Iterable[int] | None = None) -> list[Tensor]:
+        """Launch the kernel on tensors that lie as it was made for; give what was made.
+
+        With `steps` it is launched for each, whose number is the first of its `numbers`.
+        """
         tensors = [*given]
         for place, prepare in self._prepared:
             x = tensors[place]
@@ -225,21 +238,24 @@ class Launch:
         if not self._programs:
             return made
         tensors += made
-        arguments, aligned = self._constant.copy(), True
+        arguments, aligned = self._arguments.copy(), True
         for argument, place in self._places:
             arguments[argument] = x = tensors[place]
             assert x is not None
             aligned = aligned and (place >= self._count or x.data_ptr() % ALIGNED == 0)
         with _guard(self._device):
-            if aligned and self._compiled is not None:  # without asking again what it was compiled for
-                self._compiled(*arguments, *self._numbers, *self._named.values())
-                return made
-            # Where a spike is decided, forward and again backward, each operation is rounded by itself.
-            options = {**self._named, **self._options, "enable_fp_fusion": False}
-            kernel = self._function[(self._programs,)](*arguments, *self._numbers, **options)
-            if aligned and kernel is not None:  # the interpreter has none
-                self._compiled = kernel[(self._programs, 1, 1)]
+            for step in ((),) if steps is None else ((t,) for t in steps):
+                self._launch((*arguments, *step, *self._numbers), aligned)
         return made
+
+    def _launch(self, arguments: Sequence[Any], aligned: bool) -> None:
+        if aligned and self._compiled is not None:  # without asking again what it was compiled for
+            self._compiled(*arguments, *self._constants)
+            return
+        # Where a spike is decided, forward and again backward, each operation is rounded by itself.
+        kernel = self._function[(self._programs,)](*arguments, *self._constants, num_warps=self._warps, enable_fp_fusion=False)
+        if aligned and kernel is not None:  # the interpreter has none
+            self._compiled = kernel[(self._programs, 1, 1)]
 
 
 def _guard(device: torch.device) -> AbstractContextManager[Any]:

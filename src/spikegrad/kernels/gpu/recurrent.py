@@ -1,122 +1,190 @@
-"""A layer on a GPU whose neurons receive the outputs of all of them: a matrix product and a kernel for each step."""
+"""A layer on a GPU whose neurons receive the outputs of all of them: a kernel for each step, which multiplies by the weights itself."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 
 from spikegrad.kernels import layers
-from spikegrad.kernels.gpu.layer import Layer as Unconnected
+from spikegrad.kernels.gate import DTYPES
+from spikegrad.kernels.gpu.choice import Tile, tile
+from spikegrad.kernels.gpu.compiler import kernel
+from spikegrad.kernels.gpu.connected import labels
+from spikegrad.kernels.gpu.layer import UNIT, constant, summed
+from spikegrad.kernels.gpu.layout import Launch, Layout, lie
+from spikegrad.kernels.gpu.source import How, Variant
 from spikegrad.kernels.layers import Given
 from spikegrad.kernels.plan import Call, fed_as_input
 from spikegrad.kernels.values import Numbers
+from spikegrad.remembering import remember
 
 _fed_as_input = functools.lru_cache(maxsize=256)(fed_as_input)
 
 
 class Layer(layers.Layer):
-    """It saves the states before each step, what was fed back among them, and the inputs, unless the gradient does not depend on them.
+    """It saves the inputs, the states before each step, what was sent and what was received.
 
     Attributes:
-        one: a layer without connections, of one step in the working dtype, whose last input is what the neurons receive.
+        one: a layer without connections, whose last input is what the neurons receive.
+        tile: how its kernels are launched.
     """
 
     def __init__(self, call: Call, numbers: Numbers, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(call, numbers, shape, dtype, device)
-        given = Numbers(numbers.parameters, numbers.surrogate, (None,) * len(call.plan.states))
-        self.one = Unconnected(_fed_as_input(call), given, torch.Size((1, *self.step)), self.real, device)
+        self.one = _fed_as_input(call)
+        self.features, self.samples = shape[-1], math.prod(shape[1:-1])
+        self.tile: Tile = tile(self.samples, self.features)
+        # An equal layer, whose parameters may have other names.
+        self._of_one = {name: name for name in (*self.values, *self.inputs)} | dict(
+            zip(call.plan.parameters, self.one.plan.parameters, strict=True)
+        )
+        known = {self._of_one[n]: v for n, v in self.values.items() if v is not None and not n.startswith("first.")}
+        self.constants = {name: constant(v, self.real, device) for name, v in known.items()}
+        self.numbers = tuple(n for n in self.tensors if n != "weights" and not n.startswith("first."))
+        self._launches: dict[Hashable, Launch] = {}
 
     def saved(self, learned: frozenset[str]) -> tuple[str, ...]:
-        """The inputs of the steps that the backward pass is given, and the states before them."""
-        return *self.one.saved(learned), *self.states
+        """The inputs that the backward pass is given."""
+        passes = self.one.plan.passes(self._learned(learned))
+        return self.inputs if passes.kept or passes.restored else tuple(n for n in self.inputs if n in passes.reread)
+
+    def _learned(self, learned: frozenset[str]) -> frozenset[str]:
+        return frozenset(self._of_one[name] for name in learned)
 
     def forward(self, inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Outputs, states after the last step and recorded values."""
-        made: list[list[Tensor]] = []
-        last = self._first(tensors)
-        for _, states, results in self._steps(inputs, tensors):
-            made.append(results)
-            last = states
-        return self._results(made, last)
+        return self._forward(inputs, tensors, saves=False)[0]
 
     def saving(
         self, inputs: Sequence[Tensor], tensors: Sequence[Tensor], learned: frozenset[str]
     ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """The same; and what `saved` says."""
-        made: list[list[Tensor]] = []
-        kept: list[list[Tensor]] = []
-        last = self._first(tensors)
-        for fed, states, results in self._steps(inputs, tensors):
-            kept.append([fed, *(x[None] for x in last)])
-            made.append(results)
-            last = states
-        fed, *states = self._joined(kept, 1 + len(self.states))
-        of = dict(zip(self.one.inputs, (*inputs, fed), strict=True))
-        return self._results(made, last), [*(of[name] for name in self.one.saved(learned)), *states]
+        """The same; and what `saved` says, the states before each step, what was sent and what was received."""
+        made, kept = self._forward(inputs, tensors, saves=True)
+        names = self.saved(learned)
+        return made, [*(x for name, x in zip(self.inputs, inputs, strict=True) if name in names), *kept]
+
+    def _forward(self, inputs: Sequence[Tensor], tensors: Sequence[Tensor], *, saves: bool) -> tuple[list[Tensor], list[Tensor]]:
+        plan, steps, named = self.one.plan, self.shape[0], self.named(tensors)
+        sent = self._empty(steps + 1)
+        # One place for all steps, unless the backward pass wants them.
+        before = [self._empty(steps + 1) if saves else self._empty(1).expand(steps + 1, *self.step) for _ in plan.states]
+        for name, x in zip(self.firsts, (*before, sent), strict=True):
+            first = named[name]
+            x[0].copy_(first) if isinstance(first, Tensor) else x[0].fill_(first)
+        given = (*inputs, *self._given(tensors), *before, sent)
+        key = saves, lie(given)
+        launch = self._launches.get(key)
+        if launch is None:
+            layout = Layout(given, self.shape, self.real, tuple(range(len(self.step))))
+            places = self._places((*self.inputs, *self._numbers_and_weights, *(f"before.{name}" for name in plan.states), "sent"))
+            for name in self.inputs:
+                layout.sequence(name, places[name], self.dtype)
+            self._lay_numbers(layout, places, plan.parameters)
+            for label in (*(f"before.{name}" for name in plan.states), "sent"):
+                layout.sequence(label, places[label], self.real)
+            for k in range(plan.outputs):
+                layout.rows(str(k), self.dtype)
+            for name in self.call.recorded:
+                layout.rows(name, self.real)
+            if saves:
+                layout.rows(plan.inputs[-1], self.real)
+            launch = self._launch(layout, frozenset(), backward=False)
+            remember(self._launches, key, launch)
+        made = launch(given, range(steps))
+        last = [x[steps].clone() for x in (*before, sent)]
+        n = plan.outputs + len(self.call.recorded)
+        return [*made[: plan.outputs], *last, *made[plan.outputs : n]], [*before, sent, *made[n:]]
 
     def backward(
         self, saved: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given, wanted: tuple[bool, ...]
     ) -> tuple[list[Tensor], list[Tensor | None]]:
         """Gradients of the inputs, and of those tensors that are wanted; from what was saved."""
-        one, n, m = self.one, self.call.plan.outputs, len(self.states)
-        asked, learned = self.asked(wanted)
-        sequences, before, weights = saved[:-m], saved[-m:], tensors[-1].to(self.real)
-        numbers, sent = self._numbers(tensors), arriving[n + m - 1]
-        bars = [*arriving[n : n + m - 1]]
-        found: list[Sequence[Tensor]] = []
-        sums: list[Tensor | None] = [None] * len(numbers)
-        wants = tuple(name in learned or name in one.firsts for name in one.tensors)
+        plan, (asked, learned) = self.one.plan, self.asked(wanted)
+        n, m, names = plan.outputs, len(plan.states), self.saved(learned)
+        *before, sent, fed = saved[len(names) :]
+        adjoints = [self._empty().zero_() if g is None else self._empty().copy_(g) for g in arriving[n : n + m]]
+        bars = (*arriving[:n], *arriving[n + m + 1 :], arriving[n + m])
+        given = (*saved[: len(names)], *self._given(tensors), *before, fed, *bars, *adjoints)
+        key = wanted, lie(given)
+        launch = self._launches.get(key)
+        if launch is None:
+            launch = self._backward(given, tensors, learned)
+            remember(self._launches, key, launch)
+        made = launch(given, reversed(range(self.shape[0])))
+        if not self.shape[0]:  # no launch began the sums
+            for part in made:
+                part.zero_()
+        of_inputs, of_fed, parts = made[: len(self.inputs)], made[len(self.inputs)], made[len(self.inputs) + 1 :]
+        named = dict(zip(self.tensors, tensors, strict=True))
+        found = {name: summed(part, named[name], self.step) for name, part in zip(sorted(learned), parts, strict=True)}
+        found |= dict(zip(self.firsts, adjoints, strict=False))
+        weights, arrived = named["weights"].to(self.real), arriving[n + m]
         with torch.autocast(self.device.type, enabled=False):
-            for t in reversed(range(self.shape[0])):
-                coming = [None if g is None else g[t : t + 1].to(self.real) for g in (*arriving[:n], *arriving[n + m :])]
-                if sent is not None:  # the first output went to the other neurons, too
-                    coming[0] = sent[None] if coming[0] is None else coming[0] + sent
-                given = (*coming[:n], *bars, *coming[n:])
-                step, states = [x[t : t + 1].to(self.real) for x in sequences], [x[t] for x in before[:-1]]
-                grads, of_tensors = one.backward(step, [*numbers, *states], given, wants)
-                found.append(grads)
-                sent = grads[-1][0] @ weights
-                bars = [*of_tensors[len(numbers) :]]
-                sums = [part if total is None or part is None else total + part for total, part in zip(sums, of_tensors, strict=False)]
-            *of_inputs, of_fed = self._joined(found[::-1], len(one.inputs))
-            features = self.shape[-1]
-            of_weights = of_fed.reshape(-1, features).T @ before[-1].reshape(-1, features) if "weights" in asked else None
-        by_name = dict(zip((*one.tensors, "first.recurrent", "weights"), (*sums, *bars, sent, of_weights), strict=True))
-        shaped = [(by_name[name] if name in asked else None, t) for name, t in zip(self.tensors, tensors, strict=True)]
-        gradients = [None if g is None else g.sum_to_size(t.shape).to(t.dtype) for g, t in shaped]
-        return [g.to(self.dtype) for g in of_inputs], gradients
+            if "first.recurrent" in asked:
+                found["first.recurrent"] = of_fed[0] @ weights if self.shape[0] else self._empty().zero_() if arrived is None else arrived
+            if "weights" in asked:
+                found["weights"] = of_fed.reshape(-1, self.features).T @ sent[:-1].reshape(-1, self.features)
+        return of_inputs, [found[name].sum_to_size(t.shape).to(t.dtype) if name in asked else None for name, t in named.items()]
 
-    def _numbers(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def _backward(self, given: Given, tensors: Sequence[Tensor], learned: frozenset[str]) -> Launch:
+        """The launch for tensors that lie so."""
+        plan, names = self.one.plan, self.saved(learned)
+        outputs, before = (*map(str, range(plan.outputs)), *self.call.recorded), tuple(f"before.{name}" for name in plan.states)
+        bars, adjoints = tuple(f"bar.{name}" for name in outputs), tuple(f"adjoint.{name}" for name in plan.states)
+        places = self._places((*names, *self._numbers_and_weights, *before, plan.inputs[-1], *bars, "bar.sent", *adjoints))
+        layout = Layout(given, self.shape, self.real, tuple(range(len(self.step))))
+        for name in names:
+            layout.sequence(name, places[name], self.dtype)
+        for label in (*before, plan.inputs[-1]):
+            layout.sequence(label, places[label], self.real)
+        self._lay_numbers(layout, places, (*plan.parameters, *(f"spike.{name}" for name in self.call.surrogate.arguments[1:])))
+        for name, label in zip(outputs, bars, strict=True):
+            layout.arriving(label, places[label], self.real if name in self.call.recorded else self.dtype)
+        for label in ("bar.sent", *adjoints):
+            layout.state(label, places[label])
+        for name in self.inputs:
+            layout.rows(f"grad.{name}", self.dtype)
+        layout.rows(f"grad.{plan.inputs[-1]}", self.real)
+        of = dict(zip(self.tensors, tensors, strict=True))
+        for name in sorted(learned):
+            label = f"grad.{self._of_one[name]}"
+            if of[name].numel() == 1:
+                layout.parts(label, self.tile.programs(self.samples, self.features))
+            else:
+                layout.column(label)
+        return self._launch(layout, self._learned(learned), backward=True)
+
+    def _empty(self, *rows: int) -> Tensor:
+        return torch.empty(*rows, *self.step, dtype=self.real, device=self.device)
+
+    def _given(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Those tensors that are the same at each step."""
-        same = {*self.one.tensors} - {*self.one.firsts}
-        return [x for name, x in zip(self.tensors, tensors, strict=True) if name in same]
+        return [x for name, x in zip(self.tensors, tensors, strict=True) if not name.startswith("first.")]
 
-    def _first(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The states before the first step, what is fed back last."""
-        named, zero = self.named(tensors), torch.zeros(self.step, dtype=self.real, device=self.device)
-        return [zero + named[name] for name in self.firsts]
+    @property
+    def _numbers_and_weights(self) -> tuple[str, ...]:
+        return tuple(self._of_one[name] for name in self.tensors if not name.startswith("first."))
 
-    def _steps(self, inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor]]]:
-        """What is fed back to each step, the states after it, and what it returns besides them."""
-        n, m = self.call.plan.outputs, len(self.states)
-        numbers, states, weights = self._numbers(tensors), self._first(tensors), tensors[-1].to(self.real)
-        for t in range(self.shape[0]):
-            with torch.autocast(self.device.type, enabled=False):  # what is fed back is added to a state
-                fed = (states[-1] @ weights.T)[None]
-            made = self.one.forward([*(x[t : t + 1].to(self.real) for x in inputs), fed], [*numbers, *states[:-1]])
-            states = [*made[n : n + m - 1], made[0][0]]
-            yield fed, states, [*made[:n], *made[n + m - 1 :]]
+    @staticmethod
+    def _places(labelled: Sequence[str]) -> dict[str, int]:
+        return {label: k for k, label in enumerate(labelled)}
 
-    def _results(self, made: Sequence[Sequence[Tensor]], last: Sequence[Tensor]) -> list[Tensor]:
-        n = self.call.plan.outputs
-        sequences = self._joined(made, n + len(self.call.recorded))
-        return [*(x.to(self.dtype) for x in sequences[:n]), *last, *sequences[n:]]
+    def _lay_numbers(self, layout: Layout, places: dict[str, int], names: Sequence[str]) -> None:
+        for name in names:
+            if name in self.constants:
+                layout.constant(name, self.constants[name])
+            else:
+                layout.number(name, places[name])
+        layout.matrix("weights", places["weights"])
 
-    def _joined(self, each: Sequence[Sequence[Tensor]], count: int) -> list[Tensor]:
-        """Sequences of what each step gives, so many."""
-        if not each:
-            return [torch.empty(self.shape, dtype=self.real, device=self.device) for _ in range(count)]
-        return [torch.cat(parts) for parts in zip(*each, strict=True)]
+    def _launch(self, layout: Layout, learned: frozenset[str], *, backward: bool) -> Launch:
+        how: tuple[tuple[str, How], ...] = tuple((n, layout.how.get(n, "none")) for n in labels(self.one, learned, backward=backward))
+        variant = Variant(self.one, backward, DTYPES[self.dtype], 1, how, learned, connected=True)
+        unit = UNIT if all(n % UNIT == 0 for n in (self.features, *layout.distances.values())) else 1
+        numbers, programs = (self.shape[0], self.samples, self.features // unit), self.tile.programs(self.samples, self.features)
+        constants = self.tile.rows * self.tile.width, self.tile.rows, self.tile.depth
+        return Launch(layout, self.device, *kernel(variant), numbers, unit, programs, self.tile.warps, constants)

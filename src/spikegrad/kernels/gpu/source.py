@@ -36,7 +36,10 @@ Given = tuple[tuple[str, How], ...]
 POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32", "float64": "*fp64"}
 """Triton's names of pointers."""
 
-_OWN = ("T", "N", "BLOCK", "UNIT", "tl", "j", "n", "t", "round", "rounds", "inside", "float", "range", "zero")
+_OWN = (
+    *("T", "N", "BLOCK", "UNIT", "tl", "j", "n", "t", "round", "rounds", "inside", "float", "range", "zero"),
+    *("advance", "recompute", "reverse", "product", "SAMPLES", "FEATURES", "ROWS", "DEPTH", "features", "place", "tiles", "row", "feature"),
+)
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,14 @@ class Variant(Pass):
         given: how each argument is given, by the names that `labels` lists.
         learned: the numbers whose gradients are wanted.
         saves: whether the forward pass writes states at the beginning of rounds, and the backward pass reads them.
+        connected: whether the kernel computes one step, and its last input itself: `spikegrad.kernels.gpu.connected`.
     """
 
     steps: int
     given: Given
     learned: frozenset[str] = frozenset()
     saves: bool = False
+    connected: bool = False
 
     @property
     def name(self) -> str:
@@ -121,6 +126,12 @@ def recomputing(call: Call, passes: Passes) -> tuple[tuple[str, ...], Program]:
 class Printer:
     """The text of one variant's kernel, and its arguments."""
 
+    numbers: tuple[str, ...] = ("T", "N")
+    """Whole numbers that follow the arguments."""
+    constants: tuple[str, ...] = ("BLOCK", "UNIT")
+    within = 1
+    """How deep the lines of a step stand."""
+
     def __init__(self, variant: Variant) -> None:
         self.variant, self.plan, self.passes = variant, variant.call.plan, variant.call.plan.passes(variant.learned)
         self.real = f"tl.{variant.real}"
@@ -128,8 +139,8 @@ class Printer:
         self.how = dict(variant.given)
         self.names = Names(reserved=language.dialect(variant.real, exact=True).taken(*_OWN))
         self.local = {label: self.names.fresh(label.replace(".", "_") if label[0].isalpha() else f"output_{label}") for label in self.how}
-        sequences = {*self.plan.inputs, *map(str, range(self.plan.outputs))}
-        halves = {*sequences, *(f"grad.{name}" for name in self.plan.inputs), *(f"bar.{k}" for k in range(self.plan.outputs))}
+        inputs, outputs = self.plan.inputs[: -1 if variant.connected else None], tuple(map(str, range(self.plan.outputs)))
+        halves = {*inputs, *outputs, *(f"grad.{name}" for name in inputs), *(f"bar.{name}" for name in outputs)}
         self.dtypes = {label: variant.dtype if label in halves else variant.real for label in self.how}
         self.arguments = tuple(argument for label, how in variant.given for argument in self._arguments(label, how))
         self.functions: dict[str, str] = {}
@@ -150,17 +161,14 @@ class Printer:
         """The functions of the plan's programs, and the kernel."""
         self._begin()
         (self._backward if self.variant.backward else self._forward)()
-        own = [*(argument.name for argument in self.arguments), "T", "N"]
-        whole = [*(a.name for a in self.arguments if a.what not in ("memory", "value")), "T", "N"]
-        head = [
-            f"@triton.jit(do_not_specialize={whole!r})",
-            f"def {self.variant.name}({', '.join(own)}, BLOCK: tl.constexpr, UNIT: tl.constexpr):",
-        ]
+        own = [*(a.name for a in self.arguments), *self.numbers, *(f"{name}: tl.constexpr" for name in self.constants)]
+        whole = [*(a.name for a in self.arguments if a.what not in ("memory", "value")), *self.numbers]
+        head = [f"@triton.jit(do_not_specialize={whole!r})", f"def {self.variant.name}({', '.join(own)}):"]
         return "\n\n\n".join([*self.functions.values(), "\n".join([*head, *(f"    {line}" for line in self.lines)])]) + "\n"
 
     def _begin(self) -> None:
         """Which columns this program has, and the numbers. Names that begin with an underscore are no argument's."""
-        self._line("j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)", "n = tl.cast(N, tl.int64) * UNIT", "inside = j < n")
+        self._line(*self._columns_of_program())
         numbers = (*self.plan.parameters, *(f"spike.{name}" for name in self.variant.call.surrogate.arguments[1:]))
         self.value = {name: f"_{self.local[name]}" for name in numbers if name in self.how}
         self.value |= {label: f"_{self.local[label]}" for label, how in self.how.items() if how == "one" and label.startswith("bar.")}
@@ -169,6 +177,9 @@ class Printer:
         self.single = {name for label, name in self.value.items() if self.how[label] in ("value", "one")}
         if self.variant.backward:
             self._line(f"zero = tl.zeros([BLOCK], {self.real})")
+
+    def _columns_of_program(self) -> Sequence[str]:
+        return "j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)", "n = tl.cast(N, tl.int64) * UNIT", "inside = j < n"
 
     def _line(self, *lines: str, within: int = 0) -> None:
         self.lines += ["    " * within + line for line in lines]
@@ -207,7 +218,7 @@ class Printer:
         if (known := self.value.get(label)) is not None or self.how[label] == "none":
             return known or "zero"
         name = f"_{self.local[label]}{step}"
-        self._line(f"{name} = tl.load({self._row(label, step)}, mask={_mask(step)}, other=0.0).to({self.real})", within=1)
+        self._line(f"{name} = tl.load({self._row(label, step)}, mask={_mask(step)}, other=0.0).to({self.real})", within=self.within)
         return name
 
     def _store(self, label: str, step: int, value: str) -> None:
@@ -215,7 +226,7 @@ class Printer:
             return
         dtype = self.dtypes[label]
         value = value if dtype == self.variant.real else f"{value}.to(tl.{dtype})"
-        self._line(f"tl.store({self._row(label, step)}, {value}, mask={_mask(step)})", within=1)
+        self._line(f"tl.store({self._row(label, step)}, {value}, mask={_mask(step)})", within=self.within)
 
     def _masks(self) -> None:
         for step in range(1, self.variant.steps):
@@ -243,7 +254,7 @@ class Printer:
                 own = Program(instructions, tuple(computed), program.names)
                 text = printing.function(own, [*renamed.values()], name, language.dialect(self.variant.real, exact=exact), words)
                 self.functions[name] = "\n\n\n".join(f"@triton.jit\n{each.rstrip()}" for each in (*formulas, text))
-            self._line(f"{', '.join(made.values())} = {name}({', '.join(given.values())})", within=1)
+            self._line(f"{', '.join(made.values())} = {name}({', '.join(given.values())})", within=self.within)
         varying: set[str | int] = {argument for argument, text in given.items() if text not in self.single}
         for index, (_, *operands) in enumerate(program.instructions):
             if any(o in varying for o in operands if not isinstance(o, float)):
