@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NAMES = ("layer", "kernels", "neurons", "recurrent", "network", "compat", "memory", "scaling", "crossing", "startup")
 ON_CARDS = ("layer", "network", "neurons")
 """What is measured on GPUs too."""
-CARD_ROUNDS = 21
+CARD_ROUNDS = 15
 AGAINST = "against"
 """What is not run with the others, since it needs another checkout."""
 RESULTS = Path(__file__).parent / "results"
@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: layer, network and neurons on a GPU, at most three minutes each"
     )
+    parser.add_argument("--minutes", type=float, default=3.0, help="of each benchmark on a GPU, at most; what does not fit is left out (3)")
     parser.add_argument(
         "--against",
         type=Path,
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
             if chosen.device == "cuda":
                 from benchmarks.card import Cuda
 
-                card = Cuda()  # whose time begins now
+                card = Cuda(chosen.minutes)  # whose time begins now
             measure(name, effort, chosen.out, chosen.against, card)
         except DisagreementError as difference:
             print(f"{name}: nothing is reported, since both sides do not compute the same. {difference}", file=sys.stderr)

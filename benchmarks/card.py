@@ -13,6 +13,10 @@ FLUSHED = 2**28
 """Bytes that are written before each call, more than any cache has."""
 COPIED = 2**30
 """Bytes of the tensor whose copy shows the bandwidth."""
+FLUSHING = 5e-5
+"""Seconds that this takes at least."""
+LAUNCHED = 4e-3
+"""Seconds that a device waits for a task's launches."""
 MINUTES = 3.0
 """Within which a benchmark ends; what there is no time left for is left out, with a line that says so."""
 
@@ -48,20 +52,29 @@ class Cuda:
 
     device = "cuda"
 
-    def __init__(self) -> None:
+    def __init__(self, minutes: float = MINUTES) -> None:
         import torch
 
         self._flush = torch.empty(FLUSHED, dtype=torch.int8, device=self.device)
-        self._end = time.monotonic() + 60 * MINUTES
+        self._end = time.monotonic() + 60 * minutes
+        self._launching: dict[Task, float] = {}
 
     def seconds(self, task: Task) -> float:
-        """One call, from an event before it to one after it, when both have happened."""
+        """One call, from an event before it to one after it, when both have happened.
+
+        The device has something else to do until all is launched that the last call of the task launched in `LAUNCHED`: what it takes to
+        launch it, longer than that alone, shows.
+        """
         import torch
 
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self._flush.zero_()
+        ahead = min(self._launching.get(task, LAUNCHED), LAUNCHED)
+        for _ in range(1 + int(ahead / FLUSHING)):
+            self._flush.zero_()
         start.record()
+        began = time.perf_counter()
         task()
+        self._launching[task] = 1.5 * (time.perf_counter() - began)
         end.record()
         torch.cuda.synchronize()
         return start.elapsed_time(end) * 1e-3
@@ -101,17 +114,27 @@ class Cuda:
 
 
 class Wall(Cuda):
-    """The same device, timed by the clock on the wall: for what runs on streams of its own and waits itself, such as JAX."""
+    """The same device, timed by the clock on the wall, until its results are ready: what whoever waits for one call sees."""
+
+    def __init__(self, card: Card) -> None:
+        super().__init__()
+        self.left = card.left
 
     def seconds(self, task: Task) -> float:
-        """One call that waits for its results."""
+        """One call."""
         import torch
 
         self._flush.zero_()
         torch.cuda.synchronize()
         start = time.perf_counter()
         task()
+        torch.cuda.synchronize()
         return time.perf_counter() - start
+
+
+def wall(card: Card) -> Card:
+    """A card timed by the clock."""
+    return Wall(card) if isinstance(card, Cuda) else card
 
 
 def copied(copy: Task, moved: int, card: Card) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks import contenders, layer, sew
-from benchmarks.card import Card, Wall, alternate, moved, share, tried
+from benchmarks.card import Card, alternate, moved, share, tried, wall
 from benchmarks.contenders import Contender, Twin, ours, ours_jax
 from benchmarks.layer import JaxSide, TorchSide
 from benchmarks.measure import DisagreementError, Effort, Report, Section, Task, quartiles, rows
@@ -45,7 +45,7 @@ def _compared(
     """A section of tasks, each with its share of the bandwidth; the ratio of a peer is to its twin of ours."""
     if not tasks:
         return
-    bandwidth, samples = card.bandwidth(), alternate(tasks, effort, card)
+    bandwidth, samples = card.bandwidth(), alternate(tasks, effort, card, 8.0)
     shown = {name: values for name, values in samples.items() if name not in twins.values() or name == "spikegrad"}
     found = rows(shown, "spikegrad")
     for row in found:
@@ -84,8 +84,20 @@ def _layers(size: tuple[int, int, int], dtype: str, card: Card, effort: Effort, 
     twins = {name: twin for name, twin in twins.items() if name in tasks}
     tasks = {name: task for name, task in tasks.items() if not name.startswith("spikegrad as ") or name in twins.values()}
     bytes_moved = moved(Leaky(0.9), size[0], size[1] * size[2], 2 if dtype == "float16" else 4)
-    text = "Forward and backward through autograd, ATan(2). The ratio of a peer is to ours with its options."
-    _compared("Leaky, T = {}, B = {}, N = {}, ".format(*size) + dtype, tasks, twins, card, effort, text, bytes_moved, report)
+    shape, ratio = "T = {}, B = {}, N = {}, ".format(*size) + dtype, "The ratio of a peer is to ours with its options."
+    text = f"Forward and backward through autograd, ATan(2), on the device. {ratio}"
+    _compared(f"Leaky, {shape}", tasks, twins, card, effort, text, bytes_moved, report)
+    if size == LAYERS[-1][0]:
+        text = f"The same by the clock, one call after the other is done: what launching costs shows. {ratio}"
+        _compared(f"Leaky by the clock, {shape}", tasks, twins, wall(card), effort, text, bytes_moved, report)
+
+
+def _in_time(card: Card, seconds: float, what: str, report: Report) -> bool:
+    """Whether so many seconds are left for something."""
+    if card.left() < seconds:
+        report.skipped.append(f"{what}: no time was left")
+        return False
+    return True
 
 
 def _prove_layers(card: Card, size: tuple[int, int, int], report: Report) -> None:
@@ -138,10 +150,9 @@ def _jax(size: tuple[int, int, int], card: Card, effort: Effort, report: Report)
             report.skipped.append(peer.missing())
     from spikegrad.neurons import Leaky
 
-    wall = Wall() if card.device == "cuda" else card
     bytes_moved = moved(Leaky(0.9), size[0], size[1] * size[2], 4)
     text = "Forward and backward under jit, by the clock, with results ready."
-    _compared("JAX, Leaky, T = {}, B = {}, N = {}".format(*size), tried(makers, report), {}, wall, effort, text, bytes_moved, report)
+    _compared("JAX, Leaky, T = {}, B = {}, N = {}".format(*size), tried(makers, report), {}, wall(card), effort, text, bytes_moved, report)
 
 
 def run_layer(effort: Effort, card: Card) -> Report:
@@ -149,9 +160,11 @@ def run_layer(effort: Effort, card: Card) -> Report:
     report = Report()
     _prove_layers(card, (12, 2, 8) if effort.quick else PROOF, report)
     for size, dtype in (((12, 2, 8), "float32"),) if effort.quick else LAYERS:
-        _layers(size, dtype, card, effort, report)
+        if _in_time(card, 15, "Leaky, T = {}, B = {}, N = {}, ".format(*size) + dtype, report):
+            _layers(size, dtype, card, effort, report)
     for size in ((12, 2, 8),) if effort.quick else JAX:
-        _jax(size, card, effort, report)
+        if _in_time(card, 15, "JAX, T = {}, B = {}, N = {}".format(*size), report):
+            _jax(size, card, effort, report)
     return report
 
 
@@ -207,8 +220,7 @@ def _against(report: Report, side: TorchSide, card: Card, effort: Effort) -> Non
         if importlib.util.find_spec(pair.package) is None:
             report.skipped.append(f"{pair.peer}: {pair.package} is not installed")
             continue
-        if card.left() < 15:
-            report.skipped.append(f"{pair.peer}: no time was left")
+        if not _in_time(card, 15, pair.peer, report):
             continue
         report.checked.append(pair.prove(TorchSide(), (*size[:2], min(size[2], 32)) if effort.quick else (50, 4, 32)))
         arrays = _arrays(size, "float32", card.device, pair.mean, pair.deviation)
@@ -232,8 +244,10 @@ def run_network(effort: Effort, card: Card) -> Report:
     report = Report()
     _training(TINY[0] if effort.quick else TASKS[0], card, effort, report)
     for features in (8,) if effort.quick else LINEAR:
-        _linear((6, 2, features) if effort.quick else (500, 16, features), card, effort, report)
-    sew.compare(card, effort, report)
+        if _in_time(card, 15, f"Linear and Leaky, N = {features}", report):
+            _linear((6, 2, features) if effort.quick else (500, 16, features), card, effort, report)
+    if _in_time(card, 15, "SEW-ResNet18", report):
+        sew.compare(card, effort, report)
     return report
 
 
@@ -267,8 +281,8 @@ def _training(task: Any, card: Card, effort: Effort, report: Report) -> None:
     for peer in _peers():
         if peer.package in ("snntorch", "spikingjelly") and peer.installed():
             makers[peer.name] = lambda peer=peer: network(placed(peer)).step
-    found = rows(alternate(tried(makers, report), effort, card), "spikegrad")
-    text = "Forward, loss, backward, Adam; peers with our readout."
+    found = rows(alternate(tried(makers, report), effort, wall(card), 8.0), "spikegrad")
+    text = "Forward, loss, backward, Adam, by the clock; peers with our readout."
     title = f"Training step, {task.title}, T = {task.steps}, B = {task.batch}"
     report.sections.append(Section(title, "ms", found, "spikegrad", text))
 
@@ -288,8 +302,8 @@ def _linear(size: tuple[int, int, int], card: Card, effort: Effort, report: Repo
     makers: dict[str, Callable[[], Task]] = {"spikegrad": lambda: through(lambda _: ours("Leaky", Twin()))}
     makers |= {peer.name: functools.partial(through, peer.make) for peer in _peers() if peer.installed()}
     makers["the linear layer alone"] = lambda: through(None)
-    found = rows(alternate(tried(makers, report), effort, card, 15.0), "spikegrad")
-    text = "Forward and backward, float32, as Open Neuromorphic publishes it."
+    found = rows(alternate(tried(makers, report), effort, wall(card), 10.0), "spikegrad")
+    text = "Forward and backward, float32, by the clock, as Open Neuromorphic publishes it."
     report.sections.append(Section("Linear and Leaky, T = {}, B = {}, N = {}".format(*size), "ms", found, "spikegrad", text))
 
 

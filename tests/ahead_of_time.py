@@ -91,7 +91,7 @@ def _accesses(text: str, word: str) -> list[tuple[int, int]]:
 
 def facts(variant: Variant, chosen: Choice, target: str) -> dict[str, Any]:
     """What the compiled kernel is like."""
-    made = compiler.built(variant, TARGETS[target], block=chosen.block, unit=gpu.UNIT, warps=chosen.warps)
+    made = compiler.built(variant, TARGETS[target], warps=chosen.warps, BLOCK=chosen.block, UNIT=gpu.UNIT)
     loads, stores = moved(variant)
     found = {"shared": made.metadata.shared, "loads": loads, "stores": stores, "backward": variant.backward, "target": target}
     if target == "gfx942":

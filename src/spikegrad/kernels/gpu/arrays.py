@@ -65,7 +65,7 @@ def _ready(variant: Variant, chosen: Choice, unit: int, width: str) -> _Ready:
     if interpreted:
         driver.interpreter().interpret(key, driver.Interpreted(function, types, constants))
         return _Ready(key, buffers, 0)
-    made = compiler.built(variant, GPUTarget("cuda", target, 32), block=chosen.block, unit=unit, warps=chosen.warps, width=width)
+    made = compiler.built(variant, GPUTarget("cuda", target, 32), warps=chosen.warps, width=width, BLOCK=chosen.block, UNIT=unit)
     head = re.search(r"\.entry\s+\w+\s*\(([^)]*)\)", made.asm["ptx"])
     bits = re.findall(r"\.param\s+\.[a-z](\d+)", "" if head is None else head[1])
     own, more = ["64"] * len(arguments) + ["32", width[1:]], len(bits) - len(arguments) - 2

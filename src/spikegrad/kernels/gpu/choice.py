@@ -1,12 +1,12 @@
 """How kernels are launched, by a rule and not by trying, which would cost the first step of every process seconds.
 
-What decides is how many loads are on their way at the same time: by the steps of a round, whose loads are independent, and by the warps
-that are resident, which registers limit. Many neurons give the card enough programs of 512 columns, whose accesses are 16 bytes wide; a
-round's values of eight steps then fit in 128 registers, with which 16 warps are resident, if a step is light, those of four if it is not. A
-heavy step, several exponentials for example, gets half of the columns. Few neurons give the card few programs, so that each must ask for
-more: twice the steps, and small programs of one warp, so that there are as many as can be.
+What decides is how many loads are on their way at the same time: by the steps of a round, whose loads are independent, by the columns that
+a thread has, and by the warps that are resident, which registers limit. Two columns a thread are best: with more, the registers of a
+round leave room for 12 warps, with one, accesses are too narrow. A light step has rounds of eight, a heavy one, several exponentials for
+example, of four: more text than that is long on its way to where it is executed, each time that something else was executed in between.
+Few columns are launched as small programs of one warp, so that there are as many as can be.
 
-Registers were counted on kernels compiled for sm_90, ``python -m tests.ahead_of_time``; that 16 warps are enough, on an H100.
+Registers were counted on kernels compiled for sm_90, ``python -m tests.ahead_of_time``; times were taken on an H200.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ class Choice(NamedTuple):
 
 FEW = 2**16
 """Columns below which programs are small."""
-LIGHT, HEAVY = 24, 64
-"""Work of a step up to which a round has eight, and from which a program has half of the columns."""
+LIGHT = 24
+"""Work of a step up to which it is light."""
+FEW_LIGHT, FEW_HEAVY = Choice(8, 64, 1), Choice(4, 64, 1)
+MANY_LIGHT, MANY_HEAVY = Choice(8, 256, 4), Choice(4, 256, 4)
 
 _WORK = {"exp": 12, "log": 16, "sin": 16, "cos": 16, "sigmoid": 16, "tanh": 20, "arctan": 16, "divide": 4, "derivative": 6}
 """Of operations that are not one instruction."""
@@ -40,9 +42,9 @@ def work(passes: Passes) -> int:
 
 def choice(of_step: int, steps: int, columns: int) -> Choice:
     """How a layer is launched with so much work in a step, so many time steps and columns."""
-    most = 8 if of_step <= LIGHT else 4
-    most, block, warps = (2 * most, 64, 1) if columns < FEW else (most, 512 if of_step <= HEAVY else 256, 4)
-    return Choice(min(most, 1 << max(steps - 1, 0).bit_length()), block, warps)
+    few, light = columns < FEW, of_step <= LIGHT
+    found = (FEW_LIGHT if light else FEW_HEAVY) if few else MANY_LIGHT if light else MANY_HEAVY
+    return found._replace(steps=min(found.steps, 1 << max(steps - 1, 0).bit_length()))
 
 
 class Tile(NamedTuple):

@@ -36,7 +36,7 @@ def kernel(variant: Variant) -> tuple[Any, tuple[Argument, ...]]:
     return getattr(cache.module(f"triton_{variant.name}", text, f"triton-{triton.__version__}"), variant.name), printer.arguments
 
 
-def built(variant: Variant, target: Any, *, warps: int, width: str = "i32", **constants: int) -> Any:
+def built(variant: Variant, target: Any, *, warps: int, width: str = "i32", **constants: int | str) -> Any:
     """A kernel compiled ahead of time, for a `triton.backends.compiler.GPUTarget`, which need not be there.
 
     What Triton's launcher finds out from the arguments is said here: memory begins at multiples of 16 bytes, and `width` is the type of N.

@@ -203,7 +203,7 @@ class Launch:
         unit: int,
         programs: int,
         warps: int,
-        constants: Sequence[int],
+        constants: Sequence[int | str],
     ) -> None:
         self._device, self._function, self._programs, self._warps = device, function, programs, warps
         self._prepared, self._made, self._count = tuple(layout.prepared.items()), tuple(layout.made), len(layout.given)

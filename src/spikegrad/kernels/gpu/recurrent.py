@@ -186,5 +186,7 @@ class Layer(layers.Layer):
         variant = Variant(self.one, backward, DTYPES[self.dtype], 1, how, learned, connected=True)
         unit = UNIT if all(n % UNIT == 0 for n in (self.features, *layout.distances.values())) else 1
         numbers, programs = (self.shape[0], self.samples, self.features // unit), self.tile.programs(self.samples, self.features)
-        constants = self.tile.rows * self.tile.width, self.tile.rows, self.tile.depth
+        # AMD's units for matrices have no such products.
+        precision = "tf32x3" if self.real is torch.float32 and torch.version.hip is None else "ieee"
+        constants = self.tile.rows * self.tile.width, self.tile.rows, self.tile.depth, precision
         return Launch(layout, self.device, *kernel(variant), numbers, unit, programs, self.tile.warps, constants)

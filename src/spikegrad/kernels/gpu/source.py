@@ -38,7 +38,22 @@ POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32", "float6
 
 _OWN = (
     *("T", "N", "BLOCK", "UNIT", "tl", "j", "n", "t", "round", "rounds", "inside", "float", "range", "zero"),
-    *("advance", "recompute", "reverse", "product", "SAMPLES", "FEATURES", "ROWS", "DEPTH", "features", "place", "tiles", "row", "feature"),
+    *(
+        "advance",
+        "recompute",
+        "reverse",
+        "product",
+        "SAMPLES",
+        "FEATURES",
+        "ROWS",
+        "DEPTH",
+        "PRECISION",
+        "features",
+        "place",
+        "tiles",
+        "row",
+        "feature",
+    ),
 )
 
 
