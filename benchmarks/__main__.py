@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import machine, report
-from benchmarks.measure import DisagreementError, Effort
+from benchmarks.measure import DisagreementError, Effort, Report
 
 if TYPE_CHECKING:
     from benchmarks.card import Card
@@ -32,7 +33,11 @@ def measure(name: str, effort: Effort, out: Path, against: Path | None = None, c
     if card is not None:
         from benchmarks import cuda
 
-        found = cuda.RUN[name](effort, card)
+        found = Report()
+        try:
+            cuda.RUN[name](effort, card, found)
+        except KeyboardInterrupt:  # time on a card is dear: what was measured is kept
+            found.skipped.append("the rest: it was stopped")
         about = machine.described(torch.get_num_threads()) | {"quick": effort.quick, "rounds": effort.rounds}
         about["machine"] = {**machine.described(torch.get_num_threads())["machine"], **machine.card(card.device)}
         name = f"{name}-{card.device}"
@@ -92,6 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(missing, file=sys.stderr)
             return 2
     effort = Effort(rounds=2, seconds=0.0, quick=True) if chosen.quick else Effort(rounds=CARD_ROUNDS if chosen.device == "cuda" else 15)
+    if chosen.device == "cuda":
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = False
     for name in names:
         try:

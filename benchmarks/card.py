@@ -187,7 +187,7 @@ def moved(neuron: Any, steps: int, columns: int, item: int) -> int:
     plan, passes = call.plan, call.plan.passes()
     again = bool(passes.kept or passes.restored)
     sequences = 2 * len(plan.inputs) + 2 * plan.outputs + len(plan.inputs if again else passes.reread)
-    rounds = -(-steps // choice(work(passes), steps, columns).steps) if steps else 0
+    rounds = -(-steps // choice(work(passes), steps, columns, item).steps) if steps else 0
     kept = 2 * max(rounds - 1, 0) * len(recomputing(call, passes)[0]) if again else 0
     real = max(4, item)
     return columns * (sequences * steps * item + (kept + len(plan.states)) * real)

@@ -155,9 +155,8 @@ def _jax(size: tuple[int, int, int], card: Card, effort: Effort, report: Report)
     _compared("JAX, Leaky, T = {}, B = {}, N = {}".format(*size), tried(makers, report), {}, wall(card), effort, text, bytes_moved, report)
 
 
-def run_layer(effort: Effort, card: Card) -> Report:
+def run_layer(effort: Effort, card: Card, report: Report) -> None:
     """One layer: large, long and small, and in JAX."""
-    report = Report()
     _prove_layers(card, (12, 2, 8) if effort.quick else PROOF, report)
     for size, dtype in (((12, 2, 8), "float32"),) if effort.quick else LAYERS:
         if _in_time(card, 15, "Leaky, T = {}, B = {}, N = {}, ".format(*size) + dtype, report):
@@ -165,16 +164,15 @@ def run_layer(effort: Effort, card: Card) -> Report:
     for size in ((12, 2, 8),) if effort.quick else JAX:
         if _in_time(card, 15, "JAX, T = {}, B = {}, N = {}".format(*size), report):
             _jax(size, card, effort, report)
-    return report
 
 
-def run_neurons(effort: Effort, card: Card) -> Report:
+def run_neurons(effort: Effort, card: Card, report: Report) -> None:
     """Every neuron of the catalogue, and beside it the peers' that compute the same."""
     import torch
 
     from spikegrad import neurons, nn
 
-    report, size, side = Report(), (12, 2, 8) if effort.quick else NEURONS, TorchSide(card.device)
+    size, side = (12, 2, 8) if effort.quick else NEURONS, TorchSide(card.device)
     small = (12, 2, 8) if effort.quick else PROOF
     found, bandwidth = [], card.bandwidth()
     for name in ("Leaky", "GatedLeaky") if effort.quick else neurons.CATALOGUE:
@@ -205,7 +203,6 @@ def run_neurons(effort: Effort, card: Card) -> Report:
     text = f"Forward and backward through autograd, float32. A copy moves {bandwidth / 1e12:.3g} TB/s."
     report.sections.append(Section(f"Every neuron, {shape}", "ms", found, "", text))
     _against(report, side, card, effort)
-    return report
 
 
 def _with_numbers(kind: Any) -> Any:
@@ -239,16 +236,14 @@ def _against(report: Report, side: TorchSide, card: Card, effort: Effort) -> Non
             _compared(title, tasks, {}, card, dataclasses.replace(effort, rounds=7), text, bytes_moved, report)
 
 
-def run_network(effort: Effort, card: Card) -> Report:
+def run_network(effort: Effort, card: Card, report: Report) -> None:
     """Training steps, a linear and a leaky layer, a convolutional network."""
-    report = Report()
     _training(TINY[0] if effort.quick else TASKS[0], card, effort, report)
     for features in (8,) if effort.quick else LINEAR:
         if _in_time(card, 15, f"Linear and Leaky, N = {features}", report):
             _linear((6, 2, features) if effort.quick else (500, 16, features), card, effort, report)
     if _in_time(card, 15, "SEW-ResNet18", report):
         sew.compare(card, effort, report)
-    return report
 
 
 def _training(task: Any, card: Card, effort: Effort, report: Report) -> None:

@@ -34,9 +34,9 @@ python -m benchmarks layer network neurons --device cuda    # on a GPU, at most 
 python -m benchmarks docs    # this page
 ```
 
-On a GPU, times are those of events on the device, after a quarter of a gigabyte was written over its caches. Beside each stands its share
-of the bandwidth that a copy of a gigabyte has there, counted in the bytes that must move: currents, spikes, gradients, and the states at
-the beginnings of rounds.
+On a GPU, times are those of events on the device, which has gigabytes to write over its caches until all is launched; training steps, and
+what says so, are timed by the clock until their results are ready. Beside a layer stands its share of the bandwidth that a copy of a
+gigabyte has there, counted in the bytes that must move: currents, spikes, gradients, and the states at the beginnings of rounds.
 
 All six peers of the extra install beside the PyTorch and JAX of `constraints.txt`; one that is missing is left out, with a line that
 says so. `--quick` takes tiny sizes, to see that everything runs. Compare within a run only.

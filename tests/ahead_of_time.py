@@ -47,7 +47,7 @@ def variants(neuron: Any, dtype: torch.dtype, steps: int) -> tuple[list[Variant]
     With 0 `steps` it is launched as many neurons are.
     """
     call, found = Call(neuron.record, neuron.spike.structure), list[Variant]()
-    chosen = Choice(steps, 512, 4) if steps else choice(work(call.plan.passes()), SHAPE[0], MANY)
+    chosen = Choice(steps, 512, 4) if steps else choice(work(call.plan.passes()), SHAPE[0], MANY, dtype.itemsize)
     resting = {name: getattr(neuron, name) for name in neuron.states}
     numbers, _ = values_of(call, (), neuron.parameters | resting, neuron.spike.parameters, torch.float32)
 

@@ -78,7 +78,7 @@ def test_bytes_that_must_move():
     """Currents twice, gradients in and out, spikes; a state where a round begins, written and read, and one at the end."""
     steps, columns = 500, 2**18
     assert card.moved(neurons.Leaky(0.9), steps, columns, 4) == columns * 4 * (5 * steps + 2 * (-(-steps // 8) - 1) + 1)
-    assert card.moved(neurons.Leaky(0.9), steps, columns, 2) == columns * (10 * steps + 4 * (2 * (-(-steps // 8) - 1) + 1))
+    assert card.moved(neurons.Leaky(0.9), steps, columns, 2) == columns * (10 * steps + 4 * (2 * (-(-steps // 4) - 1) + 1))
     assert card.moved(neurons.Leaky(0.9), 4, columns, 4) == columns * 4 * (5 * 4 + 1)  # one round, no states
     # What it keeps does not depend on the input, and is not read again.
     assert card.moved(neurons.LeakyIntegrator(0.9), steps, columns, 4) == columns * 4 * (4 * steps + 1)
@@ -120,13 +120,19 @@ def test_what_differs_is_not_reported(monkeypatch, tmp_path):
 def test_the_page_names_the_card(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "card", lambda device: {"card": "A card", "cuda": "13.0"})
     row = Row("spikegrad", 1.0, 1.0, 1.0, note="90% of the copy's bandwidth")
-    monkeypatch.setitem(cuda.RUN, "layer", lambda effort, card: Report([Section("Leaky", "ms", [row])]))
-    command.measure("layer", QUICK, tmp_path, card=Paper())
+
+    def stopped(effort, card, report):
+        report.sections.append(Section("Leaky", "ms", [row]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cuda.RUN, "layer", stopped)
+    command.measure("layer", QUICK, tmp_path, card=Paper())  # what was measured is kept
     (tmp_path / "layer-cpu.json").rename(tmp_path / "layer-cuda.json")
     page.write(tmp_path, tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()
     assert "A card, CUDA 13.0; " in text
     assert "90% of the copy's bandwidth" in text
+    assert "- the rest: it was stopped" in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -440,7 +440,9 @@ def test_how_kernels_are_launched():
         return choice(work(Call(neuron.record, neuron.spike.structure).plan.passes()), steps, columns)
 
     assert of("Leaky", 500, 2**18) == (8, 256, 4)
-    assert of("Leaky", 100, 8192) == (8, 64, 1)
+    assert of("Leaky", 100, 8192) == (8, 64, 2)
+    assert of("Adaptive", 100, 8192) == (8, 64, 1)
+    assert choice(18, 100, 2**20, bytes_each=2) == (4, 512, 4)
     assert of("Izhikevich", 100, 2**20) == (4, 256, 4)
     assert [of("Leaky", steps, 2**20)[0] for steps in (0, 1, 2, 3, 4, 5, 9)] == [1, 1, 2, 4, 4, 8, 8]
 

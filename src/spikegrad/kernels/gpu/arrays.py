@@ -105,10 +105,10 @@ def _how(static: Static, arrays: Mapping[str, jax.Array]) -> dict[str, How]:
     return {name: "rows" if name in static.inputs else "columns" if x.ndim else "one" for name, x in arrays.items()}
 
 
-def _chosen(call: Call, shape: Sequence[Any]) -> Choice:
+def _chosen(call: Call, shape: Sequence[Any], bytes_each: int) -> Choice:
     if not all(isinstance(n, int) for n in shape):
         raise NotImplementedError(f"backend='triton' must know the sizes of an exported program, got {tuple(shape)}; use backend='auto'")
-    return choice(work(call.plan.passes()), shape[0], math.prod(shape[1:]))
+    return choice(work(call.plan.passes()), shape[0], math.prod(shape[1:]), bytes_each)
 
 
 def layer(*given: jax.Array, static: Static) -> list[jax.Array]:
@@ -125,7 +125,7 @@ def layer(*given: jax.Array, static: Static) -> list[jax.Array]:
     how = _how(static, arrays)
     for name in shapes:
         how[name] = "rows" if name in sequences else "columns"
-    chosen = _chosen(static.call, x.shape)
+    chosen = _chosen(static.call, x.shape, x.dtype.itemsize)
     variant = _variant(static, frozenset(), how, x.dtype.name, chosen, backward=False, saves=False)
     return [*_run(variant, chosen, x.shape, arrays, shapes).values()]
 
@@ -140,7 +140,7 @@ def backward(*given: jax.Array, static: Static, present: tuple[bool, ...], zero:
     if not math.prod(x.shape[1:]):
         return [jnp.zeros(shape.shape, shape.dtype) for shape in shapes.values()]
     learned = frozenset(n for n in asked if n not in static.inputs and not n.startswith("first."))
-    chosen, passes = _chosen(static.call, x.shape), plan.passes(learned)
+    chosen, passes = _chosen(static.call, x.shape, x.dtype.itemsize), plan.passes(learned)
     for name, value in static.surrogate.parameters.items():
         arrays.setdefault(f"spike.{name}", jnp.full((), value, real))  # not `asarray`, which makes a constant of the program around
     how, carried = _how(static, arrays), len(recomputing(static.call, passes)[0])

@@ -33,7 +33,7 @@ class Layer(layers.Layer):
     def __init__(self, call: Call, numbers: Numbers, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(call, numbers, shape, dtype, device)
         self.columns = math.prod(self.step)
-        self.choice: Choice = choice(work(call.plan.passes()), shape[0], self.columns)
+        self.choice: Choice = choice(work(call.plan.passes()), shape[0], self.columns, dtype.itemsize)
         self.constants = {n: constant(v, self.real, device) for n, v in self.values.items() if v is not None}
         self._launches: dict[Hashable, Launch] = {}
         self._carries: dict[frozenset[str], int] = {}

@@ -244,13 +244,14 @@ class Launch:
             assert x is not None
             aligned = aligned and (place >= self._count or x.data_ptr() % ALIGNED == 0)
         with _guard(self._device):
+            stream = torch.cuda.current_stream(self._device).cuda_stream if self._device.type == "cuda" else None
             for step in ((),) if steps is None else ((t,) for t in steps):
-                self._launch((*arguments, *step, *self._numbers), aligned)
+                self._launch((*arguments, *step, *self._numbers), aligned, stream)
         return made
 
-    def _launch(self, arguments: Sequence[Any], aligned: bool) -> None:
-        if aligned and self._compiled is not None:  # without asking again what it was compiled for
-            self._compiled(*arguments, *self._constants)
+    def _launch(self, arguments: Sequence[Any], aligned: bool, stream: Any) -> None:
+        if aligned and self._compiled is not None:  # without asking again what it was compiled for, and where it is to run
+            self._compiled(*arguments, *self._constants, stream=stream)
             return
         # Where a spike is decided, forward and again backward, each operation is rounded by itself.
         kernel = self._function[(self._programs,)](*arguments, *self._constants, num_warps=self._warps, enable_fp_fusion=False)
