@@ -1,4 +1,7 @@
-"""What only a GPU shows: streams, graphs, compilers, several types and devices, and how fast kernels are. ``pytest -m gpu -n 0``."""
+"""What only a GPU shows: streams, graphs, compilers, several types and devices, and how fast kernels are.
+
+``pytest -m "gpu and not slow" -n 8``, since kernels are compiled; ``pytest -m "gpu and slow" -n 0`` for what is timed, alone on the card.
+"""
 
 from __future__ import annotations
 
@@ -188,6 +191,7 @@ def milliseconds(call: Callable[[], object], repeats: int = 20) -> float:
     return sorted(times)[len(times) // 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(32, 2**20), (500, 2**18), (100, 8192)], ids=str)
 def test_the_launch_is_within_a_tenth_of_the_best(shape):
     from spikegrad.kernels import torch as kernels
@@ -208,6 +212,7 @@ def test_the_launch_is_within_a_tenth_of_the_best(shape):
     assert found["chosen"] <= 1.1 * found[best], f"{best} takes {found[best]:.3f} ms, {tried['chosen']} {found['chosen']:.3f}"
 
 
+@pytest.mark.slow
 def test_jax_launches_the_kernels():
     """At least five times as fast as the scan, at 504 steps and 65,536 neurons and where neither is even; one kernel after the other."""
     jax = pytest.importorskip("jax")

@@ -17,7 +17,7 @@ import torch  # noqa: E402
 from jax.sharding import Mesh, PartitionSpec  # noqa: E402
 from tests.conftest import driving, example, spread  # noqa: E402
 
-from spikegrad import NoisyThreshold  # noqa: E402
+from spikegrad import ATan, NoisyThreshold  # noqa: E402
 from spikegrad import jax as sj  # noqa: E402
 from spikegrad.kernels import launcher  # noqa: E402
 from spikegrad.kernels.gpu import driver  # noqa: E402
@@ -193,9 +193,31 @@ def test_what_cannot_run_is_refused_in_words(monkeypatch):
         sj.leaky(x, 0.8, backend="triton")
 
 
-def test_auto_on_a_gpu_is_the_scan():
-    """Until the launch has been seen to work there."""
+def test_auto_on_a_gpu(monkeypatch):
+    """The kernels, where they can be launched; else, and in a program that is exported or second derivatives, the scan."""
+    from spikegrad.kernels.gpu import arrays as on_card
+    from spikegrad.kernels.gpu import compiler
+
     x = jnp.ones((5, 3, 7))
-    text = jax.jit(lambda x: sj.leaky(x, 0.8)[0]).trace(x).lower(lowering_platforms=("cuda",)).as_text()
-    assert "while" in text
-    assert "spikegrad_generated" not in text
+
+    def layer() -> Any:
+        jax.clear_caches()
+        return jax.jit(jax.grad(lambda x: sj.leaky(x, 0.8)[0].sum()))
+
+    def lowered() -> str:
+        return layer().trace(x).lower(lowering_platforms=("cuda",)).as_text()
+
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert "while" in lowered()  # there is no card here
+    monkeypatch.setattr(driver, "cuda", lambda: driver.Driver({}, "CUDA"))
+    monkeypatch.setattr(on_card, "_ready", lambda variant, *_: on_card._Ready(1, tuple(a.label for a in compiler.kernel(variant)[1]), 0))
+    text = lowered()
+    assert "while" not in text
+    assert text.count("stablehlo.custom_call @spikegrad") == 1
+    exported = jax.export.export(layer(), platforms=("cuda",))(x).mlir_module()
+    assert "while" in exported
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert sj._obstacle("auto", "none", ATan(), False, None) is None
+    assert sj._obstacle("auto", "all-to-all", ATan(), False, None) == "its neurons are connected all to all"
+    monkeypatch.setattr(sj, "_INSTALLED", {"numba": True, "triton": False})
+    assert "Triton is not installed" in str(sj._obstacle("auto", "none", ATan(), False, None))

@@ -69,8 +69,8 @@ def run(
             runs as it would by itself: the state is that at its own end, outputs and recorded values are 0 from there on, what fills up has
             no effect and a gradient of 0. By the scan.
         backend: ``"reference"`` is the scan; ``"numba"`` the fused kernels, which run on the CPU and do first derivatives in reverse mode,
-            or an error that says what they cannot do; ``"triton"`` likewise those that run on GPUs of NVIDIA, which have not been seen to
-            run there yet; ``"auto"`` the kernels on the CPU where they can, else the scan. Forward mode and second derivatives go through
+            or an error that says what they cannot do; ``"triton"`` likewise those that run on GPUs of NVIDIA;
+            ``"auto"`` the kernels where they can, else the scan. Forward mode and second derivatives go through
             the scan, also around a layer that runs in the kernels.
 
     Returns:
@@ -198,15 +198,16 @@ def _obstacle(
 ) -> str | None:
     """Why the kernels of a backend cannot run a layer with these, or None."""
     platform, interpreted = jax.default_backend(), os.environ.get("TRITON_INTERPRET") == "1"
-    for name in ("numba", "triton")[: 1 + (backend == "triton")]:  # what Numba compiles launches Triton's kernels
+    on_card = backend == "triton" or (backend == "auto" and platform == "gpu")
+    for name in ("numba", "triton")[: 1 + on_card]:  # what Numba compiles launches Triton's kernels
         if not _INSTALLED[name]:
             return f"{name.capitalize()} is not installed (`pip install {name}`)"
-    if backend != "triton" and platform != "cpu":
+    if not on_card and platform != "cpu":
         return f"JAX runs on {platform}"
     if backend == "triton" and platform != ("cpu" if interpreted else "gpu"):
         where = f"JAX runs on {platform}{', and TRITON_INTERPRET=1 is set' if interpreted else ''}"
         return f"{where}; Triton's kernels run on GPUs, and on the CPU with TRITON_INTERPRET=1, slowly, to be tested"
-    if backend == "triton" and connection == "all-to-all":
+    if on_card and connection == "all-to-all":
         return "its neurons are connected all to all"
     if surrogate.stochastic:
         return f"{type(surrogate).__name__} draws noise"

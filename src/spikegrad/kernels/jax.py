@@ -1,8 +1,8 @@
 """The fused kernels in JAX: a primitive for a layer, with rules for differentiation, `vmap` and every platform.
 
 Reverse mode saves the inputs and nothing else: `layer` differentiates into `tangent`, which is linear, and that transposes into `backward`.
-What no kernel does, forward mode and second derivatives, lowers to the plain loop, as does everything on a platform other than the CPU
-unless Triton's kernels are asked for; a layer that insists on kernels refuses there instead.
+What no kernel does, forward mode and second derivatives, lowers to the plain loop, as does everything on a platform other than the CPU and
+GPUs of NVIDIA; a layer that insists on kernels refuses there instead.
 """
 
 from __future__ import annotations
@@ -288,23 +288,33 @@ def _primitive(
 
 
 def _in_kernels(primitive: Primitive, numba: Run, triton: str, kinds: Callable[..., tuple[list[Kind], list[Kind]]], other: Run) -> None:
-    """Have a primitive run in kernels: Numba's on the CPU, Triton's where they were asked for, by the function of this name.
+    """Have a primitive run in kernels: Numba's on the CPU, Triton's on GPUs of NVIDIA, by the function of this name.
 
     In a program that is exported, and may run elsewhere, only if it must.
     """
 
     def chosen(platform: str, static: Static, exported: bool) -> Run:
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # which happens on the CPU
-        if static.backend == "triton" and platform == ("cpu" if interpreted else "cuda"):
-            return getattr(importlib.import_module("spikegrad.kernels.gpu.arrays"), triton)
-        return numba if platform == "cpu" and (static.backend == "numba" or (static.backend == "auto" and not exported)) else other
+        freely = static.backend == "auto" and not exported
+        asked = static.backend == "triton" and platform == ("cpu" if interpreted else "cuda")
+        if asked or (freely and platform == "cuda" and not static.fed):
+            try:
+                return getattr(importlib.import_module("spikegrad.kernels.gpu.arrays"), triton)
+            except ModuleNotFoundError:  # there is no Triton
+                return other
+        return numba if platform == "cpu" and (static.backend == "numba" or freely) else other
 
     def lower(context: mlir.LoweringRuleContext, *given: Any, platform: str, static: Static, **more: Any) -> Sequence[Any]:
         function = chosen(platform, static, context.module_context.lowering_parameters.for_export)
         run = functools.partial(function, static=static, **more)
         if function is other:
             return mlir.lower_fun(run, multiple_results=True)(context, *given)
-        return sharding.partitioned(run, *kinds(static, **more), fed=static.fed)(context, *given)
+        try:
+            return sharding.partitioned(run, *kinds(static, **more), fed=static.fed)(context, *given)
+        except NotImplementedError:  # GPUs of several kinds, a driver that is not there
+            if static.backend != "auto":
+                raise
+            return mlir.lower_fun(functools.partial(other, static=static, **more), multiple_results=True)(context, *given)
 
     sharding.needs_devices(primitive)
     for platform in ("cpu", "cuda"):

@@ -43,9 +43,12 @@ def capability() -> int:
     """What code the GPUs of this process take, 90 for one whose capability is 9.0.
 
     Raises:
-        NotImplementedError: they differ.
+        NotImplementedError: they differ, or there is none.
     """
-    found = {str(device.compute_capability) for device in jax.local_devices(backend="gpu")}
+    try:
+        found = {str(device.compute_capability) for device in jax.local_devices(backend="gpu")}
+    except RuntimeError as none:
+        raise NotImplementedError(f"backend='triton' compiles for the GPUs of this process; use backend='auto'. {none}") from none
     if len(found) > 1:
         raise NotImplementedError(f"backend='triton' wants GPUs of one kind, here are {', '.join(sorted(found))}; use backend='auto'")
     return int(found.pop().replace(".", ""))
