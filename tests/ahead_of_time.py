@@ -1,7 +1,7 @@
 """Compile kernels for GPUs that are not there, and say what can be read off the result, one JSON object a line.
 
 ``python -m tests.ahead_of_time "NEURON SURROGATE DTYPE STEPS TARGET" ...``, run where Triton compiles: without ``TRITON_INTERPRET``. What
-is left out is ``ATan float32 2 sm_90``.
+is left out is ``ATan float32 2 sm_90``. In place of steps, ``connected`` is the step of neurons that receive the outputs of all.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from triton.backends.compiler import GPUTarget
 
 from spikegrad import trace
 from spikegrad.formulas import CATALOGUE as SURROGATES
-from spikegrad.kernels.gpu import compiler
+from spikegrad.kernels.gpu import compiler, recurrent
 from spikegrad.kernels.gpu import layer as gpu
-from spikegrad.kernels.gpu.choice import Choice, choice, work
+from spikegrad.kernels.gpu.choice import Choice, choice, tile, work
 from spikegrad.kernels.gpu.source import Variant, recomputing
 from spikegrad.kernels.plan import Call
 from spikegrad.kernels.torch import layer_of
-from spikegrad.kernels.values import values_of
+from spikegrad.kernels.values import real, values_of
 from spikegrad.trace import Program, argument
 
 TARGETS = {"sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
@@ -65,6 +65,25 @@ def variants(neuron: Any, dtype: torch.dtype, steps: int) -> tuple[list[Variant]
     return found, chosen
 
 
+def connected(neuron: Any, dtype: torch.dtype) -> list[Variant]:
+    """Those of both passes of a layer with all-to-all connections."""
+    call, found = Call(neuron.record, neuron.spike.structure, connection="all-to-all"), list[Variant]()
+    weights = torch.zeros(64, 64, dtype=real(dtype))
+    given = neuron.parameters | {name: getattr(neuron, name) for name in neuron.states} | {"weights": weights}
+    numbers, tensors = values_of(call, (), given, neuron.spike.parameters, weights.dtype)
+
+    def noted(variant: Variant) -> tuple[Any, tuple[()]]:
+        found.append(variant)
+        return mock.MagicMock(), ()
+
+    with mock.patch.object(recurrent, "kernel", noted):
+        layer, outputs = layer_of(call, numbers, torch.Size((3, 4, 64)), dtype, torch.device("cpu")), call.plan.outputs
+        made, saved = layer.saving([torch.zeros(layer.shape, dtype=dtype) for _ in layer.inputs], tensors, frozenset())
+        layer.backward(saved, tensors, (*made[:outputs], *[None] * (len(made) - outputs)), (True,))
+    layer_of.cache_clear()
+    return found
+
+
 def moved(variant: Variant) -> tuple[int, int]:
     """Bytes that a round loads and stores for each column, by the plan."""
     item = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}[variant.dtype]
@@ -91,9 +110,16 @@ def _accesses(text: str, word: str) -> list[tuple[int, int]]:
 
 def facts(variant: Variant, chosen: Choice, target: str) -> dict[str, Any]:
     """What the compiled kernel is like."""
-    made = compiler.built(variant, TARGETS[target], warps=chosen.warps, BLOCK=chosen.block, UNIT=gpu.UNIT)
-    loads, stores = moved(variant)
+    if variant.connected:
+        size = tile(64, 256)
+        precision = "ieee" if target == "gfx942" or variant.real == "float64" else "tf32x3"
+        constants = {"BLOCK": size.rows * size.width, "ROWS": size.rows, "DEPTH": size.depth, "PRECISION": precision, "UNIT": gpu.UNIT}
+        made = compiler.built(variant, TARGETS[target], warps=size.warps, **constants)
+    else:
+        made = compiler.built(variant, TARGETS[target], warps=chosen.warps, BLOCK=chosen.block, UNIT=gpu.UNIT)
+    loads, stores = (0, 0) if variant.connected else moved(variant)
     found = {"shared": made.metadata.shared, "loads": loads, "stores": stores, "backward": variant.backward, "target": target}
+    found["connected"] = variant.connected
     if target == "gfx942":
         text = made.asm["amdgcn"]
         numbers = {"spills": r"\.vgpr_spill_count:\s+(\d+)", "local": r"\.private_segment_fixed_size:\s+(\d+)"}
@@ -119,7 +145,9 @@ def main(arguments: list[str]) -> None:
     for each in arguments:
         name, surrogate, dtype, steps, target = (*each.split(), *("ATan", "float32", "2", "sm_90")[len(each.split()) - 1 :])
         neuron = example(name, spike=SURROGATES[surrogate]())
-        found, chosen = variants(neuron, getattr(torch, dtype), int(steps))
+        together = steps == "connected"
+        found, chosen = variants(neuron, getattr(torch, dtype), 1 if together else int(steps))
+        found = connected(neuron, getattr(torch, dtype)) if together else found
         for variant in found:
             print(json.dumps({"of": each} | facts(variant, chosen, target)), flush=True)
 

@@ -34,9 +34,9 @@ def require_sound(found: list[dict[str, Any]], count: int) -> None:
         assert (each["doubles"], each["calls"], each["local"]) == (0, 0, 0), each
         assert each["shared"] <= {"sm_90": 227, "gfx942": 64}[each["target"]] * 1024, each
         if each["target"] == "sm_90":
-            assert (each["loaded"], each["stored"]) == (each["loads"], each["stores"]), each
-            assert (each["narrow loaded"], each["narrow stored"]) == (0, 0), each
-            assert each["fused"] == 0, each
+            # A product's operands are read by many programs, and added up as its units do.
+            assert each["connected"] or (each["loaded"], each["stored"]) == (each["loads"], each["stores"]), each
+            assert each["connected"] or (each["narrow loaded"], each["narrow stored"], each["fused"]) == (0, 0, 0), each
             assert not each["of"].endswith(" 0") or each["registers"] <= 128, each
         else:
             assert each["spills"] == 0, each
@@ -48,6 +48,7 @@ def test_every_neuron(tmp_path):
 
 def test_some_surrogates_types_and_another_maker(tmp_path):
     cases = ["Leaky Fourier", "Leaky Exponential", "Leaky ATan float16", "Leaky ATan bfloat16", "Leaky ATan float32 8"]
+    cases += ["Leaky ATan float32 connected", "Adaptive ATan float16 connected", "Leaky ATan float32 connected gfx942"]
     cases += ["Leaky ATan float32 2 gfx942", "AdEx ATan float32 2 gfx942", "Leaky Fourier float32 2 gfx942"]
     require_sound(built(cases, tmp_path), len(cases))
 

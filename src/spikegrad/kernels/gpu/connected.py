@@ -22,7 +22,7 @@ def product(left, along, across, weights, row, feature, samples, features, ROWS:
     total = tl.zeros([ROWS, WIDTH], {real})
     for k in range(0, features, DEPTH):
         depth = k + tl.arange(0, DEPTH)
-        there = (depth < features)
+        there = depth < features
         x = tl.load(
             left + rows[:, None].to(tl.int64) * features + depth[None, :], mask=(rows < samples)[:, None] & there[None, :], other=0.0
         )
@@ -39,14 +39,14 @@ def product(left, along, across, weights, row, feature, samples, features, ROWS:
 def labels(call: Call, learned: frozenset[str], *, backward: bool) -> tuple[str, ...]:
     """The names of what a kernel is given, in their order: as `spikegrad.kernels.gpu.source.labels` has them, but for these.
 
-    =========================  =========================================================================================================
+    ==========================  =========================================================================================================
     the name of the last input  what comes from the others, a sequence, kept for the backward pass
     ``before.v``                the states before each step and after the last, a sequence; or in one place, each after the other
     ``sent``                    likewise the first outputs
     ``weights``                 from the neurons of a row's place to the one of the row
     ``adjoint.v``               of the states, in one place
     ``bar.sent``                the gradient that arrives at what is sent last
-    =========================  =========================================================================================================
+    ==========================  =========================================================================================================
     """
     plan, passes = call.plan, call.plan.passes(learned)
     outputs, before = tuple(map(str, range(plan.outputs))), tuple(f"before.{name}" for name in plan.states)
@@ -128,9 +128,8 @@ class Connected(Printer):
 
     def _add(self, label: str, part: str) -> None:
         """A number's gradient of this step to those of the steps after it, which this program left there."""
-        address = f"{self.local[label]} + j"
+        address, mask, other = f"{self.local[label]} + j", ", mask=inside", ", other=0.0"
         if self.how[label] == "one":
-            address, part = f"{self.local[label]} + tl.program_id(0)", f"tl.sum(tl.where(inside, {part}, 0.0))"
-        mask = "" if self.how[label] == "one" else ", mask=inside"
-        other = "" if self.how[label] == "one" else ", other=0.0"
+            address, mask, other = f"{self.local[label]} + tl.program_id(0)", "", ""
+            part = f"tl.sum(tl.where(inside, {part}, 0.0))"
         self._line(f"tl.store({address}, tl.where(t + 1 < T, tl.load({address}{mask}{other}), 0.0) + {part}{mask})")
