@@ -245,7 +245,7 @@ def test_findings_hold_and_fail_with_their_numbers(quick):
 def test_what_one_seed_has_best_by_luck_is_not_the_best():
     first = results_like_the_papers()
     others = again(first, quick=True)
-    assert len(others) == 10 * 2  # all that fit are alike, of which ten are taken
+    assert len(others) == (10 + 2) * 2  # all that fit are alike, of which ten are taken, and the best of the two other shapes
     worse = {name: x for name, x in first[0].cell.labels.items() if name != "seed"}
     assert all(not worse.items() <= cell.labels.items() for cell in again(changed(first, 0.90, **worse), quick=True))
     lucky = {name: x for name, x in others[0].labels.items() if name != "seed"}

@@ -355,6 +355,16 @@ def test_recurrent(name, recurrent):
     second, after = layer(inputs[0][3:] if len(inputs) == 1 else tuple(x[3:] for x in inputs), state)
     assert torch.equal(whole[3:], second)
     assert all(torch.equal(a, b) for a, b in zip(last, after, strict=True))
+    found = []
+    for backend in ("triton", "reference"):  # of the states that it is given, what was sent before the first step among them
+        layer.backend = backend
+        first = tuple(x.detach().clone().requires_grad_() for x in state)
+        made, ends = layer(inputs[0][3:] if len(inputs) == 1 else tuple(x[3:] for x in inputs), first)
+        found.append(torch.autograd.grad(made.square().sum() + sum(x.sum() for x in ends), first))
+    layer.backend = "triton"
+    for ours, theirs in zip(*found, strict=True):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(ours, theirs)
     nothing, same = layer(inputs[0][:0] if len(inputs) == 1 else tuple(x[:0] for x in inputs), after)
     assert nothing.shape == (0, *shape[1:])
     assert all(torch.equal(a, b) for a, b in zip(after, same, strict=True))
