@@ -32,8 +32,9 @@ class Split:
         fires: for each of the rest the operation that made the spike.
         everywhere: names of what is kept for every neuron and step.
         pairs: names of what is kept at pairs.
-        forward: from inputs, states and parameters: the output, the states after the step, then what is watched and what is kept.
-        quiet: from parameters, adjoints and what is kept everywhere: the adjoints, named in `adjoints`.
+        forward: from inputs, states and parameters: the output, the states after the step, the recorded values, then what is watched and
+            what is kept.
+        quiet: from parameters, adjoints, those of recorded values and what is kept everywhere: the adjoints, named in `adjoints`.
         full: the same, also from what is kept at pairs.
         adjoints: the names, of inputs, states and learned parameters; 0.0 stands for those that always are.
     """
@@ -51,12 +52,19 @@ class Split:
     adjoints: tuple[str, ...]
 
 
-def split(step: Program, inputs: Sequence[str], states: Sequence[str], parameters: Sequence[str], learned: Collection[str] = ()) -> Split:
-    """Take the reverse of a step apart, whose results are one output and the states after it.
+def split(
+    step: Program,
+    inputs: Sequence[str],
+    states: Sequence[str],
+    parameters: Sequence[str],
+    learned: Collection[str] = (),
+    recorded: Sequence[str] = (),
+) -> Split:
+    """Take the reverse of a step apart, whose results are one output, the states after it and the recorded values.
 
     The inputs lie nowhere in memory: they are sums of weights. `learned` are the parameters whose adjoints are wanted, too.
     """
-    known = differentiated(step, inputs, states, parameters, 1, (), learned)
+    known = differentiated(step, inputs, states, parameters, 1, recorded, learned)
     found = dict(zip(known.adjoints, known.back, strict=True))
     adjoints = (*inputs, *states, *learned)
     full: list[Value] = [found.get(name, 0.0) for name in adjoints]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spikegrad.nn import Layer, SpikingLinear
+from spikegrad.nn.record import Record, names, returned
 from spikegrad.surrogate import Surrogate
 
 WHAT = ("current", "spikes", "potential", "excess")
@@ -205,8 +206,9 @@ def record(model: nn.Module, *, gradient: bool = False) -> Generator[Recording]:
             elif is_stepwise(module):
                 layers[name] = _steps(name, module, gradient, undo)
             elif isinstance(module, SpikingLinear):
-                undo.callback(setattr, module, "memory", module.memory)
+                undo.callback(module.__dict__.update, memory=module.memory, backend=module.backend)
                 module.memory = "save"
+                module.backend = "dense" if module.backend == "dense" else "auto"  # by events nobody sees currents
         if not layers:
             raise ValueError(
                 f"{type(model).__name__} has no spiking layers to record: neither layers of spikegrad.nn nor neurons of snnTorch or "
@@ -227,7 +229,7 @@ def is_stepwise(module: nn.Module) -> bool:
 class _Wanted(tuple[str, ...]):
     """Names of values for a layer to record, and those that its caller asked for."""
 
-    asked: bool | str | Sequence[str]
+    asked: Record
 
 
 def _sequences(name: str, layer: Layer, gradient: bool, undo: contextlib.ExitStack) -> LayerRecord:
@@ -237,8 +239,7 @@ def _sequences(name: str, layer: Layer, gradient: bool, undo: contextlib.ExitSta
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         asked = kwargs.get("record", False)
-        names = ("u",) if asked is True else () if asked is False else (asked,) if isinstance(asked, str) else tuple(asked)
-        wanted = _Wanted(dict.fromkeys((*names, *(each for each in ("u", "excess") if each in layer.neuron.record.recorded))))
+        wanted = _Wanted(dict.fromkeys((*names(asked), *(each for each in ("u", "excess") if each in layer.neuron.record.recorded))))
         wanted.asked = asked
         return args, {**kwargs, "record": wanted}
 
@@ -249,11 +250,7 @@ def _sequences(name: str, layer: Layer, gradient: bool, undo: contextlib.ExitSta
             first = currents[0] if isinstance(currents, tuple | list) else currents
             found.take(current=first, spikes=outputs, potential=recorded.get("u"), excess=recorded.get("excess"))
         asked = kwargs["record"].asked
-        if asked is False:
-            return made, state
-        if asked is True or isinstance(asked, str):
-            return made, state, recorded["u" if asked is True else asked]
-        return made, state, {each: recorded[each] for each in asked}
+        return made, state, *returned(asked, names(asked), [recorded[each] for each in names(asked)])
 
     own = type(layer).forward
     if own is not Layer.forward and "record" not in own.__code__.co_varnames:

@@ -123,6 +123,7 @@ def listed(variant: Variant, shape: tuple[int, int, int], cut: Pieces, words: Ma
     given = {**words, **{name: block.address for name, block in rooms.items()}, "room": each}
     apart = {"base": 8, "since": 4 * (steps + 1), "flags": 4 * cut.parts, "fed": 4 * features, "currents": 4 * features}
     apart |= {name: 4 * steps * features for name in words if name.startswith("every.")}
+    apart |= {f"record.{name}": 4 * features for name in variant.call.recorded}
     apart |= {f"first.{name}": 4 * words[f"samples.{name}"] for name in variant.call.plan.states}
     apart |= {f"last.{name}": 4 * features for name in variant.call.plan.states}
     found: dict[str, list[np.ndarray]] = {}

@@ -56,6 +56,7 @@ class _Events(Function):
         if currents is None or (carrier is not None and chosen.inputs == "event"):
             by_sender = passes.in_blocks(weight, cut)
         last = [torch.empty(samples, features, dtype=torch.float32, device="cpu") for _ in names]
+        recorded = {f"record.{n}": torch.empty(steps, samples, features, dtype=torch.float32, device="cpu") for n in neurons.call.recorded}
         numbers, columns = passes.numbers(neurons, tensors, features)
         rest, window = np.array(neurons.numbers.state or [0.0], np.float32), np.array(neurons.window, np.float32)
         first = [x.detach().to(torch.float32).contiguous() for x in state] or [None] * len(names)
@@ -72,7 +73,7 @@ class _Events(Function):
             "window": window.ctypes.data, "flags": flags.ctypes.data, **passes.ends(names, first, rest),
             "bias": 0 if own is None else own.data_ptr(),
             **{f"last.{name}": x.data_ptr() for name, x in zip(names, last, strict=True)},
-            **{name: x.data_ptr() for name, x in (kept | columns).items()},
+            **{name: x.data_ptr() for name, x in (kept | columns | recorded).items()},
         }  # fmt: skip
         out: Tensor | None = None
         spikes: Spikes | None = None
@@ -90,7 +91,7 @@ class _Events(Function):
         ctx.by_sender = by_sender if carrier is not None and chosen.inputs == "event" else None, own_by_sender
         ctx.save_for_backward(carrier, weight, bias, recurrent, fed, *others, *kept.values())
         ctx.set_materialize_grads(False)
-        return out, *last
+        return out, *last, *recorded.values()
 
     @staticmethod
     def backward(ctx: _Context, *arriving: Tensor | None) -> Gradients:
@@ -148,20 +149,21 @@ def _backward(
     variant = neurons.variant(True, senders, features, tensors, wanted)
     cut, chosen = pieces(senders, features, samples, neurons.fed), ctx.chosen
     (numbers, columns), nothing = passes.numbers(neurons, tensors, features), np.zeros(len(names) or 1, np.float32)
-    g, *ends = arriving
-    if g is None:
-        g = torch.zeros((len(made.pairs.neurons),) if made is not None and made.pairs is not None else (steps, samples, features))
+    (g, *ends), recorded = arriving[: 1 + len(names)], dict(zip(neurons.call.recorded, arriving[1 + len(names) :], strict=True))
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device="cpu")
 
+    if g is None:
+        g = empty(*((len(made.pairs.neurons),) if made is not None and made.pairs is not None else (steps, samples, features))).zero_()
+    told = {f"record.{n}": empty(steps, samples, features).zero_() if x is None else x for n, x in recorded.items()}
     first = [empty(samples, features) for _ in wants_state]
     learned = {f"sum.{name}": empty(samples, features) for name in variant.learned}
     words = {
         **passes.sizes(given, features), "index": given.index.data_ptr(), "base": given.base.data_ptr(),
         "since": given.since.data_ptr(), "numbers": numbers.ctypes.data, **passes.ends(names, ends, nothing),
         **{f"last.{name}": x.data_ptr() for name, x in zip(names, first, strict=False)},
-        **{name: x.data_ptr() for name, x in {**kept, **columns, **learned}.items()},
+        **{name: x.data_ptr() for name, x in {**kept, **columns, **learned, **told}.items()},
     }  # fmt: skip
     if variant.rare and made is not None and made.pairs is not None:
         words |= {"pairs": made.pairs.neurons.data_ptr(), "near": made.pairs.near.data_ptr(), "active": made.pairs.active.data_ptr()}
@@ -245,10 +247,14 @@ def _by_the_loop(ctx: _Context, saved: Sequence[Tensor | None], arriving: Sequen
         if neurons.fed:
             call = dataclasses.replace(call, connection="all-to-all")
             start.append(torch.zeros_like(currents[0]))
-        outputs, last, _ = loop.run(call, fire, [currents], start, parameters, recurrent, rested=False)
+        outputs, last, recorded = loop.run(call, fire, [currents], start, parameters, recurrent, rested=False)
         out = outputs[0] if ctx.made is None or ctx.made.pairs is None else picked(outputs[0], ctx.made.pairs)
         beyond = [] if ctx.made is None else [(outputs[0], ctx.made.beyond.pop()) for _ in list(ctx.made.beyond)]
-        heads = [(o, g) for o, g in (*zip((out, *last), arriving, strict=False), *beyond) if g is not None and o.requires_grad]
+        heads = [
+            (o, g)
+            for o, g in (*zip((out, *last[: len(call.plan.states)], *recorded), arriving, strict=True), *beyond)
+            if g is not None and o.requires_grad
+        ]
         wanted = [x for x in tensors if x is not None and x.requires_grad]
         found = iter([None] * len(wanted))
         if heads:
@@ -266,8 +272,8 @@ def run(
     recurrent: Tensor | None,
     tensors: Sequence[Tensor],
     state: Sequence[Tensor],
-) -> tuple[Spikes | Tensor, list[Tensor]] | None:
-    """Spikes, or outputs that are numbers, and the states after the last step; None where a potential is not a number.
+) -> tuple[Spikes | Tensor, list[Tensor], list[Tensor]] | None:
+    """Spikes, or outputs that are numbers, states after the last step, and recorded values, dense; None where a potential is not a number.
 
     Args:
         neurons: the neurons.
@@ -285,11 +291,13 @@ def run(
         *state, before = state
         fed = before @ recurrent.t()
     try:
-        out, *last = _Events.apply(neurons, chosen, given, made, given.carrier, weight, bias, recurrent, fed, *tensors, *state)
+        out, *others = _Events.apply(neurons, chosen, given, made, given.carrier, weight, bias, recurrent, fed, *tensors, *state)
     except _NotANumberError:
         return None
+    count = len(neurons.call.plan.states)
+    last, recorded = others[:count], others[count:]
     if made:
         made[0].carrier = out
         if recurrent is not None:
             last.append(made[0].last())
-    return (made[0] if made else out), last
+    return (made[0] if made else out), last, recorded

@@ -15,6 +15,7 @@ from spikegrad.kernels.spikes import Spikes
 from spikegrad.nn import backend, events
 from spikegrad.nn.layer import Layer, Stateful
 from spikegrad.nn.recompute import watched
+from spikegrad.nn.record import Record, known, returned
 
 DENSEST = 0.05
 """Share of the inputs that spike from which ``"auto"`` takes dense products. Measured against oneDNN with channels last, one thread, for
@@ -70,38 +71,44 @@ class SpikingConv2d(Stateful):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
         self.neuron, self.size, self.backend = neuron, size, backend
 
-    def forward(self, currents: Tensor | Spikes, state: Tensor | tuple[Tensor, ...] | list[Tensor] | None = None) -> tuple[Any, ...]:
+    def forward(
+        self, currents: Tensor | Spikes, state: Tensor | tuple[Tensor, ...] | list[Tensor] | None = None, *, record: Record = False
+    ) -> tuple[Any, ...]:
         """Run the layer over a sequence of spikes.
 
         Args:
             currents: the input, ``(time, batch, in_channels, height, width)``; or `Spikes` of ``(time, batch, in_channels * height *
                 width)``, if the layer knows the `size`.
             state: that of the neurons, or None for rest.
+            record: also return other values of the neurons' step, as `Layer.forward` does.
 
         Returns:
-            ``(output, state)`` of the neurons, ``(time, batch, out_channels, …, …)`` and without time.
+            ``(output, state)`` of the neurons, ``(time, batch, out_channels, …, …)`` and without time, or ``(output, state, recorded)``.
 
         Raises:
             ValueError: the input has another shape; or ``backend="event"`` cannot run the layer, and why.
         """
+        own, asked = self.neuron, dict[str, Any]()
+        if record is not False:  # neurons of one's own may not know it
+            asked["record"] = known(own, record)
         size, (given, ways) = self._size(currents), self._chosen(currents)
         if given is None or not ways.by_events:
             listed = isinstance(currents, Spikes)
             dense = currents.dense().unflatten(2, (self.conv.in_channels, *size)) if listed else currents
-            return self.neuron(self.conv(dense.flatten(0, 1)).unflatten(0, dense.shape[:2]), state)
+            return _as_asked(record, *own(self.conv(dense.flatten(0, 1)).unflatten(0, dense.shape[:2]), state, **asked))
         with LOCK:
             kernels = importlib.import_module("spikegrad.kernels.convolution")
         padding: Any = self.conv.padding
         made: Tensor = kernels.convolved(given, kernels.Geometry(size, self.conv.stride[0], padding), self.conv.weight, self.conv.bias)
-        own = self.neuron
         if own.weight is not None or own.inhibition or any(getattr(own, n).ndim for n in own._tensors) or watched(own):  # pyright: ignore
-            return own(made.permute(0, 1, 4, 2, 3), state)
+            return _as_asked(record, *own(made.permute(0, 1, 4, 2, 3), state, **asked))
         parts = None if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
         last = None if parts is None else own.state_of([x.permute(0, 2, 3, 1) for x in parts])
-        out, after = own(made, last)  # channels stay last: neurons do not see each other
+        out, after, *recorded = own(made, last, **asked)  # channels stay last: neurons do not see each other
         outs = tuple(x.permute(0, 1, 4, 2, 3) for x in (out if isinstance(out, tuple) else (out,)))
         ends = own.state_of([x.permute(0, 3, 1, 2) for x in (after if isinstance(after, tuple) else (after,))])
-        return outs if isinstance(out, tuple) else outs[0], ends
+        found = [{name: x.permute(0, 1, 4, 2, 3) for name, x in each.items()} for each in recorded]
+        return _as_asked(record, outs if isinstance(out, tuple) else outs[0], ends, *found)
 
     def chosen(self, currents: Tensor | Spikes) -> Chosen:
         """The way of each of the layer's products for such input, by events or dense, and why: as `SpikingLinear.chosen`."""
@@ -161,3 +168,8 @@ class SpikingConv2d(Stateful):
     def extra_repr(self) -> str:
         """What differs from the defaults."""
         return "" if self.backend == "auto" else f"backend={self.backend!r}"
+
+
+def _as_asked(record: Record, out: Any, state: Any, recorded: dict[str, Tensor] | None = None) -> tuple[Any, ...]:
+    """What the layer returns."""
+    return (out, state) if recorded is None else (out, state, *returned(record, tuple(recorded), recorded.values()))

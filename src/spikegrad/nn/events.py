@@ -112,11 +112,11 @@ def listed(spikes: Tensor) -> Spikes | None:
 
 
 def run(
-    neuron: Layer, cutoff: float, chosen: Chosen, given: Spikes, weight: Tensor, bias: Tensor | None, state: Any
-) -> tuple[Any, Any] | None:
-    """Output and state by events; None where weights or potentials are not numbers, which only dense products spread as they must.
+    neuron: Layer, cutoff: float, chosen: Chosen, given: Spikes, weight: Tensor, bias: Tensor | None, state: Any, wanted: tuple[str, ...]
+) -> tuple[Any, Any, list[Tensor]] | None:
+    """Output, state and recorded values, by events; None where weights or potentials are not numbers.
 
-    Infinity times the 0 of a silent neuron is NaN, so that no row could be left out.
+    Only dense products spread those as they must: infinity times the 0 of a silent neuron is NaN, so that no row could be left out.
     """
     steps, samples, _ = given.shape
     own = neuron.weight
@@ -128,7 +128,7 @@ def run(
         single = samples == 1 and all(x.ndim == 1 for x in each)
         like = torch.empty((), dtype=torch.float32, device="cpu").expand(steps, *(() if single else (samples,)), len(weight))
         parts = tuple(x.unsqueeze(0) if single else x for x in arguments.state(names, state, like))
-    call = neuron._call((), neuron.spike)  # pyright: ignore[reportPrivateUsage]
+    call = neuron._call(wanted, neuron.spike)  # pyright: ignore[reportPrivateUsage]
     of_call = _without_connection(call) if own is not None else call
     given_numbers = neuron._numbers(None, None)  # pyright: ignore[reportPrivateUsage]
     numbers, tensors = values_of(of_call, (), given_numbers, neuron.spike.floats, torch.float32)
@@ -139,7 +139,7 @@ def run(
         numbers = numbers._replace(state=tuple(0.0 for _ in numbers.state))
     neurons = kernels().neurons_of(of_call, numbers, facts.window(neuron.spike.surrogate, cutoff), own is not None)
     found = kernels().run(neurons, chosen, given, weight, bias, own, tensors[:count], parts)
-    return None if found is None else (found[0], neuron.state_of(found[1]))
+    return None if found is None else (found[0], neuron.state_of(found[1]), found[2])
 
 
 @functools.lru_cache(maxsize=256)
@@ -152,7 +152,11 @@ def _resting(state: Sequence[float | None], tensors: Sequence[Tensor], samples: 
     """States at rest, some of which are tensors."""
     each = iter(tensors)
     for value in state:
-        yield torch.full((samples, features), value) if value is not None else next(each).to(torch.float32).expand(samples, features)
+        yield (
+            torch.full((samples, features), value, dtype=torch.float32, device="cpu")
+            if value is not None
+            else next(each).to(torch.float32).expand(samples, features)
+        )
 
 
 def squeezed(neuron: Layer, state: Any) -> Any:

@@ -19,6 +19,7 @@ from spikegrad.nn.backend import check, compiler, fused, kernels, obstacle, rewr
 from spikegrad.nn.lengths import Currents, Lengths, to_ends
 from spikegrad.nn.parameters import checked, has_values, held, hold, named
 from spikegrad.nn.quantize import Quantize
+from spikegrad.nn.record import Record, known, returned
 from spikegrad.nn.spike import Spike
 from spikegrad.vocabulary import Array, cast
 
@@ -194,9 +195,7 @@ class Layer(Stateful):
             return held(self, name, neuron.numbers[name]) if name in self._tensors else getattr(neuron, name)
         return super().__getattr__(name)
 
-    def forward(
-        self, currents: Currents, state: State = None, *, record: bool | str | Sequence[str] = False, lengths: Lengths = None
-    ) -> tuple[Any, ...]:
+    def forward(self, currents: Currents, state: State = None, *, record: Record = False, lengths: Lengths = None) -> tuple[Any, ...]:
         """Run the layer over a sequence.
 
         Args:
@@ -218,18 +217,14 @@ class Layer(Stateful):
             ValueError: shapes that do not fit, the message names both; or a value to record that the step does not name.
         """
         neuron = self._neuron
-        wanted = ("u",) if record is True else () if record is False else (record,) if isinstance(record, str) else tuple(record)
-        if unknown := [name for name in wanted if name not in self._record.recorded]:
-            raise ValueError(f"record={unknown[0]!r}: {type(neuron).__name__}'s step names {', '.join(self._record.recorded) or 'nothing'}")
+        wanted = known(self, record) if record is not False else ()
         given = (currents,) if len(neuron.inputs) == 1 and ordinary(currents) else arguments.inputs(neuron.inputs, currents, "torch")
         outputs, last, recorded = (
             self._run_to_ends(wanted, given, state, lengths) if lengths is not None else self._run(wanted, given, state)
         )
         after = self.state_of(last)
         made = outputs[0] if len(outputs) == 1 else tuple(outputs)
-        if record is False:
-            return made, after
-        return made, after, recorded[0] if record is True or isinstance(record, str) else dict(zip(wanted, recorded, strict=True))
+        return (made, after) if record is False else (made, after, *returned(record, wanted, recorded))
 
     def _numbers(self, quantize: Callable[[Tensor], Tensor] | None, weight: Tensor | None) -> Mapping[str, Array]:
         """The numbers of the neuron as they are, those that the layer adds, and where states rest."""

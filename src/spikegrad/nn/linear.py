@@ -18,6 +18,7 @@ from spikegrad.nn.bits import outline, pack, packed
 from spikegrad.nn.layer import Layer, State, Stateful, has_levels
 from spikegrad.nn.neurons import Leaky
 from spikegrad.nn.recompute import Blocks, Memory, check, replayed, replayed_tree, visible, watched
+from spikegrad.nn.record import Record, known, returned
 from spikegrad.nn.spike import Spike
 from spikegrad.surrogate import Surrogate
 
@@ -106,27 +107,36 @@ class SpikingLinear(Stateful):
         layer.dropout, layer.memory, layer.backend, layer.cutoff = 0.0, "save", "auto", 0.0
         return layer
 
-    def forward(self, currents: Tensor | Spikes, state: Tensor | tuple[Tensor, ...] | list[Tensor] | None = None) -> tuple[Any, ...]:
+    def forward(
+        self, currents: Tensor | Spikes, state: Tensor | tuple[Tensor, ...] | list[Tensor] | None = None, *, record: Record = False
+    ) -> tuple[Any, ...]:
         """Run the layer over a sequence of spikes.
 
         Args:
             currents: the input spikes, ``(time, batch, in_features)`` or ``(time, in_features)``: 0 or 1, of floating point; or `Spikes`.
             state: that of the neurons, or None for rest.
+            record: also return other values of the neurons' step, as `Layer.forward` does: dense tensors, by events too, through which
+                gradients flow.
 
         Returns:
-            ``(output, state)`` of the neurons, the output ``(time, batch, out_features)``; `Spikes` if those were given and the
-            neurons spike.
+            ``(output, state)`` of the neurons or ``(output, state, recorded)``, the output ``(time, batch, out_features)``; `Spikes` if
+            those were given and the neurons spike.
 
         Raises:
-            ValueError: the input has another number of features, or values that are neither 0 nor 1; or ``backend="event"`` cannot run
-                the layer, and why.
+            ValueError: the input has another number of features, or values that are neither 0 nor 1; ``backend="event"`` cannot run the
+                layer, and why; or a value to record that the step does not name.
         """
+        wanted = known(self.neuron, record) if record is not False else ()
+        out, last, *recorded = self._over_steps(currents, state, wanted)
+        return (out, last, *returned(record, wanted, recorded))
+
+    def _over_steps(self, currents: Tensor | Spikes, state: Any, wanted: tuple[str, ...]) -> tuple[Any, ...]:
+        """Output, state, then the wanted values."""
         if not isinstance(currents, Tensor):
-            return self._of_events(currents, state)
+            return self._of_events(currents, state, wanted)
         spikes = currents
         if spikes.ndim not in (2, 3) or spikes.shape[-1] != self.weight.shape[1]:
-            wanted = f"(time, batch, {self.weight.shape[1]})"
-            raise ValueError(f"input spikes must be {wanted}, got shape {tuple(spikes.shape)}")
+            raise ValueError(f"input spikes must be (time, batch, {self.weight.shape[1]}), got shape {tuple(spikes.shape)}")
         plain = visible(spikes)
         if plain and spikes.is_cpu and not has_memory(spikes):  # PyTorch's own `==` would read it
             raise RuntimeError("input spikes are out of bounds for storage of size 0: their memory was given back")
@@ -137,11 +147,13 @@ class SpikingLinear(Stateful):
         mask = self._mask(spikes)
         if given is not None:
             given = given if mask is None else events.listed(spikes * mask)
-            if given is not None and (found := self._over(given, state)) is not None:
-                out, last = found
+            if given is not None and (found := self._over(given, state, wanted)) is not None:
+                out, last, recorded = found
                 out = out if isinstance(out, Tensor) else out.dense()
-                return (out, last) if spikes.ndim == 3 else (out.squeeze(1), events.squeezed(self.neuron, last))
-        return self._densely(spikes, mask, state)
+                if spikes.ndim == 3:
+                    return out, last, *recorded
+                return out.squeeze(1), events.squeezed(self.neuron, last), *(x.squeeze(1) for x in recorded)
+        return self._densely(spikes, mask, state, wanted)
 
     def handed_on(self, spikes: Tensor) -> Tensor | Spikes:
         """The input spikes as events if the layer would run by them, else as they are: so that it returns events, too."""
@@ -186,7 +198,7 @@ class SpikingLinear(Stateful):
             if (reason := events.unfit(self.neuron, self.cutoff, arrived=arrived, recompute=recompute)) is not None:
                 return reason
         parts = () if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
-        own = list(self.parameters(recurse=False))
+        own = [x for x in self._parameters.values() if x is not None]
         reason = events.obstacle(self.neuron, self.cutoff, [*([given] if isinstance(given, Tensor) else []), *own, *parts])
         if reason is not None and self.backend == "event":
             raise ValueError(f"backend='event' cannot run this layer: {reason}; use backend='auto' or 'dense'")
@@ -198,26 +210,26 @@ class SpikingLinear(Stateful):
             return Chosen("event", "event", "event" if given.pairs is not None else "dense", "backend='event' was asked for")
         return chosen(given, len(self.weight))
 
-    def _over(self, given: Spikes, state: Any) -> tuple[Any, Any] | None:
-        """Output and state by events; None where dense products are to be taken."""
+    def _over(self, given: Spikes, state: Any, wanted: tuple[str, ...]) -> tuple[Any, Any, list[Tensor]] | None:
+        """Output, state and recorded values, by events; None where dense products are to be taken."""
         ways = self._chosen(given)
         if not ways.by_events:
             return None
         share = (1 - self.dropout if self._drops else 1.0) / given.scale
         weight = self.weight if share == 1.0 else self.weight / share
-        return events.run(self.neuron, self.cutoff, ways, given, weight, self.bias, state)
+        return events.run(self.neuron, self.cutoff, ways, given, weight, self.bias, state, wanted)
 
-    def _of_events(self, given: Spikes, state: Any) -> tuple[Any, ...]:
-        """Output and state for spikes that arrived as events."""
+    def _of_events(self, given: Spikes, state: Any, wanted: tuple[str, ...]) -> tuple[Any, ...]:
+        """Output, state, then the wanted values, for spikes that arrived as events."""
         if given.shape[-1] != self.weight.shape[1]:
             raise ValueError(f"input spikes must be (time, batch, {self.weight.shape[1]}), got shape {tuple(given.shape)}")
         reason = self._obstacle(given, state)
         if self._drops and (mask := self._mask(torch.empty(given.shape))) is not None:
             given = given.masked(mask)
-        if reason is None and (found := self._over(given, state)) is not None:
-            return found
-        out, last = self._densely(given.dense(), None, state)
-        return (events.listed(out) if events.emits(self.neuron) else None) or out, last
+        if reason is None and (found := self._over(given, state, wanted)) is not None:
+            return *found[:2], *found[2]
+        out, *others = self._densely(given.dense(), None, state, wanted)
+        return (events.listed(out) if events.emits(self.neuron) else None) or out, *others
 
     @property
     def _drops(self) -> bool:
@@ -227,28 +239,37 @@ class SpikingLinear(Stateful):
         """Which spikes are not dropped, now."""
         return torch.bernoulli(torch.full_like(spikes, 1 - self.dropout)) if self._drops else None
 
-    def _densely(self, spikes: Tensor, mask: Tensor | None, state: Any) -> tuple[Any, ...]:
-        """Output and state by a dense product."""
+    def _densely(self, spikes: Tensor, mask: Tensor | None, state: Any, wanted: tuple[str, ...]) -> tuple[Any, ...]:
+        """Output, state, then the wanted values, by a dense product."""
         parts = () if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
         share = 1 - self.dropout if self._drops else 1.0
         if self.memory == "save" or not visible(spikes) or not torch.is_grad_enabled() or watched(self.neuron):
-            return _run(self, spikes if mask is None else spikes * mask, parts or None, share)
+            made, last = _run(self, spikes if mask is None else spikes * mask, parts or None, share, wanted)
+            return self._apart(made, last, wanted)
         given = spikes if mask is None else spikes * mask
         kept = packed(given, spikes=True)
         stand_in = given if kept is None else outline(spikes, None if mask is None else pack(mask))
-        blocks = self._blocks(spikes.shape, parts)
+        count = self.neuron._record.outputs + len(wanted)  # pyright: ignore[reportPrivateUsage]
+        blocks = self._blocks(spikes.shape, parts, count)
         if not (_foreseen(self) and all(isinstance(part, Tensor) for part in parts)):
-            return replayed_tree(functools.partial(_run, share=share), self, (stand_in, parts or None), blocks, kept)
-        made = replayed(functools.partial(_flat, share=share), self, (stand_in, *parts), blocks, kept, draws=False)
-        count = self.neuron._record.outputs  # pyright: ignore[reportPrivateUsage]
-        return made[0] if count == 1 else made[:count], self.neuron.state_of(made[count:])
+            run = functools.partial(_run, share=share, wanted=wanted)
+            sequences, last = replayed_tree(run, self, (stand_in, parts or None), blocks, kept)
+            return self._apart(sequences, last, wanted)
+        run = functools.partial(_flat, share=share, wanted=wanted)
+        made = replayed(run, self, (stand_in, *parts), blocks, kept, draws=False)
+        return self._apart(made[:count], self.neuron.state_of(made[count:]), wanted)
 
-    def _blocks(self, shape: torch.Size, state: Sequence[Tensor]) -> Blocks | None:
+    def _apart(self, made: tuple[Tensor, ...], last: Any, wanted: tuple[str, ...]) -> tuple[Any, ...]:
+        """Output, state, then the wanted values, of which the sequences are `made`."""
+        count = len(made) - len(wanted)
+        return made[0] if count == 1 else made[:count], last, *made[count:]
+
+    def _blocks(self, shape: torch.Size, state: Sequence[Tensor], count: int) -> Blocks | None:
         """Shares of the batch whose currents are held at once; the same forward and backward, so that sums round alike."""
         if len(shape) == 2 or any(part.ndim == 0 or len(part) != shape[1] for part in state):  # one sample, or a state that does not fit
             return None
         size = max(1, _BLOCK // max(1, shape[0] * max(shape[2], len(self.weight))))
-        return Blocks(size, shape[1], (1, *[0] * len(state)), (*[1] * self.neuron._record.outputs, 0))  # pyright: ignore[reportPrivateUsage]
+        return Blocks(size, shape[1], (1, *[0] * len(state)), (*[1] * count, 0))
 
     def extra_repr(self) -> str:
         """Sizes and what differs from the defaults."""
@@ -272,14 +293,17 @@ _OURS = (Layer.__module__, Leaky.__module__)
 """Where our own classes of layers are."""
 
 
-def _run(layer: SpikingLinear, spikes: Tensor, state: State, share: float) -> tuple[Any, ...]:
-    """Output and state for a share of the input spikes."""
+def _run(layer: SpikingLinear, spikes: Tensor, state: State, share: float, wanted: tuple[str, ...]) -> tuple[tuple[Tensor, ...], Any]:
+    """Outputs and the wanted values, and the state, for a share of the input spikes."""
     weight = layer.weight if share == 1.0 else layer.weight / share
-    return layer.neuron(functional.linear(spikes, weight, layer.bias), state)
+    asked: dict[str, Any] = {"record": wanted} if wanted else {}  # neurons of one's own may not know it
+    out, last, *recorded = layer.neuron(functional.linear(spikes, weight, layer.bias), state, **asked)
+    others = recorded[0].values() if wanted else ()
+    return (*(out if isinstance(out, tuple) else (out,)), *others), last
 
 
-def _flat(layer: nn.Module, spikes: Tensor, *state: Tensor, share: float) -> tuple[Tensor, ...]:
-    """The same as tensors: outputs, and states after them."""
+def _flat(layer: nn.Module, spikes: Tensor, *state: Tensor, share: float, wanted: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """The same as tensors."""
     assert isinstance(layer, SpikingLinear)
-    out, last = _run(layer, spikes, state or None, share)
-    return (*(out if isinstance(out, tuple) else (out,)), *(last if isinstance(last, tuple) else (last,)))
+    made, last = _run(layer, spikes, state or None, share, wanted)
+    return (*made, *(last if isinstance(last, tuple) else (last,)))

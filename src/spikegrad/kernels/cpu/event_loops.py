@@ -76,10 +76,12 @@ class _Printer:
 
     def _forward(self) -> list[str]:
         split, variant, states = self.split, self.variant, self.plan.states
+        recorded = variant.call.recorded
+        told = 1 + len(states) + len(recorded)
         watched = [f"watched {name}" for name in dict.fromkeys((*split.watched, *variant.pairs))]
-        known = dict(zip((*split.watched, *split.everywhere, *split.pairs), split.forward.results[1 + len(states) :], strict=True))
-        results = [*split.forward.results[1 : 1 + len(states)], *(known[label.removeprefix("watched ")] for label in watched)]
-        writes = [*(f"state {name}" for name in states), *watched]
+        known = dict(zip((*split.watched, *split.everywhere, *split.pairs), split.forward.results[told:], strict=True))
+        results = [*split.forward.results[1:told], *(known[label.removeprefix("watched ")] for label in watched)]
+        writes = [*(f"state {name}" for name in states), *(f"record {name}" for name in recorded), *watched]
         if split.emits is None:
             results, writes = [split.forward.results[0], *results], ["out", *writes]
         results += [known[name] for name in variant.everywhere]
@@ -203,6 +205,7 @@ class _Printer:
         names = ("current", *states, *variant.learned)
         into = ("bar", *variant.adjoints())
         reads = {f"bar_{name}": f"adjoint {name}" for name in states} | {name: f"every {name}" for name in variant.everywhere}
+        reads |= {f"bar_{name}": f"record {name}" for name in variant.call.recorded}
         inner: list[str] = []
         if variant.rare:
             at_pairs = reads | {"bar_0": "arriving"} | {name: f"kept {name}" for name in variant.pairs}
@@ -272,7 +275,7 @@ class _Printer:
         row = {label: names.fresh(f"row_{label.replace(' ', '_')}") for label in labels}
 
         def element(label: str) -> str:
-            return f"{row[label]}[{'i' if pairs and not label.startswith(('adjoint', 'every', 'column')) else 'j'}]"
+            return f"{row[label]}[{'i' if pairs and not label.startswith(('adjoint', 'every', 'column', 'record')) else 'j'}]"
 
         lines, results = printing.body(Program(program.instructions, program.results), _NUMBA, known, names, words)
         body = [f"{known[argument]} = {element(reads[argument])}" for argument in known if argument in reads] + lines
@@ -299,6 +302,8 @@ class _Printer:
             return f"column_{_variable(name)} + column * SIZE"
         if kind == "out":
             return f"out + {_PLACE}"
+        if kind == "record":
+            return f"record_{_variable(name)} + {_PLACE}"
         if kind == "every":
             return f"every_{_variable(name)} + ((b * steps + t) * features + column) * SIZE"
         return f"kept_{_variable(name)} + first * SIZE"

@@ -29,6 +29,7 @@ otherwise, 0 for what is not given or not wanted:
 ``pairs``, ``near``,           likewise of pairs; where those begin that are pairs for a spike alone; what is kept at them; backward these
 ``active``, ``kept.u``,        are lists of samples, in which a step has its blocks one after the other, and begin at the origin
 ``origin``
+``record.u``                   a sequence to which a recorded value is written, or of its gradients
 ``flags``                      for each unit, whether a potential was not a number
 ``arriving``                   backward: the gradients of the outputs at pairs
 ``grad.weights``,              for each group of samples its share
@@ -56,7 +57,7 @@ from spikegrad.quiet import Split, split
 @functools.lru_cache(maxsize=1024)
 def split_of(call: Call, learned: tuple[str, ...] = ()) -> Split:
     """The programs of a layer over events."""
-    return split(call.plan.step, call.plan.inputs, call.plan.states, call.plan.parameters, learned)
+    return split(call.plan.step, call.plan.inputs, call.plan.states, call.plan.parameters, learned, call.recorded)
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class Variant:
             "currents",
             "out",
             *kept,
+            *(f"record.{name}" for name in self.call.recorded),
         )
         shared += ("recurrent", "fed", "spikes", "spiked", *(f"column.{name}" for name in self.columns))
         lists = ("pairs", "near", "active")
