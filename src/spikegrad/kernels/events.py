@@ -49,16 +49,17 @@ class _Events(Function):
         count, names = len(neurons.tensors), neurons.call.plan.states
         tensors, state = others[:count], others[count:]
         variant = neurons.variant(False, senders, features, tensors, ctx.needs_input_grad[9 : 9 + count])
-        cut = pieces(senders, features, samples, neurons.fed)
+        cut, scratch = pieces(senders, features, samples, neurons.fed), passes.Scratch()
+        back = carrier is not None and chosen.inputs == "event"
         by_sender, currents, own = None, None, None if bias is None else bias.detach().contiguous()
         if chosen.currents == "dense":
             currents, own = torch.nn.functional.linear(_densely(given, carrier), weight.detach(), own), None
-        if currents is None or (carrier is not None and chosen.inputs == "event"):
-            by_sender = passes.in_blocks(weight, cut)
+        if currents is None or back:
+            by_sender = torch.empty(weight.numel(), dtype=torch.float32, device="cpu") if back else scratch.take(weight.numel())
+            passes.put_in_blocks(by_sender, weight, cut)
         last = [torch.empty(samples, features, dtype=torch.float32, device="cpu") for _ in names]
         recorded = {f"record.{n}": torch.empty(steps, samples, features, dtype=torch.float32, device="cpu") for n in neurons.call.recorded}
         numbers, columns = passes.numbers(neurons, tensors, features)
-        rest, window = np.array(neurons.numbers.state or [0.0], np.float32), np.array(neurons.window, np.float32)
         first = [x.detach().to(torch.float32).contiguous() for x in state] or [None] * len(names)
         kept = passes.kept(variant, samples, steps, features)
         flags = np.zeros(samples * cut.parts, np.float32)
@@ -69,8 +70,8 @@ class _Events(Function):
             "fed": 0 if fed_first is None else fed_first.data_ptr(),
             **passes.sizes(given, features), "weights": 0 if by_sender is None else by_sender.data_ptr(),
             "index": 0 if currents is not None else given.index.data_ptr(), "currents": 0 if currents is None else currents.data_ptr(),
-            "base": given.base.data_ptr(), "since": given.since.data_ptr(), "numbers": numbers.ctypes.data,
-            "window": window.ctypes.data, "flags": flags.ctypes.data, **passes.ends(names, first, rest),
+            "base": given.base.data_ptr(), "since": given.since.data_ptr(), "numbers": numbers.data_ptr(),
+            "window": neurons.window_at, "flags": flags.ctypes.data, **passes.ends(neurons, first, rest=True),
             "bias": 0 if own is None else own.data_ptr(),
             **{f"last.{name}": x.data_ptr() for name, x in zip(names, last, strict=True)},
             **{name: x.data_ptr() for name, x in (kept | columns | recorded).items()},
@@ -87,8 +88,9 @@ class _Events(Function):
             made.append(spikes)
             shape = spikes.shape if spikes.pairs is None else (len(spikes.pairs.neurons),)
             out = torch.zeros((), dtype=torch.float32, device="cpu").expand(shape)
+        scratch.give()
         ctx.neurons, ctx.given, ctx.made, ctx.kept, ctx.chosen = neurons, _without_carrier(given), spikes, tuple(kept), chosen
-        ctx.by_sender = by_sender if carrier is not None and chosen.inputs == "event" else None, own_by_sender
+        ctx.by_sender = by_sender if back else None, own_by_sender
         ctx.save_for_backward(carrier, weight, bias, recurrent, fed, *others, *kept.values())
         ctx.set_materialize_grads(False)
         return out, *last, *recorded.values()
@@ -147,8 +149,8 @@ def _backward(
     wants_input, wants_weight, wants_bias, wants_recurrent, wants_fed, *rest = ctx.needs_input_grad[4:]
     wanted, wants_state = rest[:count], rest[count:]
     variant = neurons.variant(True, senders, features, tensors, wanted)
-    cut, chosen = pieces(senders, features, samples, neurons.fed), ctx.chosen
-    (numbers, columns), nothing = passes.numbers(neurons, tensors, features), np.zeros(len(names) or 1, np.float32)
+    cut, chosen, scratch = pieces(senders, features, samples, neurons.fed), ctx.chosen, passes.Scratch()
+    numbers, columns = passes.numbers(neurons, tensors, features)
     (g, *ends), recorded = arriving[: 1 + len(names)], dict(zip(neurons.call.recorded, arriving[1 + len(names) :], strict=True))
 
     def empty(*shape: int) -> Tensor:
@@ -161,7 +163,7 @@ def _backward(
     learned = {f"sum.{name}": empty(samples, features) for name in variant.learned}
     words = {
         **passes.sizes(given, features), "index": given.index.data_ptr(), "base": given.base.data_ptr(),
-        "since": given.since.data_ptr(), "numbers": numbers.ctypes.data, **passes.ends(names, ends, nothing),
+        "since": given.since.data_ptr(), "numbers": numbers.data_ptr(), **passes.ends(neurons, ends, rest=False),
         **{f"last.{name}": x.data_ptr() for name, x in zip(names, first, strict=False)},
         **{name: x.data_ptr() for name, x in {**kept, **columns, **learned, **told}.items()},
     }  # fmt: skip
@@ -176,16 +178,16 @@ def _backward(
         words |= {"recurrent": own.data_ptr(), "spikes": made.index.data_ptr(), "spiked": made.since.data_ptr()}
         words |= {"own.base": made.base.data_ptr()}
     if wants_recurrent:
-        of_recurrent = empty(cut.groups, features, features)
+        of_recurrent = scratch.take(cut.groups, features, features)
         words["grad.recurrent"] = of_recurrent.data_ptr()
     if wants_fed:
         of_fed = empty(samples, features)
         words["fed"] = of_fed.data_ptr()
     if wants_weight and chosen.weights == "event":
-        shares = empty(cut.groups, senders * features)
+        shares = scratch.take(cut.groups, senders * features)
         words["grad.weights"] = shares.data_ptr()
     if wants_bias:
-        of_bias = empty(cut.groups, features)
+        of_bias = scratch.take(cut.groups, features)
         words["grad.bias"] = of_bias.data_ptr()
     if wants_input and given.pairs is not None and below is not None:
         of_pairs = empty(cut.parts, len(given.pairs.neurons))
@@ -197,26 +199,26 @@ def _backward(
         of_current = empty(steps, samples, features)
         words["currents"] = of_current.data_ptr()
     passes.run(variant, steps, cut, words)
-    of_input = None if of_pairs is None else _added(of_pairs)
+    of_input = None if of_pairs is None else _added(of_pairs) if len(of_pairs) == 1 else _added(of_pairs).clone()
     of_weight = None if shares is None else passes.from_blocks(_added(shares), cut, senders)
     if of_current is not None and wants_input and of_input is None:
         of_input = of_current @ weight.detach()
         of_input = of_input if given.pairs is None else picked(of_input, given.pairs)
     if of_current is not None and wants_weight and of_weight is None:
         of_weight = of_current.flatten(0, 1).t() @ _densely(given, saved[0]).flatten(0, 1)
-    of_bias, of_recurrent = (None if each is None else _added(each) for each in (of_bias, of_recurrent))
-    found = [of_input, of_weight, of_bias, None if of_recurrent is None else of_recurrent.t(), of_fed]
+    of_bias = None if of_bias is None else _added(of_bias).clone()
+    of_recurrent = None if of_recurrent is None else _added(of_recurrent).t().clone(memory_format=torch.contiguous_format)
+    scratch.give()
+    found = [of_input, of_weight, of_bias, of_recurrent, of_fed]
     of_tensors = [learned[f"sum.{name}"] if want else None for name, want in zip(neurons.tensors, wanted, strict=True)]
     found += [None if g is None else g.sum(0).sum_to_size(x.shape).to(x.dtype) for g, x in zip(of_tensors, tensors, strict=True)]
     return [*found, *(x if want else None for x, want in zip(first, wants_state, strict=True))]
 
 
 def _added(shares: Tensor) -> Tensor:
-    """Their sum, in their order."""
-    if len(shares) == 1:
-        return shares[0]
-    total = shares[0] + shares[1]
-    for share in shares[2:]:
+    """Their sum, in their order; the first of them becomes it."""
+    total, *others = shares.unbind()
+    for share in others:
         total += share
     return total
 

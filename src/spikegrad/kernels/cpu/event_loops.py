@@ -31,6 +31,10 @@ given, own, put_own = {given}, {own}, put_{own}
 """
 _PLACE = "((t * samples + b) * features + column) * SIZE"
 """Where in a sequence the row of a step begins."""
+_FEW = 24
+"""By how much fewer columns are to be listed than there are, as in the step before, for sixteen without any to be left out by a branch.
+
+At rates of 0.1 % the forward pass takes 0.64 times as long with it, and 1.35 times at 1.5 %, where nobody can foretell it."""
 _TEMPLATE = """
 @entry(2)
 def kernel(address, mine):
@@ -57,14 +61,14 @@ class _Printer:
 
     def __init__(self, variant: Variant) -> None:
         self.variant, self.split, self.plan = variant, variant.split, variant.call.plan
-        self.scratch = variant.rows()
+        self.scratch = variant.rows
         self.functions: list[str] = []
         self.current = self.plan.inputs[0]
 
     def source(self) -> str:
         variant = self.variant
         body = (self._backward if variant.backward else self._forward)()
-        before = [f"{_variable(name)} = job[ARGUMENTS + {place}]" for place, name in enumerate(variant.arguments())]
+        before = [f"{_variable(name)} = job[ARGUMENTS + {place}]" for place, name in enumerate(variant.arguments)]
         before += [
             f"one_{_variable(name)} = reals(numbers)[{place}]"
             for place, name in enumerate(variant.numbers())
@@ -88,7 +92,7 @@ class _Printer:
         writes += [f"every {name}" for name in variant.everywhere]
         reads = {self.current: "current"} | {name: f"state {name}" for name in states}
         step = self._row("advance", Program(split.forward.instructions, tuple(results)), reads, writes)
-        body = ["b = group", *self._begin("state"), "spiked_here = paired = U(0)", "wrong = np.uint32(0)"]
+        body = ["b = group", *self._begin("state"), "spiked_here = paired = listed = U(0)", "wrong = np.uint32(0)"]
         if split.emits:
             body += ["ints(spiked)[unit * (steps + U(1))] = 0"]
         if variant.rare:
@@ -166,18 +170,21 @@ class _Printer:
         append += ["place += ones(mask)"]
         out = split.watched[0]
         assert split.emits is not None
+        spike = ["put_own(spikes + found * PLACE, column + j, mask)", "found += ones(mask)"]
+        spike += [f"wrong |= beyond({row[out]} + j * SIZE, inf) & lanes"]  # what is not a number counts as a spike here
+        looked = [(f"{fired(out, split.emits)} & lanes", spike)] + [(f"{near(out)} & lanes", append)] * variant.rare
         text = [
-            f"def listed_here(count, column, spikes, found, pairs, place, low, high, {', '.join([*row.values(), *kept.values()])}):",
+            f"def listed_here(count, column, spikes, found, pairs, place, low, high, few, {', '.join([*row.values(), *kept.values()])}):",
             "    wrong = np.uint32(0)",
-            "    for j in range(U(0), count, U(16)):",
-            *(f"        {line}" for line in lines),
-            f"        mask = {fired(out, split.emits)} & lanes",
-            "        put_own(spikes + found * PLACE, column + j, mask)",
-            "        found += ones(mask)",
-            f"        wrong |= beyond({row[out]} + j * SIZE, inf) & lanes",
         ]
-        if variant.rare:
-            text += [f"        mask = {near(out)} & lanes", *(f"        {line}" for line in append)]
+        for few, begin in ((True, "    if few:"), (False, "    else:")):
+            text += [begin, "        for j in range(U(0), count, U(16)):", *(f"            {line}" for line in lines)]
+            for mask, then in looked:
+                text += [
+                    f"            mask = {mask}",
+                    *["            if mask:"] * few,
+                    *(f"            {'    ' * few}{line}" for line in then),
+                ]
         text += ["    only_near = place"]
         others = [near(name) for name in split.watched[1 : split.near]]
         others += [fired(name, operation) for name, operation in zip(split.watched[split.near :], split.fires, strict=True)]
@@ -190,9 +197,11 @@ class _Printer:
         given = [self._at(f"watched {name}") for name in labels]
         rooms = [f"kept_{_variable(name)} + unit * room * SIZE" for name in variant.pairs]
         found = [f"spikes + unit * room * {size}", "spiked_here", f"pairs + unit * room * {size}", "paired"]
-        call = ["width", "column", *found, "reals(window)[0]", "reals(window)[1]", *given, *rooms]
+        call = ["width", "column", *found, "reals(window)[0]", "reals(window)[1]", f"listed * U({_FEW}) < width", *given, *rooms]
         lines = [
+            "so_far = spiked_here + paired",
             f"spiked_here, only_near, paired, nan = listed_here({', '.join(call)})",
+            "listed = spiked_here + paired - so_far",
             "wrong |= nan",
             "ints(spiked)[unit * (steps + U(1)) + t + U(1)] = spiked_here",
         ]

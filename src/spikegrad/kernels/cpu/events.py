@@ -84,17 +84,17 @@ class Variant:
     learned: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def split(self) -> Split:
         """The programs."""
         return split_of(self.call, self.learned)
 
-    @property
+    @functools.cached_property
     def everywhere(self) -> tuple[str, ...]:
         """What is kept for all neurons and steps."""
         return self.split.everywhere if self.rare else (*self.split.everywhere, *self.split.pairs)
 
-    @property
+    @functools.cached_property
     def pairs(self) -> tuple[str, ...]:
         """What is kept at pairs."""
         return self.split.pairs if self.rare else ()
@@ -103,6 +103,7 @@ class Variant:
         """The parameters, and the numbers of the surrogate."""
         return (*self.call.plan.parameters, *(f"spike.{name}" for name in self.call.surrogate.arguments[1:]))
 
+    @functools.cached_property
     def arguments(self) -> tuple[str, ...]:
         """The names of what the kernel is given, in their order."""
         each = [f"{what}.{name}" for name in self.call.plan.states for what in ("first", "columns", "samples", "last")]
@@ -150,6 +151,7 @@ class Variant:
         """The rows into which a reverse writes, after that of the current."""
         return (*(f"adjoint {name}" for name in self.call.plan.states), *(f"part {name}" for name in self.learned))
 
+    @functools.cached_property
     def rows(self) -> tuple[str, ...]:
         """What the rows of scratch are that a thread needs."""
         states = self.call.plan.states

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,13 +38,15 @@ def {name}(address, mine):
         {after}
         b = claimed(job, mine)
 """
+_FEW = 160
 _ENTRIES = """begin = U(longs(base)[b])
             for e in range(begin + U(ints(since)[b * (steps + U(1)) + t]), begin + U(ints(since)[b * (steps + U(1)) + t + U(1)])):
                 """
 _KERNELS = {
     "list_all": (
-        "found, wrong, ints(since)[b * (steps + U(1))] = U(0), U(0), 0",
-        """made = listed_{kind}(row, features, index + (U(longs(base)[b]) + found) * U({size}))
+        "found, wrong, made, ints(since)[b * (steps + U(1))] = U(0), U(0), U(0), 0",
+        """few = U((made & U(0xFFFFFFFF)) * U({few}) < features)
+            made = listed_{kind}(row, features, index + (U(longs(base)[b]) + found) * U({size}), few, samples * features * SIZE)
             found += made & U(0xFFFFFFFF)
             wrong |= made >> U(32)
             ints(since)[b * (steps + U(1)) + t + U(1)] = found""",
@@ -73,7 +76,7 @@ def _kernel(name: str, kind: str) -> int:
     arguments = "\n".join(f"    {argument} = job[ARGUMENTS + {place}]" for place, argument in enumerate(_NAMES))
     places = "uint16" if kind == "narrow" else "int32"
     text = _KERNEL.format(places=places, name=name, arguments=arguments, before=before, each=each, after=after)
-    text = text.replace("{size}", "2" if kind == "narrow" else "4").replace("{kind}", kind)
+    text = text.replace("{few}", str(_FEW)).replace("{size}", "2" if kind == "narrow" else "4").replace("{kind}", kind)
     address: int = getattr(loaded("lists", header("float32") + (rows.known(kind) if "listed" in text else "") + text), name).address
     return address
 
@@ -110,30 +113,46 @@ def listed(dense: Tensor, most: int) -> Lists | None:
     since = np.empty((samples, steps + 1), np.int32)
     base, flags = np.arange(samples + 1) * each, np.zeros(samples, np.float32)
     working = memory.take(each * samples * item.itemsize)
+    begins = np.zeros(samples + 1, np.int64)
     places = {"index": working.address, "base": base.ctypes.data, "since": since.ctypes.data, "flags": flags.ctypes.data}
     _run("list_all", kind, steps, samples, most, dense=dense.data_ptr(), features=features, **places)
-    found = None if flags.any() else (*packed(working, item, since[None], each, most), since)
+    found = None
+    if not flags.any():
+        index = packed({"index": working}, {"index": item}, since[None], begins, each, most)["index"]
+        found = index, begins, since
     memory.give(working)
     return found
 
 
 def packed(
-    rooms: memory.Block, item: np.dtype[np.generic], since: NDArray[np.int32], each: int, most: int
-) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-    """The lists of parts of samples, which begin so far apart, put together: sample by sample, step by step, part by part.
+    rooms: Mapping[str, memory.Block],
+    types: Mapping[str, np.dtype[np.generic]],
+    since: NDArray[np.int32],
+    base: NDArray[np.int64],
+    each: int,
+    most: int,
+) -> dict[str, NDArray[np.generic]]:
+    """Lists of parts of samples, which begin so far apart, put together: sample by sample, step by step, part by part.
 
-    `since` says where in each of them a step begins, ``(parts, batch, time + 1)``. Returned are the places, and where each sample begins.
+    `since` says where in each of them a step begins, ``(parts, batch, time + 1)``. Into `base` is written where the samples begin, from
+    what it says of the first one on.
     """
     parts, samples, ends = since.shape
-    base = np.zeros(samples + 1, np.int64)
-    np.cumsum(since[..., -1].sum(0), out=base[1:])
-    together = np.empty(base[-1], item)
+    counts = since[..., -1]
+    np.cumsum(counts[0] if parts == 1 else counts.sum(0), out=base[1:])
+    base[1:] += base[0]
     if parts == 1:  # a sample in one piece
-        since, ends = np.ascontiguousarray(since[..., [0, -1]]), 2
-    places = {"dense": rooms.address, "features": each, "index": together.ctypes.data, "base": base.ctypes.data}
-    places |= {"since": since.ctypes.data, "parts": parts}
-    _run("move", {2: "narrow", 4: "wide"}[item.itemsize], ends - 1, samples, most, **places)
-    return together, base
+        since, ends = np.zeros((1, samples, 2), np.int32), 2
+        since[..., 1] = counts
+    found = {name: np.empty(base[-1] - base[0], kind) for name, kind in types.items()}
+    places = {"features": each, "base": base.ctypes.data, "since": since.ctypes.data, "parts": parts}
+    for name, kind in types.items():
+        index = found[name].ctypes.data - int(base[0]) * kind.itemsize
+        _run("move", _KINDS[kind.itemsize], ends - 1, samples, most, dense=rooms[name].address, index=index, **places)
+    return found
+
+
+_KINDS = {2: "narrow", 4: "wide"}
 
 
 def begins(since: NDArray[np.int32]) -> NDArray[np.int32]:
