@@ -82,6 +82,20 @@ def fused(backend: str, of: str, reason: str | None) -> bool:
 
 def obstacle(of: str, spike: Spike, inhibition: bool, own_quantize: bool, tensors: Sequence[Tensor]) -> str | None:
     """Why the kernels of a compiler cannot run a layer with these, the input first, or None."""
+    if (reason := unlike(spike, inhibition, own_quantize)) is not None:
+        return reason
+    device = gate.CPU
+    if of == "triton":
+        device = tensors[0].device
+        if (reason := _off_the_gpu(device)) is not None:
+            return reason
+    if torch.compiler.is_compiling():
+        return gate.compiling(*tensors, device=device)
+    return gate.surroundings() or gate.obstacle(*tensors, device=device)
+
+
+def unlike(spike: Spike, inhibition: bool, own_quantize: bool) -> str | None:
+    """What neurons do that no kernel does, or None."""
     surrogate = spike.surrogate
     if surrogate.stochastic:
         return f"{type(surrogate).__name__} draws noise"
@@ -93,14 +107,7 @@ def obstacle(of: str, spike: Spike, inhibition: bool, own_quantize: bool, tensor
         return "it has inhibition"
     if own_quantize:
         return "its state is quantised by a function of its own"
-    device = gate.CPU
-    if of == "triton":
-        device = tensors[0].device
-        if (reason := _off_the_gpu(device)) is not None:
-            return reason
-    if torch.compiler.is_compiling():
-        return gate.compiling(*tensors, device=device)
-    return gate.surroundings() or gate.obstacle(*tensors, device=device)
+    return None
 
 
 def _off_the_gpu(device: torch.device) -> str | None:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikegrad.kernels import choice, gate
+from spikegrad.kernels import choice
 from spikegrad.kernels.choice import Chosen
 from spikegrad.kernels.lock import LOCK
 from spikegrad.kernels.spikes import Spikes
-from spikegrad.nn import backend, events
+from spikegrad.nn import events
 from spikegrad.nn.layer import Layer, Stateful
 from spikegrad.nn.recompute import watched
 from spikegrad.nn.record import Record, known, returned
@@ -136,17 +136,9 @@ class SpikingConv2d(Stateful):
         """Why the convolution cannot run by events, or is not to."""
         if self.backend == "dense":
             return "backend='dense' was asked for"
-        if not backend.INSTALLED["numba"]:
-            return "Numba is not installed"
-        if torch.compiler.is_compiling():
-            return "it is compiled"
         tensors = [*([currents] if isinstance(currents, Tensor) else []), *self.conv.parameters()]
-        if (reason := gate.surroundings() or gate.obstacle(*tensors, device=gate.CPU)) is not None:
+        if (reason := events.unreadable(tensors)) is not None:
             return reason
-        if any(x.dtype is not torch.float32 for x in tensors):
-            return "it is not of float32"
-        if torch.is_autocast_enabled("cpu"):
-            return "autocast may choose the dtype of its products"
         if watched(self.conv) or type(self.conv) is not nn.Conv2d or self.conv.stride[0] != self.conv.stride[1]:
             return "its convolution has hooks, is of a class of its own, or has two strides"
         finite = bool(torch.isfinite(self.conv.weight.detach().sum()))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spikegrad import facts
 from spikegrad.errors import meant
-from spikegrad.kernels import arguments
+from spikegrad.kernels import arguments, gate
 from spikegrad.kernels.choice import Chosen
 from spikegrad.kernels.lock import LOCK
 from spikegrad.kernels.plan import FED
@@ -46,36 +46,40 @@ def kernels() -> ModuleType:
         return importlib.import_module("spikegrad.kernels.events")
 
 
-def obstacle(neuron: Layer, cutoff: float, tensors: Sequence[Tensor]) -> str | None:
-    """Why weights and these neurons cannot run over events, or None; `tensors` are what the passes would read."""
+def unreadable(tensors: Sequence[Tensor]) -> str | None:
+    """Why no kernel over events can read these tensors now, or None."""
     if not backend.INSTALLED["numba"]:
         return "Numba is not installed"
     if torch.compiler.is_compiling():
         return "it is compiled"
+    if (reason := gate.surroundings() or gate.obstacle(*tensors, device=gate.CPU)) is not None:
+        return reason
+    if any(x.dtype is not torch.float32 for x in tensors):
+        return "it is not of float32"
+    return "autocast may choose the dtype of its products" if torch.is_autocast_enabled("cpu") else None
+
+
+def obstacle(neuron: Layer, cutoff: float, tensors: Sequence[Tensor]) -> str | None:
+    """Why weights and these neurons cannot run over events, or None; `tensors` are what the passes would read."""
+    own: list[Tensor] = [getattr(neuron, name) for name in neuron._tensors]  # pyright: ignore[reportPrivateUsage]
+    fed = [] if neuron.weight is None else [neuron.weight]
+    if (reason := unreadable([*tensors, *own, *fed])) is not None:
+        return reason
     if neuron.backend not in ("auto", "numba"):
         return f"its neurons have backend={neuron.backend!r}"
     if watched(neuron) or backend.rewritten(neuron, Layer) is not None:
         return "its neurons have hooks, or a `forward` of their own"
     if neuron.spike.given or neuron.connection == "one-to-one":
         return "its surrogate is learned, or its neurons have weights to themselves"
-    own: list[Tensor] = [getattr(neuron, name) for name in neuron._tensors]  # pyright: ignore[reportPrivateUsage]
     if any(x.ndim > 1 for x in own):
         return "its neurons have numbers that differ between samples"
-    tensors = [*tensors, *own]
-    if neuron.weight is not None:
-        record = neuron._record  # pyright: ignore[reportPrivateUsage]
-        if FED in record.inputs or not (emits(neuron) and windowed(neuron, cutoff)):
-            return "its recurrent neurons take what is fed back apart, or their surrogate has no window (a `cutoff` makes one)"
-        tensors = [*tensors, neuron.weight]
-    if (reason := backend.obstacle("numba", neuron.spike, neuron.inhibition, False, tensors)) is not None:
+    record = neuron._record  # pyright: ignore[reportPrivateUsage]
+    if fed and (FED in record.inputs or not (emits(neuron) and windowed(neuron, cutoff))):
+        return "its recurrent neurons take what is fed back apart, or their surrogate has no window (a `cutoff` makes one)"
+    if (reason := backend.unlike(neuron.spike, neuron.inhibition, own_quantize=False)) is not None:
         return reason
-    if any(x.dtype is not torch.float32 for x in tensors):
-        return "it is not of float32"
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast may choose the dtype of its products"
     if neuron.quantize is not None:
         return "its state is quantised"
-    record = neuron._record  # pyright: ignore[reportPrivateUsage]
     return "its neurons have several inputs or outputs" if len(record.inputs) != 1 or record.outputs != 1 else None
 
 
