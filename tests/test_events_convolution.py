@@ -32,7 +32,7 @@ def gradients(net: Any, x: torch.Tensor, way: Any) -> Any:
     out, state = net(x)
     arriving = dyadic(*out.shape, seed=5), dyadic(*state.shape, seed=6)
     found = torch.autograd.grad((out, state), [x, *net.parameters()], arriving)
-    return out.detach(), [found[0]], dict(enumerate(found[1:]))
+    return out.detach(), [], dict(enumerate(found))
 
 
 GEOMETRIES = [
@@ -51,6 +51,32 @@ def test_every_geometry(options):
     found, expected = gradients(net, x, "event"), gradients(net, x, "dense")
     assert expected[0].any()
     same(found, expected)
+
+
+@pytest.mark.parametrize("options", [GEOMETRIES[1], GEOMETRIES[5]], ids=str)
+def test_channels_that_lie_last_in_memory(options):
+    """As those of a convolution before it: the same events in the same order, so the same bits."""
+    net, x = layer(**options), images()
+    last = x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    found, expected = gradients(net, last, "event"), gradients(net, x, "event")
+    assert torch.equal(found[0], expected[0])
+    assert all(torch.equal(found[2][name], gradient) for name, gradient in expected[2].items())
+    assert "other values" in layer(backend="auto").chosen(0.5 * last).why
+
+
+def test_second_derivatives_by_images_and_gradients_that_are_not_finite():
+    net, x = layer(padding=1), images()
+    arriving = torch.zeros(5, 3, 6, 9, 7)
+    arriving[2, 1, 3, 4, 2] = float("inf")
+
+    def second(way: Any) -> Any:
+        net.backend, given = way, x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(net(given)[0].sum(), given, create_graph=True)
+        infinite = torch.autograd.grad(net(given)[0], [given, *net.parameters()], arriving)
+        return first.detach(), *torch.autograd.grad(first.square().sum(), [net.conv.weight]), *infinite
+
+    for ours, theirs in zip(second("event"), second("dense"), strict=True):
+        torch.testing.assert_close(ours, theirs, equal_nan=True)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 1.0])

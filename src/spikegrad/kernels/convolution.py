@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from spikegrad.gradient.function import Context, Function, Gradients
+from spikegrad.kernels import spikes
 from spikegrad.kernels.choice import GROUPS
 from spikegrad.kernels.cpu import patches
 from spikegrad.kernels.spikes import Spikes, finite
@@ -30,12 +32,13 @@ class Geometry(NamedTuple):
 class _Context(Context, Protocol):
     given: Spikes
     geometry: Geometry
+    from_images: bool
 
 
 class _Convolved(Function):
     @staticmethod
     def forward(ctx: _Context, given: Spikes, geometry: Geometry, carrier: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.given, ctx.geometry = given, geometry
+        ctx.given, ctx.geometry, ctx.from_images = given, geometry, carrier is not None and carrier.ndim == 5
         ctx.save_for_backward(carrier, weight)
         taps = _by_channel(weight.detach(), geometry.stride)
         out = torch.empty(*given.shape[:2], *geometry.out(weight.shape), len(weight), dtype=torch.float32, device="cpu")
@@ -55,24 +58,42 @@ class _Convolved(Function):
             shares = torch.empty(groups, *taps.shape, dtype=torch.float32, device="cpu")
             _run("weights", given, ctx.geometry, weight.shape, shares, g.to(torch.float32).contiguous(), groups)
             of_weight, wants_weight = _by_receiver(shares.sum(0), weight.shape, ctx.geometry.stride), False
+        of_input: Tensor | None = None
+        if wants_input and not again:
+            of_images = _of_images(g, ctx.geometry, weight)
+            of_input = of_images if ctx.from_images else spikes.brought(given, of_images.reshape(given.shape))
+            wants_input = False
         if not (wants_input or wants_weight):
-            return None, None, None, of_weight, of_bias
+            return None, None, of_input, of_weight, of_bias
         with torch.enable_grad():
-            weight, carrier = weight.view_as(weight), carrier.view_as(carrier) if wants_input else None
+            weight, carrier = weight.view_as(weight), carrier.view_as(carrier) if wants_input else carrier
             below = Spikes(given.shape, given.index, given.base, given.since, given.pairs, carrier)
             below.beyond, below.mask = given.beyond, given.mask
-            out = dense(below.dense(), ctx.geometry, weight)
-            wanted = [*([] if carrier is None else [carrier]), *([weight] if wants_weight else [])]
+            out = dense(carrier if ctx.from_images else below.dense(), ctx.geometry, weight)
+            wanted = [*([carrier] if wants_input else []), *([weight] if wants_weight else [])]
             found = iter(torch.autograd.grad(out, wanted, g, create_graph=again))
-        of_input = next(found) if wants_input else None
+        of_input = next(found) if wants_input else of_input
         return None, None, of_input, next(found) if wants_weight else of_weight, of_bias
 
 
-def dense(spikes: Tensor, geometry: Geometry, weight: Tensor) -> Tensor:
-    """The same for a sequence ``(time, batch, neurons)``, by PyTorch: ``(time, batch, height, width, channels)``."""
-    images = spikes.reshape(-1, weight.shape[1], *geometry.size)
+def _of_images(g: Tensor, geometry: Geometry, weight: Tensor) -> Tensor:
+    """The gradient of the images ``(time, batch, channels, height, width)``, with channels last in memory.
+
+    It does not depend on the images, of which none are made. With their channels first PyTorch takes twice as long or more.
+    """
+    arriving = g.permute(0, 1, 4, 2, 3).flatten(0, 1)
+    shape = len(arriving), weight.shape[1], *geometry.size
+    like = torch.empty(shape, dtype=g.dtype, device="cpu", memory_format=torch.channels_last)
+    how = [geometry.stride] * 2, [*geometry.padding], [1, 1], False, [0, 0], 1
+    found: Tensor = torch.ops.aten.convolution_backward(arriving, like, weight, None, *how, [True, False, False])[0]
+    return found.unflatten(0, g.shape[:2])
+
+
+def dense(x: Tensor, geometry: Geometry, weight: Tensor) -> Tensor:
+    """The same for a sequence, of neurons or of images, by PyTorch: ``(time, batch, height, width, channels)``."""
+    images = x.reshape(-1, weight.shape[1], *geometry.size)
     out = functional.conv2d(images, weight, None, geometry.stride, geometry.padding)
-    return out.unflatten(0, spikes.shape[:2]).permute(0, 1, 3, 4, 2)
+    return out.unflatten(0, x.shape[:2]).permute(0, 1, 3, 4, 2)
 
 
 def _by_channel(weight: Tensor, stride: int) -> Tensor:
@@ -105,7 +126,7 @@ def _run(
     patches.run(name, given.index.dtype is torch.uint16, steps, groups, words)
 
 
-def convolved(given: Spikes, geometry: Geometry, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolved(given: Spikes, geometry: Geometry, weight: Tensor, bias: Tensor | None, images: Tensor | None = None) -> Tensor:
     """What events bring about, ``(time, batch, height, width, channels)``.
 
     Args:
@@ -113,6 +134,26 @@ def convolved(given: Spikes, geometry: Geometry, weight: Tensor, bias: Tensor | 
         geometry: of the images.
         weight: ``(out channels, channels, rows, columns)``, finite.
         bias: ``(out channels,)``.
+        images: what the events were listed from, ``(time, batch, channels, height, width)``, to which a gradient goes.
     """
-    found: Tensor = _Convolved.apply(given, geometry, given.carrier, weight if given.scale == 1.0 else weight * given.scale, bias)
+    carrier = given.carrier if images is None else images
+    found: Tensor = _Convolved.apply(given, geometry, carrier, weight if given.scale == 1.0 else weight * given.scale, bias)
     return found
+
+
+def listed(images: Tensor) -> Spikes | None:
+    """The events of images ``(time, batch, channels, height, width)``, without gradient; None if they have anything but 0 and 1.
+
+    Where channels lie last in memory they are listed like that and put in order: to copy the images takes longer.
+    """
+    images = images.detach()
+    last = images.permute(0, 1, 3, 4, 2)
+    moved = not images.is_contiguous() and last.is_contiguous()
+    found = spikes.listed((last if moved else images).flatten(2))
+    if found is None or not moved:
+        return None if found is None else found.detach()
+    size = found.shape[2]
+    place = np.arange(size).reshape(images.shape[2:]).transpose(1, 2, 0).reshape(-1)
+    row = size * np.repeat(np.arange(found.since.numel() - len(found.since)), np.diff(found.since.numpy()).reshape(-1))
+    there = np.sort(row + place[found.index.numpy()]) - row
+    return Spikes(found.shape, torch.from_numpy(there.astype(found.index.numpy().dtype)), found.base, found.since)

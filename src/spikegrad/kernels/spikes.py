@@ -342,10 +342,15 @@ class _Drawn(NamedTuple):
         return torch.from_numpy(self.at(torch.arange(shape.numel()))).float().view(shape)
 
 
-class _Context(Context, Protocol):
+class _Bound(Protocol):
+    """Of `Spikes`, or of what is done with them, where the gradient is read."""
+
     pairs: Pairs | None
     beyond: list[Tensor]
     mask: _Mask | None
+
+
+class _Context(Context, _Bound, Protocol):
     shape: torch.Size
 
 
@@ -360,7 +365,7 @@ class _Dense(Function):
 
     @staticmethod
     def backward(ctx: _Context, *arriving: Tensor) -> Gradients:
-        return _brought(ctx, arriving[0]), None
+        return brought(ctx, arriving[0]), None
 
 
 class _Last(Function):
@@ -376,10 +381,10 @@ class _Last(Function):
     @staticmethod
     def backward(ctx: _Context, *arriving: Tensor) -> Gradients:
         whole = torch.cat([arriving[0].new_zeros((ctx.shape[0] - 1, *ctx.shape[1:])), arriving[0][None]])
-        return _brought(ctx, whole), None
+        return brought(ctx, whole), None
 
 
-def _brought(ctx: _Context, g: Tensor) -> Tensor:
+def brought(ctx: _Bound, g: Tensor) -> Tensor:
     """The gradient of a carrier from that of the dense form."""
     if ctx.pairs is None:
         return g

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -96,10 +97,10 @@ class SpikingConv2d(Stateful):
             listed = isinstance(currents, Spikes)
             dense = currents.dense().unflatten(2, (self.conv.in_channels, *size)) if listed else currents
             return _as_asked(record, *own(self.conv(dense.flatten(0, 1)).unflatten(0, dense.shape[:2]), state, **asked))
-        with LOCK:
-            kernels = importlib.import_module("spikegrad.kernels.convolution")
-        padding: Any = self.conv.padding
-        made: Tensor = kernels.convolved(given, kernels.Geometry(size, self.conv.stride[0], padding), self.conv.weight, self.conv.bias)
+        kernels, padding = _kernels(), self.conv.padding
+        images = currents if isinstance(currents, Tensor) else None
+        geometry = kernels.Geometry(size, self.conv.stride[0], padding)
+        made: Tensor = kernels.convolved(given, geometry, self.conv.weight, self.conv.bias, images)
         if own.weight is not None or own.inhibition or any(getattr(own, n).ndim for n in own._tensors) or watched(own):  # pyright: ignore
             return _as_asked(record, *own(made.permute(0, 1, 4, 2, 3), state, **asked))
         parts = None if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
@@ -119,7 +120,7 @@ class SpikingConv2d(Stateful):
         reason = self._obstacle(currents)
         given = currents if isinstance(currents, Spikes) else None
         if reason is None and given is None and isinstance(currents, Tensor):
-            given = events.listed(currents.flatten(2))
+            given = _kernels().listed(currents)
             reason = "its input has other values than 0 and 1" if given is None else None
         if reason is not None and self.backend == "event":
             raise ValueError(f"backend='event' cannot run this layer: {reason}; use backend='auto' or 'dense'")
@@ -160,6 +161,12 @@ class SpikingConv2d(Stateful):
     def extra_repr(self) -> str:
         """What differs from the defaults."""
         return "" if self.backend == "auto" else f"backend={self.backend!r}"
+
+
+def _kernels() -> ModuleType:
+    """The passes over events of images, which are imported when a layer first wants them."""
+    with LOCK:
+        return importlib.import_module("spikegrad.kernels.convolution")
 
 
 def _as_asked(record: Record, out: Any, state: Any, recorded: dict[str, Tensor] | None = None) -> tuple[Any, ...]:
