@@ -342,15 +342,10 @@ class _Drawn(NamedTuple):
         return torch.from_numpy(self.at(torch.arange(shape.numel()))).float().view(shape)
 
 
-class _Bound(Protocol):
-    """Of `Spikes`, or of what is done with them, where the gradient is read."""
-
+class _Context(Context, Protocol):
     pairs: Pairs | None
     beyond: list[Tensor]
     mask: _Mask | None
-
-
-class _Context(Context, _Bound, Protocol):
     shape: torch.Size
 
 
@@ -384,7 +379,7 @@ class _Last(Function):
         return brought(ctx, whole), None
 
 
-def brought(ctx: _Bound, g: Tensor) -> Tensor:
+def brought(ctx: Spikes | _Context, g: Tensor) -> Tensor:
     """The gradient of a carrier from that of the dense form."""
     if ctx.pairs is None:
         return g

@@ -116,9 +116,16 @@ def listed(spikes: Tensor) -> Spikes | None:
 
 
 def run(
-    neuron: Layer, cutoff: float, chosen: Chosen, given: Spikes, weight: Tensor, bias: Tensor | None, state: Any, wanted: tuple[str, ...]
+    neuron: Layer,
+    cutoff: float,
+    chosen: Chosen,
+    given: Spikes,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Any,
+    wanted: tuple[str, ...] = (),
 ) -> tuple[Any, Any, list[Tensor]] | None:
-    """Output, state and recorded values, by events; None where weights or potentials are not numbers.
+    """Output, state and the wanted values, by events; None where weights or potentials are not numbers.
 
     Only dense products spread those as they must: infinity times the 0 of a silent neuron is NaN, so that no row could be left out.
     """
