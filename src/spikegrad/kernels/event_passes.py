@@ -138,6 +138,9 @@ class Scratch:
 
 def put_in_blocks(blocks: Tensor, weight: Tensor, cut: Pieces) -> None:
     """Write weights by sender, a block of columns after the other."""
+    if cut.parts == 1:
+        blocks.view(-1, len(weight)).copy_(weight.detach().t())
+        return
     for piece, part in zip(blocks.split(cut.breadth * weight.shape[1]), weight.detach().split(cut.breadth), strict=True):
         piece.view(-1, len(part)).copy_(part.t())
 
