@@ -184,7 +184,12 @@ def compare(effort: Effort, report: Report) -> None:
         report.checked += prove(small, norm)
         what = f"eight convolutions{' with BatchNorm' * norm}, {shape}"
         for title, measure, text in (
-            ("Saved for the backward pass", kept, "Each storage once, the input spikes among them; parameters are not counted."),
+            (
+                "Saved for the backward pass",
+                kept,
+                "Each storage that autograd saves once, the input spikes among them; parameters are not counted, nor what SpikingJelly "
+                "keeps as bits without it.",
+            ),
             (
                 "Peak",
                 _peak_of,
