@@ -351,7 +351,7 @@ def test_what_is_saved_for_the_backward_pass():
 
 @pytest.mark.parametrize("case", [LEAKY, FED], ids=["numbers of each", "all to all"])
 def test_other_platforms_never_meet_the_kernels(case):
-    """A program traced here and lowered for a GPU takes the scan."""
+    """A program traced here and lowered for a GPU, of which there is none here, takes the scan."""
     given = arrays(case, (4, 2, 3))
     traced = jax.jit(jax.grad(lambda g: random_function(case, "auto")(g)[0])).trace(given)
     lowered = {platform: traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "cuda")}

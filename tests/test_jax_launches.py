@@ -219,7 +219,7 @@ def test_compiled_for_a_gpu(tmp_path):
     assert [known[key][1].split("_")[0] for key, *_ in recipes] == ["forward", "forward", "backward"]
     assert all(image == bytes.fromhex("7f454c46").hex() for image, *_ in known.values())
     for _, streamed, programs, threads, given, made, count, *parameters in recipes:
-        assert (streamed, programs, threads) == (1, 4, 32)
+        assert (streamed, programs, threads) == (1, 4, 64)
         assert len(parameters) == 2 * count
         pairs = list(zip(parameters[::2], parameters[1::2], strict=True))
         buffers = [pair for pair in pairs if pair[0] != launcher.NUMBER]

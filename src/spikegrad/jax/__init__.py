@@ -198,7 +198,7 @@ def _obstacle(
 ) -> str | None:
     """Why the kernels of a backend cannot run a layer with these, or None."""
     platform, interpreted = jax.default_backend(), os.environ.get("TRITON_INTERPRET") == "1"
-    on_card = backend == "triton" or (backend == "auto" and platform == "gpu")
+    on_card = backend == "triton" or (backend == "auto" and platform == "gpu" and not interpreted)
     for name in ("numba", "triton")[: 1 + on_card]:  # what Numba compiles launches Triton's kernels
         if not _INSTALLED[name]:
             return f"{name.capitalize()} is not installed (`pip install {name}`)"

@@ -297,7 +297,7 @@ def _in_kernels(primitive: Primitive, numba: Run, triton: str, kinds: Callable[.
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # which happens on the CPU
         freely = static.backend == "auto" and not exported
         asked = static.backend == "triton" and platform == ("cpu" if interpreted else "cuda")
-        if asked or (freely and platform == "cuda" and not static.fed):
+        if asked or (freely and platform == "cuda" and not static.fed and not interpreted):
             try:
                 return getattr(importlib.import_module("spikegrad.kernels.gpu.arrays"), triton)
             except ModuleNotFoundError:  # there is no Triton
