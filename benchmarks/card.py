@@ -57,7 +57,7 @@ class Cuda:
 
         self._flush = torch.empty(FLUSHED, dtype=torch.int8, device=self.device)
         self._end = time.monotonic() + 60 * minutes
-        self._launching: dict[Task, float] = {}
+        self._launching: dict[int, float] = {}  # by identity: what a task holds on the card is not kept
 
     def seconds(self, task: Task) -> float:
         """One call, from an event before it to one after it, when both have happened.
@@ -68,13 +68,13 @@ class Cuda:
         import torch
 
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        ahead = min(self._launching.get(task, LAUNCHED), LAUNCHED)
+        ahead = min(self._launching.get(id(task), LAUNCHED), LAUNCHED)
         for _ in range(1 + int(ahead / FLUSHING)):
             self._flush.zero_()
         start.record()
         began = time.perf_counter()
         task()
-        self._launching[task] = 1.5 * (time.perf_counter() - began)
+        self._launching[id(task)] = 1.5 * (time.perf_counter() - began)
         end.record()
         torch.cuda.synchronize()
         return start.elapsed_time(end) * 1e-3
