@@ -31,6 +31,7 @@ def passes(product: str, size: tuple[int, int], share: float, steps: int, batch:
     given = Spikes.of((torch.rand(steps, batch, size[0], generator=generator) < share).float()).detach()
     pairs = Pairs(given.index, given.base, given.since, given.since[:, 1:].contiguous(), 1)
     found: dict[str, Callable[[], Any]] = {}
+    arriving: Any = None
     for way in ("event", "dense"):
         ways = Chosen("event", "event", "event", "")._replace(**{product: way})
         if product == "currents":
@@ -49,8 +50,8 @@ def passes(product: str, size: tuple[int, int], share: float, steps: int, batch:
         made = events.run(layer.neuron, 0.0, ways, below, weight, None, None)
         assert made is not None
         carrier, of = made[0].carrier, weight if product == "weights" else below.carrier
-        g = torch.rand(carrier.shape, generator=generator)
-        found[way] = lambda carrier=carrier, of=of, g=g: torch.autograd.grad(carrier, of, g, retain_graph=True)
+        arriving = torch.rand(carrier.shape, generator=generator) if arriving is None else arriving  # the same for both
+        found[way] = lambda carrier=carrier, of=of, g=arriving: torch.autograd.grad(carrier, of, g, retain_graph=True)
     return found, "event" if share < crossing(product, *size) else "dense"
 
 
