@@ -116,9 +116,9 @@ class Cuda:
 class Wall(Cuda):
     """The same device, timed by the clock on the wall, until its results are ready: what whoever waits for one call sees."""
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, card: Cuda) -> None:
         super().__init__()
-        self.left = card.left
+        self._end = card._end
 
     def seconds(self, task: Task) -> float:
         """One call."""

@@ -24,7 +24,7 @@ from spikegrad import trace
 from spikegrad.formulas import CATALOGUE as SURROGATES
 from spikegrad.kernels.gpu import compiler, recurrent
 from spikegrad.kernels.gpu import layer as gpu
-from spikegrad.kernels.gpu.choice import Choice, choice, tile, work
+from spikegrad.kernels.gpu.choice import TILE, Choice, choice, work
 from spikegrad.kernels.gpu.source import Variant, recomputing
 from spikegrad.kernels.plan import Call
 from spikegrad.kernels.torch import layer_of
@@ -111,10 +111,9 @@ def _accesses(text: str, word: str) -> list[tuple[int, int]]:
 def facts(variant: Variant, chosen: Choice, target: str) -> dict[str, Any]:
     """What the compiled kernel is like."""
     if variant.connected:
-        size = tile(64, 256)
         precision = "ieee" if target == "gfx942" or variant.real == "float64" else "tf32x3"
-        constants = {"BLOCK": size.rows * size.width, "ROWS": size.rows, "DEPTH": size.depth, "PRECISION": precision, "UNIT": gpu.UNIT}
-        made = compiler.built(variant, TARGETS[target], warps=size.warps, **constants)
+        constants = {"BLOCK": TILE.rows * TILE.width, "ROWS": TILE.rows, "DEPTH": TILE.depth, "PRECISION": precision, "UNIT": gpu.UNIT}
+        made = compiler.built(variant, TARGETS[target], warps=TILE.warps, **constants)
     else:
         made = compiler.built(variant, TARGETS[target], warps=chosen.warps, BLOCK=chosen.block, UNIT=gpu.UNIT)
     loads, stores = (0, 0) if variant.connected else moved(variant)

@@ -312,7 +312,7 @@ def _in_kernels(primitive: Primitive, numba: Run, triton: str, kinds: Callable[.
         try:
             return sharding.partitioned(run, *kinds(static, **more), fed=static.fed)(context, *given)
         except NotImplementedError:  # GPUs of several kinds, a driver that is not there
-            if static.backend != "auto":
+            if static.backend != "auto" or platform == "cpu":
                 raise
             return mlir.lower_fun(functools.partial(other, static=static, **more), multiple_results=True)(context, *given)
 

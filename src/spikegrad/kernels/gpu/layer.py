@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from spikegrad.kernels import layers
 from spikegrad.kernels.gate import DTYPES
 from spikegrad.kernels.gpu.choice import Choice, choice, work
 from spikegrad.kernels.gpu.compiler import kernel
-from spikegrad.kernels.gpu.layout import Launch, Layout, lie, order_of
+from spikegrad.kernels.gpu.layout import Launch, Launches, Layout, order_of
 from spikegrad.kernels.gpu.source import How, Variant, labels, recomputing
 from spikegrad.kernels.layers import Given
 from spikegrad.kernels.plan import Call
@@ -35,7 +35,7 @@ class Layer(layers.Layer):
         self.columns = math.prod(self.step)
         self.choice: Choice = choice(work(call.plan.passes()), shape[0], self.columns, dtype.itemsize)
         self.constants = {n: constant(v, self.real, device) for n, v in self.values.items() if v is not None}
-        self._launches: dict[Hashable, Launch] = {}
+        self._launches = Launches()
         self._carries: dict[frozenset[str], int] = {}
 
     def forward(self, inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -68,37 +68,31 @@ class Layer(layers.Layer):
     def _forward(self, inputs: Sequence[Tensor], tensors: Sequence[Tensor], saving: frozenset[str] | None) -> list[Tensor]:
         """What `forward` returns; and checkpoints for the gradients of the numbers `saving`, if that is given."""
         given = (*inputs, *tensors)
-        key = saving, lie(given)
-        launch = self._launches.get(key)
-        if launch is None:
-            plan, places = self.call.plan, {name: k for k, name in enumerate((*self.inputs, *self.tensors))}
-            layout = Layout(given, self.shape, self.real, order_of(inputs[0]))
-            for name in self.inputs:
-                layout.sequence(name, places[name], self.dtype)
-            self._numbers(layout, places, (*self.firsts, *plan.parameters))
-            for k in range(plan.outputs):
-                layout.rows(str(k), self.dtype)
-            for name in self.states:
-                layout.column(f"last.{name}")
-            for name in self.call.recorded:
-                layout.rows(name, self.real)
-            if saving is not None:
-                layout.several("checkpoints", -(-self.shape[0] // self.choice.steps) - 1, self._carried(saving))
-            launch = self._launch(layout, saving or frozenset(), backward=False, saves=saving is not None)
-            remember(self._launches, key, launch)
-        return launch(given)
+        return self._launches.run(saving, given, lambda: self._forwards(given, saving))
+
+    def _forwards(self, given: Sequence[Tensor], saving: frozenset[str] | None) -> Launch:
+        """The launch for tensors that lie so."""
+        plan, places = self.call.plan, {name: k for k, name in enumerate((*self.inputs, *self.tensors))}
+        layout = Layout(given, self.shape, self.real, order_of(given[0]))
+        for name in self.inputs:
+            layout.sequence(name, places[name], self.dtype)
+        layout.numbers((*self.firsts, *plan.parameters), self.constants, places)
+        for k in range(plan.outputs):
+            layout.rows(str(k), self.dtype)
+        for name in self.states:
+            layout.column(f"last.{name}")
+        for name in self.call.recorded:
+            layout.rows(name, self.real)
+        if saving is not None:
+            layout.several("checkpoints", -(-self.shape[0] // self.choice.steps) - 1, self._carried(saving))
+        return self._launch(layout, saving or frozenset(), backward=False, saves=saving is not None)
 
     def backward(
         self, saved: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given, wanted: tuple[bool, ...]
     ) -> tuple[list[Tensor], list[Tensor | None]]:
         """Gradients of the inputs, and of those tensors that are wanted; from what was saved."""
         given = (*saved, *tensors, *arriving)
-        key = wanted, len(saved), lie(given)
-        launch = self._launches.get(key)
-        if launch is None:
-            launch = self._backward(given, tensors, len(saved), wanted)
-            remember(self._launches, key, launch)
-        made = launch(given)
+        made = self._launches.run((wanted, len(saved)), given, lambda: self._backwards(given, tensors, len(saved), wanted))
         count = len(self.inputs)
         found = dict(zip(self._order(wanted), made[count:], strict=True))
         grads = [summed(found[n], t, self.step).to(t.dtype) if n in found else None for n, t in zip(self.tensors, tensors, strict=True)]
@@ -109,7 +103,7 @@ class Layer(layers.Layer):
         asked, learned = self.asked(wanted)
         return (*(first for first in self.firsts if first in asked), *sorted(learned))
 
-    def _backward(self, given: Given, tensors: Sequence[Tensor], saved: int, wanted: tuple[bool, ...]) -> Launch:
+    def _backwards(self, given: Given, tensors: Sequence[Tensor], saved: int, wanted: tuple[bool, ...]) -> Launch:
         """The launch for tensors that lie so: of those that are given, so many were saved."""
         plan, asked = self.call.plan, self._order(wanted)
         learned = self.asked(wanted)[1]
@@ -125,7 +119,7 @@ class Layer(layers.Layer):
         passes = plan.passes(learned)
         again = passes.kept or passes.restored
         surrogate = tuple(f"spike.{name}" for name in self.call.surrogate.arguments[1:])
-        self._numbers(layout, places, (*(self.firsts if again else ()), *plan.parameters, *surrogate))
+        layout.numbers((*(self.firsts if again else ()), *plan.parameters, *surrogate), self.constants, places)
         for name in arriving:
             label = f"bar.{name}"
             if name in self.states:
@@ -144,14 +138,6 @@ class Layer(layers.Layer):
         if "checkpoints" in places:
             layout.memory("checkpoints", places["checkpoints"])
         return self._launch(layout, learned, backward=True, saves="checkpoints" in places)
-
-    def _numbers(self, layout: Layout, places: dict[str, int], names: Sequence[str]) -> None:
-        """States to start from and numbers."""
-        for name in names:
-            if name in self.constants:
-                layout.constant(name, self.constants[name])
-            else:
-                layout.number(name, places[name])
 
     @property
     def _programs(self) -> int:

@@ -7,7 +7,7 @@ the first input has, channels last for example, and nothing is copied but what l
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from spikegrad.kernels.gpu.source import Argument, How
+from spikegrad.remembering import remember
 
 Order = tuple[int, ...]
 """The dimensions of a step, the one whose neighbours lie furthest apart in memory first."""
@@ -134,6 +135,14 @@ class Layout:
         self._tensor(label, place, "one" if share is None else "each")
         if share is not None:
             self.shares[label] = share
+
+    def numbers(self, names: Iterable[str], constants: Mapping[str, Tensor | float], places: Mapping[str, int]) -> None:
+        """Those that are the same each time, and those that are given."""
+        for name in names:
+            if name in constants:
+                self.constant(name, constants[name])
+            else:
+                self.number(name, places[name])
 
     def constant(self, label: str, value: Tensor | float) -> None:
         """A number that is the same each time: as a value, or in memory."""
@@ -257,6 +266,24 @@ class Launch:
         kernel = self._function[(self._programs,)](*arguments, *self._constants, num_warps=self._warps, enable_fp_fusion=False)
         if aligned and kernel is not None:  # the interpreter has none
             self._compiled = kernel[(self._programs, 1, 1)]
+
+
+class Launches:
+    """The launches of a layer, each made when tensors first lie so."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, Launch] = {}
+
+    def run(
+        self, kind: Hashable, given: Sequence[Tensor | None], make: Callable[[], Launch], steps: Iterable[int] | None = None
+    ) -> list[Tensor]:
+        """Launch what `make` makes for the `kind` of pass and tensors that lie like the `given`; as `Launch` is called."""
+        key = kind, lie(given)
+        found = self._found.get(key)
+        if found is None:
+            found = make()
+            remember(self._found, key, found)
+        return found(given, steps)
 
 
 def _guard(device: torch.device) -> AbstractContextManager[Any]:

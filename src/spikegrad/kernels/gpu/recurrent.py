@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from spikegrad.kernels import layers
 from spikegrad.kernels.gate import DTYPES
-from spikegrad.kernels.gpu.choice import Tile, tile
+from spikegrad.kernels.gpu.choice import TILE
 from spikegrad.kernels.gpu.compiler import kernel
 from spikegrad.kernels.gpu.connected import labels
 from spikegrad.kernels.gpu.layer import UNIT, constant, summed
-from spikegrad.kernels.gpu.layout import Launch, Layout, lie
+from spikegrad.kernels.gpu.layout import Launch, Launches, Layout
 from spikegrad.kernels.gpu.source import How, Variant
 from spikegrad.kernels.layers import Given
 from spikegrad.kernels.plan import Call, fed_as_input
 from spikegrad.kernels.values import Numbers
-from spikegrad.remembering import remember
 
 _fed_as_input = functools.lru_cache(maxsize=256)(fed_as_input)
 
@@ -30,22 +29,21 @@ class Layer(layers.Layer):
 
     Attributes:
         one: a layer without connections, whose last input is what the neurons receive.
-        tile: how its kernels are launched.
+        programs: how many programs a kernel has.
     """
 
     def __init__(self, call: Call, numbers: Numbers, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(call, numbers, shape, dtype, device)
         self.one = _fed_as_input(call)
         self.features, self.samples = shape[-1], math.prod(shape[1:-1])
-        self.tile: Tile = tile(self.samples, self.features)
+        self.programs = TILE.programs(self.samples, self.features)
         # An equal layer, whose parameters may have other names.
         self._of_one = {name: name for name in (*self.values, *self.inputs)} | dict(
             zip(call.plan.parameters, self.one.plan.parameters, strict=True)
         )
         known = {self._of_one[n]: v for n, v in self.values.items() if v is not None and not n.startswith("first.")}
         self.constants = {name: constant(v, self.real, device) for name, v in known.items()}
-        self.numbers = tuple(n for n in self.tensors if n != "weights" and not n.startswith("first."))
-        self._launches: dict[Hashable, Launch] = {}
+        self._launches = Launches()
 
     def saved(self, learned: frozenset[str]) -> tuple[str, ...]:
         """The inputs that the backward pass is given."""
@@ -76,28 +74,30 @@ class Layer(layers.Layer):
             first = named[name]
             x[0].copy_(first) if isinstance(first, Tensor) else x[0].fill_(first)
         given = (*inputs, *self._given(tensors), *before, sent)
-        key = saves, lie(given)
-        launch = self._launches.get(key)
-        if launch is None:
-            layout = Layout(given, self.shape, self.real, tuple(range(len(self.step))))
-            places = self._places((*self.inputs, *self._numbers_and_weights, *(f"before.{name}" for name in plan.states), "sent"))
-            for name in self.inputs:
-                layout.sequence(name, places[name], self.dtype)
-            self._lay_numbers(layout, places, plan.parameters)
-            for label in (*(f"before.{name}" for name in plan.states), "sent"):
-                layout.sequence(label, places[label], self.real)
-            for k in range(plan.outputs):
-                layout.rows(str(k), self.dtype)
-            for name in self.call.recorded:
-                layout.rows(name, self.real)
-            if saves:
-                layout.rows(plan.inputs[-1], self.real)
-            launch = self._launch(layout, frozenset(), backward=False)
-            remember(self._launches, key, launch)
-        made = launch(given, range(steps))
+        made = self._launches.run(saves, given, lambda: self._forwards(given, saves=saves), range(steps))
         last = [x[steps].clone() for x in (*before, sent)]
         n = plan.outputs + len(self.call.recorded)
         return [*made[: plan.outputs], *last, *made[plan.outputs : n]], [*before, sent, *made[n:]]
+
+    def _forwards(self, given: Sequence[Tensor], *, saves: bool) -> Launch:
+        """The launch for tensors that lie so."""
+        plan = self.one.plan
+        layout = Layout(given, self.shape, self.real, tuple(range(len(self.step))))
+        sequences = (*(f"before.{name}" for name in plan.states), "sent")
+        places = self._places((*self.inputs, *self._numbers_and_weights, *sequences))
+        for name in self.inputs:
+            layout.sequence(name, places[name], self.dtype)
+        layout.numbers(plan.parameters, self.constants, places)
+        layout.matrix("weights", places["weights"])
+        for label in sequences:
+            layout.sequence(label, places[label], self.real)
+        for k in range(plan.outputs):
+            layout.rows(str(k), self.dtype)
+        for name in self.call.recorded:
+            layout.rows(name, self.real)
+        if saves:
+            layout.rows(plan.inputs[-1], self.real)
+        return self._launch(layout, frozenset(), backward=False)
 
     def backward(
         self, saved: Sequence[Tensor], tensors: Sequence[Tensor], arriving: Given, wanted: tuple[bool, ...]
@@ -109,12 +109,7 @@ class Layer(layers.Layer):
         adjoints = [self._empty().zero_() if g is None else self._empty().copy_(g) for g in arriving[n : n + m]]
         bars = (*arriving[:n], *arriving[n + m + 1 :], arriving[n + m])
         given = (*saved[: len(names)], *self._given(tensors), *before, fed, *bars, *adjoints)
-        key = wanted, lie(given)
-        launch = self._launches.get(key)
-        if launch is None:
-            launch = self._backward(given, tensors, learned)
-            remember(self._launches, key, launch)
-        made = launch(given, reversed(range(self.shape[0])))
+        made = self._launches.run(wanted, given, lambda: self._backwards(given, tensors, learned), reversed(range(self.shape[0])))
         if not self.shape[0]:  # no launch began the sums
             for part in made:
                 part.zero_()
@@ -130,7 +125,7 @@ class Layer(layers.Layer):
                 found["weights"] = of_fed.reshape(-1, self.features).T @ sent[:-1].reshape(-1, self.features)
         return of_inputs, [found[name].sum_to_size(t.shape).to(t.dtype) if name in asked else None for name, t in named.items()]
 
-    def _backward(self, given: Given, tensors: Sequence[Tensor], learned: frozenset[str]) -> Launch:
+    def _backwards(self, given: Given, tensors: Sequence[Tensor], learned: frozenset[str]) -> Launch:
         """The launch for tensors that lie so."""
         plan, names = self.one.plan, self.saved(learned)
         outputs, before = (*map(str, range(plan.outputs)), *self.call.recorded), tuple(f"before.{name}" for name in plan.states)
@@ -141,7 +136,8 @@ class Layer(layers.Layer):
             layout.sequence(name, places[name], self.dtype)
         for label in (*before, plan.inputs[-1]):
             layout.sequence(label, places[label], self.real)
-        self._lay_numbers(layout, places, (*plan.parameters, *(f"spike.{name}" for name in self.call.surrogate.arguments[1:])))
+        layout.numbers((*plan.parameters, *(f"spike.{name}" for name in self.call.surrogate.arguments[1:])), self.constants, places)
+        layout.matrix("weights", places["weights"])
         for name, label in zip(outputs, bars, strict=True):
             layout.arriving(label, places[label], self.real if name in self.call.recorded else self.dtype)
         for label in ("bar.sent", *adjoints):
@@ -153,7 +149,7 @@ class Layer(layers.Layer):
         for name in sorted(learned):
             label = f"grad.{self._of_one[name]}"
             if of[name].numel() == 1:
-                layout.parts(label, self.tile.programs(self.samples, self.features))
+                layout.parts(label, self.programs)
             else:
                 layout.column(label)
         return self._launch(layout, self._learned(learned), backward=True)
@@ -173,20 +169,12 @@ class Layer(layers.Layer):
     def _places(labelled: Sequence[str]) -> dict[str, int]:
         return {label: k for k, label in enumerate(labelled)}
 
-    def _lay_numbers(self, layout: Layout, places: dict[str, int], names: Sequence[str]) -> None:
-        for name in names:
-            if name in self.constants:
-                layout.constant(name, self.constants[name])
-            else:
-                layout.number(name, places[name])
-        layout.matrix("weights", places["weights"])
-
     def _launch(self, layout: Layout, learned: frozenset[str], *, backward: bool) -> Launch:
         how: tuple[tuple[str, How], ...] = tuple((n, layout.how.get(n, "none")) for n in labels(self.one, learned, backward=backward))
         variant = Variant(self.one, backward, DTYPES[self.dtype], 1, how, learned, connected=True)
         unit = UNIT if all(n % UNIT == 0 for n in (self.features, *layout.distances.values())) else 1
-        numbers, programs = (self.shape[0], self.samples, self.features // unit), self.tile.programs(self.samples, self.features)
+        numbers = self.shape[0], self.samples, self.features // unit
         # AMD's units for matrices have no such products.
         precision = "tf32x3" if self.real is torch.float32 and torch.version.hip is None else "ieee"
-        constants = self.tile.rows * self.tile.width, self.tile.rows, self.tile.depth, precision
-        return Launch(layout, self.device, *kernel(variant), numbers, unit, programs, self.tile.warps, constants)
+        constants = TILE.rows * TILE.width, TILE.rows, TILE.depth, precision
+        return Launch(layout, self.device, *kernel(variant), numbers, unit, self.programs, TILE.warps, constants)
