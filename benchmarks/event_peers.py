@@ -36,7 +36,7 @@ class Peer(events.Side):
         spike = Triangle(width=task.width)
         self.x, self.labels = task.data()
         self.net: Any = torch.nn.ParameterList([torch.nn.Parameter(weight.clone()) for weight in weights])
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=events.RATE)
+        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=events.RATE, fused=True)
         self.linear = list(self.net)[:: 2 if task.recurrent else 1]
         if task.recurrent:
             from benchmarks.recurrent import snntorch_layer
@@ -138,7 +138,7 @@ def work(task: events.Task, folder: str) -> None:
         for own, given in zip(net.parameters(), torch.load(f"{folder}/weights.pt"), strict=True):
             own.copy_(given)
     x, labels = task.data()
-    optimiser = torch.optim.Adam(net.parameters(), lr=events.RATE)
+    optimiser = torch.optim.Adam(net.parameters(), lr=events.RATE, fused=True)
     for line in sys.stdin:
         if line.strip() == "one thread":
             torch.set_num_threads(1)

@@ -114,7 +114,7 @@ class Side:
         self.net = task.network(way, weights, **options)
         self.x, self.labels = task.data()
         self.given = Spikes.of(self.x).detach() if listed else None
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=RATE)
+        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=RATE, fused=True)
 
     def output(self) -> Any:
         """Potentials of the readout."""
@@ -208,7 +208,7 @@ def compare(task: Task, effort: Effort, report: Report, other: Path | None = Non
     if checkout is not None:
         report.checked.append(checkout.prove(Side(task, "event", weights)))
         tasks[checkout.name] = checkout.step
-    what = f"Forward, loss, backward, Adam. {activity(task, sides['events'])}"
+    what = f"Forward, loss, backward, Adam, fused on all sides. {activity(task, sides['events'])}"
     found = rows(alternate(tasks, effort), "events")
     report.sections.append(Section(f"Events: {task.title}", "ms", found, "events", what))
     threads = torch.get_num_threads()

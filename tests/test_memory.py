@@ -249,7 +249,7 @@ def test_free_memory_goes_back_now_and_then(monkeypatch):
     calls: list[int] = []
     monkeypatch.setattr(memory, "_trim", calls.append)
     monkeypatch.setattr(memory, "_came_and_went", 0)
-    for size in (2**24, 2**26, 2**23, 2**23, 2**24):
+    for size in (2**25, 2**26, 2**24, 2**24, 2**24):
         memory.used(size)
     assert calls == [0]
     assert memory._came_and_went == 2**24

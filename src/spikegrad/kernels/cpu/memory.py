@@ -27,6 +27,9 @@ _LARGE = 2**19
 _MADV_HUGEPAGE = 14
 _PIECE = 2**25
 """Bytes above which the C library takes memory from the system for each piece alone."""
+_TRIMMED = 2**26
+"""Bytes that come and go before what the C library has free is given back: more often costs a page fault for all that is taken again, more
+rarely lets a process grow."""
 _came_and_went = 0
 
 
@@ -77,7 +80,7 @@ def used(size: int) -> None:
     if _trim is None or size > _PIECE:
         return
     _came_and_went += size
-    if _came_and_went >= _PIECE:
+    if _came_and_went >= _TRIMMED:
         _came_and_went = 0
         _trim(0)
 
