@@ -8,7 +8,7 @@ import gc
 import itertools
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -127,6 +127,14 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
             return block
 
         monkeypatch.setattr(memory, "take", take)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs() -> Iterator[None]:
+    """What JAX has compiled for the tests of a file goes with it; all of it together takes gigabytes."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 def pytest_collection() -> None:

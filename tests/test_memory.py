@@ -16,7 +16,7 @@ from spikegrad.kernels.cpu import memory
 torch = pytest.importorskip("torch")
 
 from spikegrad import nn  # noqa: E402
-from spikegrad.kernels.cpu import results  # noqa: E402
+from spikegrad.kernels.cpu import passes, results  # noqa: E402
 
 EMPTY, TAKE = results.empty, memory.take  # without the poison that the tests of kernels put in their place
 FLOATS = 2**18
@@ -256,3 +256,15 @@ def test_free_memory_goes_back_now_and_then(monkeypatch):
     monkeypatch.setattr(memory, "_trim", None)
     memory.used(2**25)
     assert memory._came_and_went == 2**24
+
+
+def test_a_block_has_a_page_of_each_row_of_a_sequence():
+    def columns(scratch: int, narrowest: int, threads: int = 1) -> int:
+        return passes._shares(passes.Sizes(500, 2**16, threads), scratch, narrowest)[1]
+
+    assert columns(4 * 100, 1024) == passes.WIDEST
+    assert columns(4 * 2000, 1024) == 1024  # 8 MB of scratch
+    assert columns(4 * 2000, 2048) == 2048  # half types, whose page has twice as many
+    assert columns(4 * 2**16, 1024) == 256  # as much as `SCRATCH` allows
+    assert columns(4 * 2**22, 1024) == 64
+    assert columns(4 * 2000, 1024, threads=64) == 256  # everybody has some

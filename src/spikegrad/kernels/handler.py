@@ -124,8 +124,9 @@ def asked(frame: Words) -> bool:
 
 @numba.njit(error_model="numpy")
 def begun(
-    buffer: Words, threads: np.uint64, whole: np.uint64, each: np.uint64, item: np.uint64, arguments: np.uint64, fed: bool
-) -> np.uint64:
+    buffer: Words, threads: np.uint64, whole: np.uint64, each: np.uint64, item: np.uint64, narrowest: np.uint64, arguments: np.uint64,
+    fed: bool,
+) -> np.uint64:  # fmt: skip
     """The address of a new job for sequences like that in a buffer; its blocks need so many rows of scratch for all and for each step."""
     dims = words(buffer[_BUFFER_DIMS])
     steps, columns = dims[0], U(1)
@@ -135,7 +136,8 @@ def begun(
     if threads == U(1) or steps * columns < U(passes.SMALL):
         threads = U(1)
     share = (columns + threads * U(passes.BLOCKS) - U(1)) // (threads * U(passes.BLOCKS)) if threads > U(1) else columns
-    block = max(U(64), min(U(passes.WIDEST), min(U(passes.CACHE) // item // rows, share + U(63))) // U(64) * U(64))
+    fits = max(U(passes.CACHE) // (item * rows), min(narrowest, U(passes.SCRATCH) // (item * rows)))
+    block = max(U(64), min(U(passes.WIDEST), min(fits, share + U(63))) // U(64) * U(64))
     if fed:
         block = dims[buffer[_BUFFER_RANK] - U(1)] * U(passes.SAMPLES)
     threads = max(U(1), min(threads, (columns + block - U(1)) // block))
@@ -252,7 +254,7 @@ def handle(address):
     if frame[{argument_count}] != U({arguments}) or frame[{result_count}] != U({results}):
         return refused(frame, wrong(), U({invalid}))
     given, made = words(frame[{argument_buffers}]), words(frame[{result_buffers}])
-    address = begun(words(given[0]), U({threads}), U({whole}), U({each}), SIZE, U({count}), {fed})
+    address = begun(words(given[0]), U({threads}), U({whole}), U({each}), SIZE, U({narrowest}), U({count}), {fed})
     job = words(address)
 {lines}
     done(frame, address, kernel(), helper())
@@ -270,8 +272,9 @@ def helper(address):
 
 
 def version() -> str:
-    """Of this file, and of the interface."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16] + f" {_MAJOR}.{_MINOR}"
+    """Of this file, of what it takes from `passes`, and of the interface."""
+    files = (Path(each).read_bytes() for each in (__file__, passes.__file__))
+    return hashlib.sha256(b"".join(files)).hexdigest()[:16] + f" {_MAJOR}.{_MINOR}"
 
 
 @functools.cache
@@ -309,6 +312,7 @@ def registered(variant: Variant, arguments: tuple[str, ...], results: tuple[str,
     source = _SOURCE.format(
         version=version(),
         symbol=symbol,
+        narrowest=passes.narrowest(variant),
         invalid=INVALID,
         argument_count=ARGUMENT_COUNT,
         result_count=RESULT_COUNT,

@@ -23,11 +23,14 @@ Layout = tuple[tuple[str, int | float | None], ...]
 """How each argument of a kernel is given: an int, memory with so many elements between its rows (its columns, for states: 1); a float, one
 number for all columns; None, not at all, for a result that nobody wants."""
 
-CACHE = 2 * 2**20
-"""Bytes of scratch that a block of columns may use, about a core's second-level cache, if scratch has the dtype of the sequences. A narrower
-block costs more than what it spills: its rows are short stretches of memory, each on a page of its own. So half types get blocks that are
-as wide in bytes of their sequences, though their scratch is twice as large: they take 0.64 to 0.72 of the time of float32 so, else 0.81 to
-0.87."""
+CACHE = 4 * 2**20
+"""Bytes of scratch that a block of columns may use, about what a core has of second and third-level cache."""
+PAGE = 4096
+"""Bytes of a sequence that a row of a block should have at least: shorter stretches, each on a page of its own, cost more than scratch that
+no cache holds. With 256 columns in place of 1024, and 2 MiB of scratch in place of 8, the backward pass of ConductanceLeaky took 1.65 times
+as long at (500, 16, 4096), and that of Leaky in half types 1.3 to 1.8 times with 512 in place of 2048."""
+SCRATCH = 64 * 2**20
+"""Bytes of scratch of a thread for which a block is made so wide."""
 BLOCKS = 4
 """Blocks that each thread should have at least, so that who is early can take over some of who is late."""
 WIDEST = 2048
@@ -60,7 +63,7 @@ class Pass:
         self.halves = _elements([how[name] for name in floats], variant.dtype)
         whole, each = variant.working()
         rows = whole + each * sizes.steps
-        workers, block = _shares(sizes, rows, 2 if variant.dtype in ("float16", "bfloat16") else real.itemsize)
+        workers, block = _shares(sizes, rows * real.itemsize, narrowest(variant))
         if variant.fed:
             block = sizes.features * SAMPLES
             workers = 1 if sizes.threads == 1 else min(sizes.threads, threads.MOST, -(-sizes.columns // block))
@@ -97,11 +100,17 @@ def _elements(values: Sequence[float | None], dtype: str) -> NDArray[np.generic]
     return np.array(values, dtype)
 
 
-def _shares(sizes: Sizes, rows: int, item: int) -> tuple[int, int]:
-    """How many threads work, and the columns of a block, of which so many rows of scratch are needed, and whose elements are so large."""
+def narrowest(variant: Variant) -> int:
+    """The columns of a page."""
+    return PAGE // (2 if variant.dtype in ("float16", "bfloat16") else np.dtype(variant.real).itemsize)
+
+
+def _shares(sizes: Sizes, scratch: int, narrowest: int) -> tuple[int, int]:
+    """How many threads work, and the columns of a block, each of which needs so many bytes of scratch."""
     steps, columns, most, _ = sizes
     small = most == 1 or steps * columns < SMALL
     share = -(-columns // (1 if small else BLOCKS * most))
-    fits = CACHE // item // max(rows, 1)
+    scratch = max(scratch, 1)
+    fits = max(CACHE // scratch, min(narrowest, SCRATCH // scratch))
     block = max(64, min(WIDEST, fits, share + 63) // 64 * 64)
     return 1 if small else min(most, threads.MOST, -(-columns // block)), block
