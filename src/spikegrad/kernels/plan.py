@@ -8,6 +8,7 @@ business.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
@@ -175,7 +176,7 @@ def _evaluated(program: Program, numbers: Mapping[str, Array], like: Array) -> l
         found = numbers[o] if isinstance(o, str) else values[o] if isinstance(o, int) else o
         return real(found) if isinstance(found, float) else found
 
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore") if program.instructions else contextlib.nullcontext():
         for operation, *operands in program.instructions:
             given = [value(o) for o in operands]
             if any(library(o) != "numpy" for o in given):

@@ -88,7 +88,8 @@ class Layer(layers.Layer):
         if "weights" in found:
             found["weights"] = found["weights"].sum(0).t()
         shaped = [(found.get(name), t) for name, t in zip(self.tensors, tensors, strict=True)]
-        return grads, [g if g is None else g.sum_to_size(t.shape).to(t.dtype) for g, t in shaped]
+        # A plain sum takes half of the time, as much as a hundredth of a small layer.
+        return grads, [g if g is None else (g.sum_to_size(t.shape) if t.ndim else g.sum()).to(t.dtype) for g, t in shaped]
 
     def _fed_alike(self, learned: frozenset[str]) -> bool:
         return Variant(self.call, True, DTYPES[self.dtype], learned=learned).fed_alike
@@ -97,9 +98,9 @@ class Layer(layers.Layer):
         """Tensors of one number, or of one for each column."""
         for name, x in zip(self.tensors, tensors, strict=True):
             if name in self._read[backward]:
-                x = x.to(self.real)
+                x = x if x.dtype is self.real else x.to(self.real)
                 alone = x.numel() == 1
-                given.add(x.contiguous() if alone else x.expand(self.step).contiguous(), 0 if alone else 1)
+                given.add(x if alone else x.expand(self.step).contiguous(), 0 if alone else 1)
 
     def _run(self, given: _Given, backward: bool, asked: frozenset[str], keeps: bool = False) -> None:
         """Run a pass; `asked` are the tensors whose gradients are wanted, or, forward, those that the kernels will sum."""
