@@ -18,10 +18,9 @@ from spikegrad.nn.layer import Layer, Stateful
 from spikegrad.nn.recompute import watched
 from spikegrad.nn.record import Record, known, returned
 
-DENSEST = 0.05
-"""Share of the inputs that spike from which ``"auto"`` takes dense products. Measured against oneDNN with channels last, one thread, for
-images of 34 by 34, 2 channels to 16 or 32, kernels of 5 by 5: with 1 % currents cost 3.4 to 5.5 times less by events, the gradient of the
-weights 2.6 times; with 5 % as much to half as much. For 17 by 17 of 16 channels, or 15 by 15 of 32, dense is as fast with 10 to 20 %."""
+DENSEST = 0.15
+"""Share of the inputs that spike from which ``"auto"`` takes dense products; ``python -m benchmarks crossing`` compares both ways. Events
+and the dense form, which is oneDNN's with channels last, cost the same between 15 and 25 %, by the shape of the layer."""
 
 
 class SpikingConv2d(Stateful):
