@@ -19,9 +19,8 @@ import torch
 from tests.conftest import driving, example, spread
 from torch import Tensor
 
-from spikegrad import ATan, Decay, FastSigmoid, Neuron, NoisyThreshold, Positive, State, Step, neurons, nn
+from spikegrad import ATan, Decay, FastSigmoid, Neuron, NoisyThreshold, Positive, State, Step, neurons, nn, vocabulary
 from spikegrad.formulas import CATALOGUE as SURROGATES
-from spikegrad.vocabulary import exp as exponential
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -419,13 +418,40 @@ class Named(Neuron):
     tl: State = 0.0
 
     def step(self, current: Any, tl: Any) -> Step:
-        u = self.inside * tl + current * exponential(-self.exp * current)
+        u = self.inside * tl + current * vocabulary.exp(-self.exp * current)
         s = self.fire(u - self.turned)
         return Step(s, tl=self.after_spike(u, s, self.turned), u=u)
 
 
 def test_numbers_called_like_functions():
     compare(Named(), [uniform(19, 2, 67) * 2], exact=False, learn=("exp", "turned", "inside"))
+
+
+class Elementary(Neuron):
+    """A value of each function that kernels write themselves."""
+
+    v: State = 0.0
+
+    def step(self, current: Any, v: Any) -> Step:
+        exp, sine, cosine = vocabulary.exp(current), vocabulary.sin(3 * current), vocabulary.cos(3 * current)
+        log, tanh, sigmoid = vocabulary.log(current * current + 0.1), vocabulary.tanh(current), vocabulary.sigmoid(current)
+        return Step(
+            exp + sine + cosine + log + tanh + sigmoid, v=0.0 * v, exp=exp, sine=sine, cosine=cosine, log=log, tanh=tanh, sigmoid=sigmoid
+        )
+
+
+@pytest.mark.parametrize(("dtype", "eps"), [(torch.float32, 2e-6), (torch.float64, 1e-14)], ids=str)
+def test_elementary_functions(dtype, eps):
+    x = (uniform(3, 67) * 12 - 6).to(dtype)
+    names = ("exp", "sine", "cosine", "log", "tanh", "sigmoid")
+    results = [ran(nn.Layer(Elementary(), backend=b), [x], record=names) for b in ("triton", "reference")]
+    for name in (*names, "grad of input 0"):
+        torch.testing.assert_close(*(each[name] for each in results), rtol=eps, atol=eps)
+
+
+def test_a_surrogate_of_an_arc_tangent_learned_in_float64():
+    layers = [nn.Layer(neurons.Leaky(0.9, spike=ATan()), learn="spike.slope", backend=b).double() for b in ("triton", "reference")]
+    require_equal(*(ran(layer, given(example("Leaky"), dtype=torch.float64)) for layer in layers), eps=1e-12)
 
 
 def test_without_a_directory_for_kernels(tmp_path, monkeypatch):

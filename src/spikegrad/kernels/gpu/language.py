@@ -124,7 +124,7 @@ def _literal(real: str) -> str:
 
 
 def _divided(real: str) -> str:
-    return "tl.div_rn({0}, {1})" if real == "float32" else "({0} / {1})"
+    return "tl.div_rn({0}, {1})" if real == "float32" else "(({0}) / ({1}))"
 
 
 @functools.cache
