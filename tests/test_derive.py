@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tests.conftest import structures
 
 from spikegrad import ATan, Decay, Neuron, State, Step, derive, trace, vocabulary
 from spikegrad.formulas import CATALOGUE as SURROGATES
@@ -35,15 +36,6 @@ def required(cls: type) -> dict[str, float]:
     """Values for the numbers without a default."""
     missing = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
     return dict(zip(missing, (0.8, 0.7), strict=False))
-
-
-def structures(cls: type) -> list[Any]:
-    """A neuron for each different record that the class has."""
-    found: dict[str, Any] = {}
-    for key, (record, read) in cls._records.items():
-        if record.key not in found:
-            found[record.key] = cls(**required(cls), **{name: value for name, _, value in key if name in read})
-    return list(found.values())
 
 
 STRUCTURES = {name: structures(cls) for name, cls in CATALOGUE.items()}
