@@ -92,8 +92,11 @@ NETS = {
     ),
     "IntegrateAndFire": (lambda: nn.Sequential(Linear(20, 30), nn.Layer(neurons.IntegrateAndFire(**SAID))), (20,)),
 }
-REFUSED = {("snntorch", "IntegrateAndFire"): "r != 1 not supported", ("norse", "convolutional, AvgPool2d"): "cannot be multiplied"}
-"""What an importer does not read, and what it says."""
+REFUSED = {
+    ("snntorch", "IntegrateAndFire"): "r != 1 not supported",
+    ("norse", "convolutional, AvgPool2d"): "cannot be multiplied|is invalid for input of size",
+}
+"""What an importer does not read, and what it says; Norse leaves the node out, and the network may end there, by the order of a set."""
 
 
 @pytest.mark.parametrize("importer", IMPORTERS)
