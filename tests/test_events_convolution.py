@@ -148,7 +148,7 @@ def test_what_auto_takes(monkeypatch):
     assert "so small" in net.chosen(images()).why
     monkeypatch.setattr(convolution.choice, "FEWEST", 0)
     assert net.chosen(images(0.01))[:3] == ("event", "event", "dense")
-    assert net.chosen(images(0.01)).why == "1.0% of its inputs spike, events cost less below 15%"
+    assert net.chosen(images(0.01)).why == "1.0% of its inputs spike, events cost less below 8%"
     assert not net.chosen(images(0.2)).by_events
     assert "other values" in net.chosen(0.5 * images(0.01)).why
     assert "not of float32" in layer(backend="auto").double().chosen(images(0.01).double()).why

@@ -9,6 +9,7 @@ library of dense products uses. Measured by `benchmarks crossing`, each product 
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -117,6 +118,14 @@ def crossing(product: str, senders: int, features: int) -> float:
     narrow, wide, halfway, outside = crossings()[product]
     share = narrow + (wide - narrow) / (1 + (halfway / features) ** 2)
     return share * outside if 4 * senders * features > cache() else share
+
+
+def crossing_of_images(terms: int, channels: int) -> float:
+    """The share of inputs that spike from which a dense convolution costs less, with outputs of so many terms in so many channels.
+
+    Fitted to ``python -m benchmarks crossing`` on an AMD EPYC 9005, with oneDNN's convolutions in memory with channels last.
+    """
+    return 0.011 * math.sqrt(terms) * (1 + 4 / channels) if terms >= 16 else 0.0
 
 
 def small(shape: torch.Size, features: int) -> bool:

@@ -18,10 +18,6 @@ from spikegrad.nn.layer import Layer, Stateful
 from spikegrad.nn.recompute import watched
 from spikegrad.nn.record import Record, known, returned
 
-DENSEST = 0.15
-"""Share of the inputs that spike from which ``"auto"`` takes dense products; ``python -m benchmarks crossing`` compares both ways. Events
-and the dense form, which is oneDNN's with channels last, cost the same between 15 and 25 %, by the shape of the layer."""
-
 
 class SpikingConv2d(Stateful):
     """A convolution from spikes of images to neurons: ``neuron(conv(spikes))``.
@@ -129,8 +125,9 @@ class SpikingConv2d(Stateful):
             return given, Chosen("event", "event", "dense", "backend='event' was asked for")
         if choice.small(given.shape, self.conv.weight[:, 0].numel()):
             return given, Chosen.densely("it is so small that calls cost more than products")
-        why = f"{given.density:.1%} of its inputs spike, events cost less below {DENSEST:.0%}"
-        return given, Chosen("event", "event", "dense", why) if given.density < DENSEST else Chosen.densely(why)
+        most = choice.crossing_of_images(self.conv.weight[0].numel(), len(self.conv.weight))
+        why = f"{given.density:.1%} of its inputs spike, events cost less below {most:.0%}"
+        return given, Chosen("event", "event", "dense", why) if given.density < most else Chosen.densely(why)
 
     def _obstacle(self, currents: Tensor | Spikes) -> str | None:
         """Why the convolution cannot run by events, or is not to."""
