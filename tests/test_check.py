@@ -115,6 +115,22 @@ def test_derivatives_of_every_neuron_are_those_of_its_soft_network(name, install
     assert 0.1 <= found.rate <= 0.5 or name == "LeakyIntegrator"
 
 
+class Unnumbered(Neuron):
+    """A step of literals alone."""
+
+    v: State = 0.0
+
+    def step(self, current, v):
+        u = 0.5 * v + current
+        s = self.fire(u - 1)
+        return Step(s, v=self.after_spike(u, s, 1.0))
+
+
+def test_a_neuron_without_numbers_is_compared(installed):
+    installed("torch", "numba")
+    assert spikegrad.check(Unnumbered()).backends == ("PyTorch", "PyTorch kernels")
+
+
 def compared(neuron):
     """What is found of a neuron that is in order."""
     found = spikegrad.check(neuron)

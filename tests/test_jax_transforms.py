@@ -141,6 +141,25 @@ def test_derivatives_of_every_order_and_mode(beta):
     np.testing.assert_allclose(jax.grad(loss)(X), GRADIENT, rtol=1e-5, atol=1e-6)
 
 
+def test_second_derivatives_where_spikes_reach_later_steps():
+    """`jax.lax.scan` forgets a rule of ours when it is differentiated in reverse: they are what they are in PyTorch."""
+    neuron, x = neurons.Leaky(0.7, detach_reset=False), torch.tensor(np.array(X[:, 0]))
+    layer = nn.Layer(neuron, learn=("beta", "spike.slope"), backend="reference")
+
+    def total(spikes: Any, state: Any, currents: Any) -> Any:
+        return (spikes * currents).sum() + (state**2).sum()
+
+    def ours(given: Any) -> Any:
+        return total(*sj.run(neuron, X[:, 0], values={"beta": given[0], "spike.slope": given[1]}, backend="reference"), X[:, 0])
+
+    def theirs(given: Any) -> Any:
+        numbers = {"beta_logit": torch.logit(given[0]), "spike.slope_log": torch.log(given[1])}
+        return total(*torch.func.functional_call(layer, numbers, (x,)), x)
+
+    wanted = torch.autograd.functional.hessian(theirs, torch.tensor([0.7, 2.0]))
+    np.testing.assert_allclose(jax.jit(jax.hessian(ours))(jnp.asarray([0.7, 2.0])), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_control_flow():
     steps = jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, spikes(c[1])), (0, X))[1]
     np.testing.assert_array_equal(steps, spikes(spikes(spikes(X, "reference"), "reference"), "reference"))

@@ -196,7 +196,7 @@ def _torch(case: Case, fused: bool = False) -> tuple[Values, Values]:
         {k: torch.tensor(x, dtype=torch.float32) for k, x in part.items()} for part in (case.inputs, case.start, case.numbers, case.weights)
     )
     wanted = {k: x.requires_grad_() for k, x in (inputs | start | numbers).items()}
-    own = neuron.parameters | {k: x for k, x in numbers.items() if k in neuron.numbers}
+    own = neuron.parameters | {k: getattr(neuron, k) for k in neuron.states} | {k: x for k, x in numbers.items() if k in neuron.numbers}
     spike: Values = {k[6:]: x for k, x in numbers.items() if k not in own}
 
     def fire(x: Array, spike_at_threshold: bool, _: None) -> Array:

@@ -155,6 +155,7 @@ def recorder(cls: type[Neuron]) -> type[Neuron]:
 def recorded(cls: type[Any], structure: tuple[tuple[str, Hashable], ...]) -> tuple[StepRecord, frozenset[str]]:
     """The record of a class with this structure, and the names of the fields that its step reads."""
     key = tuple((name, type(value), value) for name, value in structure)
+    trace.require_hash(cls, key)
     found = cls._records.get(key)
     if found is None:
         found = _record(cls, dict(structure))
@@ -208,7 +209,7 @@ def _record(cls: type[Any], structure: Mapping[str, Hashable]) -> tuple[StepReco
         step=trace.flatten(results, called),
         resting=trace.flatten(rests),
     )
-    return record, frozenset(known["_read"])
+    return record, frozenset(known["_read"] | ({"spike"} if record.fires else set()))
 
 
 def _rests(cls: type[Any], recorder: Neuron, states: Mapping[str, Symbol]) -> list[Symbol | float]:

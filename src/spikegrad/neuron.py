@@ -180,7 +180,10 @@ class Neuron:
 
     def require_valid(self) -> None:
         """Raise an error that names the first condition of `valid` that does not hold."""
-        for words, holds in self.valid().items():
+        conditions = self.valid()
+        if not isinstance(conditions, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{type(self).__name__}.valid must return conditions, by what they ask for, got {type(conditions).__name__}")
+        for words, holds in conditions.items():
             if not bool(holds.all() if hasattr(holds, "all") else holds):
                 raise ValueError(f"{type(self).__name__} needs {words}")
 
@@ -196,7 +199,6 @@ class Neuron:
 
     def fire(self, x: Array) -> Array:
         """1 where `x`, potential minus threshold, reaches 0, else 0, with the gradient of the neuron's surrogate."""
-        assert self.spike  # it is read, so that a neuron may be given one
         return _word("fire" if self.spike_at_threshold else "fire_above", x)
 
     def hold(self, x: Array) -> Array:

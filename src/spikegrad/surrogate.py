@@ -290,7 +290,8 @@ def _completed(formula: Callable[..., Array]) -> Callable[..., Array]:
                 value = value * self.scale
             if formula.__name__ == "derivative":
                 value = where(abs(wide) < inf, value, where(wide == wide, 0.0, wide))
-            return value if wide is x else cast(value, x)
+            # A constant of NumPy's is a float64, which makes one of every array that is narrower.
+            return value if library(x) == "symbol" or value.dtype == x.dtype else cast(value, x)
 
     return complete
 
@@ -303,6 +304,7 @@ def _numbers(cls: type[Surrogate]) -> dict[str, Between]:
 
 def _recorded(cls: Any, structure: tuple[tuple[str, Hashable], ...]) -> Record:
     """The record of a class with this structure; the class keeps it, and nothing keeps the class."""
+    trace.require_hash(cls, structure)
     found = cls._records.get(structure)
     if found is None:
         found = _record(cls, structure)

@@ -12,9 +12,12 @@ import inspect
 import keyword
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import NoReturn, Union
+
+import numpy as np
 
 from spikegrad.evaluation import evaluate as evaluate
 from spikegrad.evaluation import evaluator as evaluator
@@ -71,6 +74,16 @@ def require_written(cls: type, names: Sequence[str], needed: str) -> None:
     if names:
         what = " and ".join(f"`{needed if needed.startswith(f'{name}(') else f'{name}(self, ...)'}`" for name in names)
         raise TypeError(f"{cls.__name__} does not define {what}: it is abstract; derive a class from it that does")
+
+
+def require_hash(cls: type, structure: Hashable) -> None:
+    """Raise a TypeError if the structure of a formula cannot be found again."""
+    try:
+        hash(structure)
+    except TypeError as error:
+        raise TypeError(
+            f"{cls.__name__}: a field that is no number is structure, and its value needs a hash: {error}; give a tuple in place of a list"
+        ) from None
 
 
 def is_added(name: str) -> bool:
@@ -156,17 +169,20 @@ class Symbol:
     __hash__ = object.__hash__
 
     def __pow__(self, exponent: Value) -> Symbol:
-        if isinstance(exponent, int | float) and float(exponent).is_integer() and abs(exponent) <= 64:
+        exponent = operand(exponent)
+        if isinstance(exponent, float) and exponent.is_integer() and abs(exponent) <= 64:
             power = _product(self, int(abs(exponent)))
             return power if exponent >= 0 else 1 / power
         if self.sign != 1:
             raise TypeError(
-                "a power that is not a whole number needs a base known to be positive: build it from abs(...), exp(...), positive "
+                "a power that is not a whole number up to 64 needs a base known to be positive: build it from abs(...), exp(...), positive "
                 "numbers and parameters annotated `Positive`"
             )
         return Symbol("exp", exponent * Symbol("log", self))
 
     def __rpow__(self, base: float) -> Symbol:
+        if not (isinstance(operand(base), float) and base > 0):
+            raise TypeError(f"a power of a number needs one that is positive, got {base}")
         return Symbol("exp", self * math.log(base))
 
     def __bool__(self) -> bool:
@@ -180,15 +196,24 @@ class Symbol:
             raise AttributeError(name)
         raise TypeError(f"`.{name}` is outside the vocabulary of a formula, which is: {_vocabulary()}")
 
-    def __array_ufunc__(self, function: Callable[..., object], *_: object, **__: object) -> NoReturn:
+    def __array_ufunc__(self, function: Callable[..., object], method: str, *given: object, **_: object) -> Symbol:
+        """What a number of NumPy makes of a symbol on its right: of some operators it is an array without dimensions by then."""
+        if method == "__call__" and function.__name__ in (*_OPERATORS, "power"):
+            a, b = (operand(x.item() if isinstance(x, np.ndarray) and x.ndim == 0 else x) for x in given)
+            return a**b if function.__name__ == "power" else Symbol(function.__name__, a, b)
         raise TypeError(f"`numpy.{function.__name__}` is outside the vocabulary of a formula, which is: {_vocabulary()}")
 
     @classmethod
     def __torch_function__(cls, function: Callable[..., object], *_: object, **__: object) -> NoReturn:
         raise TypeError(f"`torch.{function.__name__}` is outside the vocabulary of a formula, which is: {_vocabulary()}")
 
-    def __jax_array__(self) -> NoReturn:
+    @property
+    def __jax_array__(self) -> NoReturn:  # for which JAX looks before anything else
         raise TypeError(f"a function of JAX is outside the vocabulary of a formula, which is: {_vocabulary()}")
+
+
+_OPERATORS = ("add", "subtract", "multiply", "divide", *BOOLEANS[:6])
+"""Operations on two numbers that are written between them; NumPy calls its own so, too."""
 
 
 def _vocabulary() -> str:
@@ -199,7 +224,7 @@ def operand(value: object) -> Value:
     """What a symbol may be combined with: another one, or a number."""
     if isinstance(value, Symbol):
         return value
-    if isinstance(value, int | float):
+    if isinstance(value, Real):  # those of NumPy, too
         if value != value:
             raise TypeError("a formula cannot be given NaN")
         return float(value)

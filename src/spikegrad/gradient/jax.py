@@ -54,6 +54,30 @@ def _spike(
     return jnp.where(x == x, fired.astype(x.dtype), x)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _spike_again(
+    surrogate: Surrogate,
+    spike_at_threshold: bool,
+    x: jax.Array,
+    numbers: dict[str, jax.Array],
+    noise: tuple[jax.Array, ...],
+) -> jax.Array:
+    """The same spikes where a derivative is taken, computed so that they have two more without a rule.
+
+    `jax.lax.scan`, differentiated in reverse, forgets the rules of what it has run forward: the second derivative would miss what spikes do
+    to later steps. What is added is 0, and has the derivatives of the integral from x to itself, as in `spikegrad.gradient.torch`.
+    """
+    x = jnp.asarray(x)
+    wide = widen(jnp.where(jnp.isinf(x), 0, x))
+    fixed, frozen = jax.lax.stop_gradient((wide, numbers))
+    slope = surrogate.bind(frozen).derivative(wide, *noise)
+    change = (slope + jax.lax.stop_gradient(slope)) / 2 * (wide - fixed)
+    if numbers:
+        change = change + surrogate.bind(numbers).primitive(wide, *noise) - surrogate.bind(frozen).primitive(wide, *noise)
+    spikes = _spike(surrogate, spike_at_threshold, x, numbers, noise)
+    return jax.lax.stop_gradient(spikes) + jnp.where(change == change, change, 0).astype(x.dtype)
+
+
 def _rule(surrogate: Surrogate, spike_at_threshold: bool, primals: Moved, tangents: Moved) -> tuple[jax.Array, jax.Array]:
     x, numbers, noise = jnp.asarray(primals[0]), *primals[1:]
     x_dot, number_dots, _ = tangents
@@ -69,8 +93,9 @@ def _rule(surrogate: Surrogate, spike_at_threshold: bool, primals: Moved, tangen
             return surrogate.bind({**numbers, **given}).primitive(wide, *noise)
 
         change = change + jax.jvp(primitive, ({name: numbers[name] for name in moving},), (moving,))[1]
-    out = _spike(surrogate, spike_at_threshold, x, numbers, noise)
+    out = _spike_again(surrogate, spike_at_threshold, x, numbers, noise)
     return out, jnp.where(infinite, 0, change).astype(x.dtype)
 
 
 _spike.defjvp(_rule, symbolic_zeros=True)
+_spike_again.defjvp(_rule, symbolic_zeros=True)

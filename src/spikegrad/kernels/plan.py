@@ -179,8 +179,8 @@ def _evaluated(program: Program, numbers: Mapping[str, Array], like: Array) -> l
     with np.errstate(all="ignore") if program.instructions else contextlib.nullcontext():
         for operation, *operands in program.instructions:
             given = [value(o) for o in operands]
-            if any(library(o) != "numpy" for o in given):
-                given = [array(o, like) for o in given]
+            if any(library(o) != "numpy" for o in given):  # conditions stay conditions
+                given = [array(o, like) != 0 if str(o.dtype).endswith("bool") else array(o, like) for o in given]
             values.append(OPERATIONS[str(operation)](*given))
     return [float(each) if library(each := value(o)) == "numpy" else each for o in program.results]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal, TypeAlias, TypeGuard
 
 import torch
@@ -172,8 +173,8 @@ class Layer(Stateful):
         """Recurrent weights, uniform within one over the root of the number of inputs of a neuron."""
         if recurrent not in ("all-to-all", "one-to-one"):
             raise ValueError(f"the connection of a recurrent layer must be one of 'all-to-all', 'one-to-one', got {recurrent!r}")
-        if features is None or features < 1:
-            raise ValueError(f"a recurrent layer needs `features`, the number of its neurons, at least 1, got {features}")
+        if features is True or not isinstance(features, Integral) or features < 1:
+            raise ValueError(f"a recurrent layer needs `features`, the number of its neurons, at least 1, got {features!r}")
         self.connection, self.neuron = recurrent, self.neuron
         weight = torch.empty(features, features) if recurrent == "all-to-all" else torch.empty(features)
         self.weight = nn.Parameter(weight)
@@ -194,6 +195,18 @@ class Layer(Stateful):
         if neuron is not None and name in neuron.numbers:
             return held(self, name, neuron.numbers[name]) if name in self._tensors else getattr(neuron, name)
         return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        neuron = self.__dict__.get("_neuron")
+        if neuron is not None and name in neuron.numbers:
+            own = (
+                f"its buffer `{name}_fixed`"
+                if f"{name}_fixed" in self._buffers
+                else f"its parameter `{name}_{neuron.numbers[name].coordinate}`"
+            )
+            what = own if name in self._tensors else f"`neuron`: layer.neuron = dataclasses.replace(layer.neuron, {name}=...)"
+            raise AttributeError(f"`{name}` of a layer only says what the number is now; what makes it so is {what}")
+        super().__setattr__(name, value)
 
     def forward(self, currents: Currents, state: State = None, *, record: Record = False, lengths: Lengths = None) -> tuple[Any, ...]:
         """Run the layer over a sequence.

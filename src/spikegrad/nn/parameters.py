@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from spikegrad.ranges import Between
 
 def named(names: str | Sequence[str]) -> tuple[str, ...]:
     """Names, of which one may be given by itself."""
+    if not isinstance(names, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"what is learned is said by name, as in learn=('beta', 'spike.slope'), got {names!r}")
     return (names,) if isinstance(names, str) else tuple(names)
 
 
