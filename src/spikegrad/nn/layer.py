@@ -384,6 +384,12 @@ class Layer(Stateful):
             self.neuron = dataclasses.replace(self.neuron, **loaded)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What was pickled before the class of its neuron was edited runs as that class is now."""
+        super().__setstate__(state)
+        if self._neuron.record != self._record:
+            self.neuron = self._neuron
+
     def extra_repr(self) -> str:
         """The neuron with its numbers as they are, and what differs from the defaults."""
         shown: list[str] = []

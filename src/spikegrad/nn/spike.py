@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,12 @@ class Spike(nn.Module):
         with torch.inference_mode(False):
             values = torch.tensor([*self.floats.values()], dtype=torch.float64, device="cpu")
             self.numbers = self.numbers.copy_(values) if len(values) == len(self.numbers) else values
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What was pickled before the class of its surrogate was edited computes as that class does now."""
+        super().__setstate__(state)
+        if self._surrogate.structure != self.structure:
+            self.surrogate = self._surrogate
 
     def learned(self) -> dict[str, Array]:
         """The tensors in place of numbers by name, with gradient where they are learned."""
