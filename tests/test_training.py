@@ -113,7 +113,7 @@ def assert_same_run(run, other):
 def test_a_run_leaves_its_folder(whole, small):
     run = whole.run
     assert {path.name for path in run.path.iterdir()} == FILES
-    assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert {path.name for path in (run.path / "checkpoints").iterdir()} == {"last.ckpt", "lock"}
     assert Config.read(run.path / "config.json") == Config(data=small, **TINY)
     results = run.read_json("results.json")
     assert (results["test_accuracy"], results["test_samples"], results["epochs"]) == (whole.test.accuracy, 24, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import NoReturn
 
@@ -11,6 +12,9 @@ def main() -> None:
     from spikegrad.errors import InputError
 
     code = 0
+    for stream in (sys.stdout, sys.stderr):  # not every console and file can take a plus-minus sign, or the name of a folder
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         from spikegrad.cli.app import run
 
@@ -27,6 +31,12 @@ def main() -> None:
     except BrokenPipeError:  # `spikegrad list | head`
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename} cannot be used: {(error.strerror or str(error)).lower()}")
+    except MemoryError as error:
+        _refuse(f"there is not enough memory: {error}")
     sys.exit(code)
 
 

@@ -93,7 +93,11 @@ def _train(commands: Commands) -> None:
         "--out", metavar="FOLDER", action=Once, type=text_of, help="the new folder; runs/<data>-<number> by default; it must not exist"
     )
     group.add_argument(
-        "--resume", metavar="RUN", action=Once, type=text_of, help="continue the run in this folder; with --epochs also beyond its end"
+        "--resume",
+        metavar="RUN",
+        action=Once,
+        type=text_of,
+        help="continue the run in this folder; with --epochs also beyond its end, with --data where its file has moved",
     )
     said = "settings from a JSON file, such as a run's config.json; options beside it win"
     group.add_argument("--config", metavar="FILE", action=Once, type=text_of, help=said)

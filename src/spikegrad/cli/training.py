@@ -100,16 +100,16 @@ def _examine(path: str, console: Console) -> None:
     from spikegrad.training.folder import Run
 
     found, course = examine(path)
+    console.print(found)
+    console.print()
+    for sentence in course:
+        console.print(sentence, soft_wrap=True)
     run = Run.open(path)
     run.write("diagnosis.json", json.dumps({**found.to_dict(), "course": course}, indent=2) + "\n")
     drawn = Config.read(run.path / "config.json").pictures
     picture = run.path / f"diagnosis.{'png' if drawn == 'none' else drawn}"
     figure = found.figure()
     run.replace(picture, lambda new: plots.write(figure, new, picture.suffix[1:]))
-    console.print(found)
-    console.print()
-    for sentence in course:
-        console.print(sentence, soft_wrap=True)
     console.print(f"[dim]{run.path / 'diagnosis.json'}  {picture.name}[/]", soft_wrap=True)
 
 
@@ -125,12 +125,12 @@ def quantize(run: str, weights: tuple[int, ...], states: tuple[int, ...], model:
     from spikegrad.training.quantizing import quantize_report
 
     found = quantize_report(run, weights, states, model=model)
+    console.print(found)
     opened.write("quantize.json", json.dumps(found.to_dict(), indent=2) + "\n")
     drawn = Config.read(opened.path / "config.json").pictures
     picture = opened.path / f"quantize.{'png' if drawn == 'none' else drawn}"
     figure = found.figure()
     opened.replace(picture, lambda new: plots.write(figure, new, picture.suffix[1:]))
-    console.print(found)
     console.print(f"[dim]{opened.path / 'quantize.json'}  {picture.name}[/]", soft_wrap=True)
     return 0
 
@@ -168,6 +168,10 @@ def predict(run: str, data: str, out: str | None, model: str | None) -> int:
         raise InputError(f"--out must end in .csv, got {out!r}")
     if out is not None and Path(out).exists():
         raise InputError(f"{out} exists already and nothing is overwritten; choose another name with --out")
+    if out is not None and not os.access(Path(out).absolute().parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"cannot write to {Path(out).parent}: {'permission denied' if Path(out).parent.exists() else 'there is no such folder'}"
+        )
     console = console_of()
     from spikegrad.training.answers import predict as start
 

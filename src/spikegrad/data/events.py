@@ -13,6 +13,8 @@ from spikegrad.errors import InputError
 
 STEPS = 100
 """Time steps of event data, if nothing is said."""
+MOST = 10**9
+"""Time steps that a configuration may have."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ class Binning:
         if step_ms is None:
             steps = steps or STEPS
             step_ms = _rounded_up(longest * (1 + 1e-9) / steps) or 1.0
+        if steps is None and longest / step_ms >= MOST:
+            raise InputError(
+                f"`step_ms` {step_ms:g} makes more than {MOST} steps of the longest sample, of {longest:g} ms; take longer steps"
+            )
         return replace(self, sensor=sensor, step_ms=step_ms, steps=steps or int(longest // step_ms) + 1)
 
     def apply(self, recordings: Sequence[Recording]) -> tuple[Events, int]:

@@ -11,7 +11,7 @@ from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from spikegrad.data.events import Binning
+from spikegrad.data.events import MOST, Binning
 from spikegrad.errors import InputError, meant
 from spikegrad.neuron import Neuron
 from spikegrad.surrogate import Surrogate
@@ -61,7 +61,7 @@ class Config:
         None,
         "Time steps (10, or as many as the data have; of events 100, or as --step-ms has it).",
         least=1,
-        most=10**9,
+        most=MOST,
         group="Data",
     )
     step_ms: float | None = _setting(

@@ -15,7 +15,7 @@ from spikegrad.insight import Diagnosis, diagnose
 from spikegrad.training.batches import Samples, derived
 from spikegrad.training.config import Config
 from spikegrad.training.feasible import fitted
-from spikegrad.training.folder import Run
+from spikegrad.training.folder import Run, reason
 from spikegrad.training.loss import loss
 from spikegrad.training.module import SpikingModule
 
@@ -48,8 +48,7 @@ def examine(path: str | Path) -> tuple[Diagnosis, list[str]]:
             module.load_state_dict(kept["state_dict"])
             optimizer.load_state_dict(kept["optimizer_states"][0])
         except Exception as error:  # a broken file makes the unpickler fail in any way
-            why = str(error).partition("\n")[0]
-            raise InputError(f"{run.checkpoint} does not hold this network: {type(error).__name__}: {why}") from None
+            raise InputError(f"{run.checkpoint} does not hold this network: {type(error).__name__}: {reason(error)}") from None
         for group in optimizer.param_groups:
             group["lr"] = config.lr
     rows = run.metrics()

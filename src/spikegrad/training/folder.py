@@ -6,10 +6,11 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from spikegrad.errors import InputError
@@ -21,10 +22,11 @@ MEASURED = {"epoch", "train_loss", "train_accuracy", "validation_loss", "validat
 PICTURES = ("learning_curves", "confusion", "raster")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Why something could not be read or written, as the end of a sentence."""
-    told = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}".strip() or type(error).__name__
-    return told.splitlines()[0].lower() if isinstance(error, OSError) else told.splitlines()[0]
+    if isinstance(error, OSError):
+        return (error.strerror or f"{error}").splitlines()[0].lower()
+    return shorten(f"{error}".strip() or type(error).__name__, 240, placeholder=" …")  # of a network's weights the first line says nothing
 
 
 def first_process() -> bool:
@@ -38,8 +40,8 @@ class Run:
     """The folder of one run.
 
     ``config.json`` the configuration, ``run.json`` what the data and the software were, ``metrics.csv`` one row an epoch,
-    ``checkpoints/last.ckpt`` where to resume, ``best.safetensors`` the weights that were best on the validation samples, ``results.json``
-    what came out, and pictures, `PICTURES`.
+    ``checkpoints/last.ckpt`` where to resume, beside the lock of who trains, ``best.safetensors`` the weights that were best on the
+    validation samples, ``results.json`` what came out, and pictures, `PICTURES`.
     """
 
     path: Path
@@ -86,12 +88,12 @@ class Run:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.mkdir()
                 break
-            except FileExistsError:
+            except OSError as error:
+                if not (isinstance(error, FileExistsError) and target.parent.is_dir()):  # a link to nowhere exists, too
+                    raise InputError(f"cannot write {target}: {reason(error)}") from None
                 if path is not None:
                     cls.check(target)
                 number += 1
-            except OSError as error:
-                raise InputError(f"cannot write {target}: {_reason(error)}") from None
         run = cls(target, made)
         try:
             (target / "checkpoints").mkdir()
@@ -99,7 +101,7 @@ class Run:
         except BaseException as error:
             run.discard()
             if isinstance(error, OSError):
-                raise InputError(f"cannot write {target}: {_reason(error)}") from None
+                raise InputError(f"cannot write {target}: {reason(error)}") from None
             raise
         return run
 
@@ -121,6 +123,24 @@ class Run:
             why = "it has no config.json" if Path(path).is_dir() else "there is no such folder"
             raise InputError(f"{path} is not a run: {why}")
         return cls(Path(path))
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Keep others from training here for as long as the block runs; the processes of one training are one, and the first has the lock.
+
+        Raises:
+            InputError: another process trains here.
+        """
+        from spikegrad.comparison.claims import claim
+
+        with ExitStack() as held:
+            try:
+                ours = not first_process() or held.enter_context(claim(self.path / "checkpoints" / "lock"))
+            except InputError:
+                ours = True  # on a file system without locks
+            if not ours:
+                raise InputError(f"{self.path} is being trained by another process; wait until it has ended, or stop it")
+            yield
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file so that it is there whole or not at all."""
@@ -150,7 +170,7 @@ class Run:
         except Exception as error:  # each writer has its own for a disk that is full
             with suppress(OSError):
                 new.unlink(missing_ok=True)
-            raise InputError(f"cannot write {target}: {_reason(error)}") from error
+            raise InputError(f"cannot write {target}: {reason(error)}") from error
 
     def read_json(self, name: str) -> dict[str, Any]:
         """One of the run's JSON files.
@@ -161,7 +181,7 @@ class Run:
         try:
             found = json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{self.path / name} cannot be read: {_reason(error)}") from None
+            raise InputError(f"{self.path / name} cannot be read: {reason(error)}") from None
         if not isinstance(found, dict):
             raise InputError(f"{self.path / name} must hold one JSON object, got {type(found).__name__}")
         return found
@@ -179,7 +199,7 @@ class Run:
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError, csv.Error) as error:
-            raise InputError(f"{path} cannot be read: {_reason(error)}") from None
+            raise InputError(f"{path} cannot be read: {reason(error)}") from None
         if any(not row.keys() >= MEASURED for row in rows):
             raise InputError(f"{path} must have the columns {', '.join(sorted(MEASURED))}")
         return rows

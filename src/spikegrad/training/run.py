@@ -25,7 +25,7 @@ from spikegrad.errors import InputError
 from spikegrad.training.callbacks import Bar, Keeper, Watch
 from spikegrad.training.config import Config
 from spikegrad.training.feasible import enough_memory, fitted, require_possible
-from spikegrad.training.folder import PICTURES, Run, first_process
+from spikegrad.training.folder import PICTURES, Run, first_process, reason
 from spikegrad.training.measure import Measurement, look, measure
 from spikegrad.training.module import DivergedError as DivergedError
 from spikegrad.training.module import SpikingModule as SpikingModule
@@ -40,7 +40,7 @@ from spikegrad.training.trained import (
     require_same_neuron,
 )
 
-CHANGEABLE = ("epochs", "accelerator", "devices", "num_nodes", "strategy", "pictures", "model")
+CHANGEABLE = ("data", "epochs", "accelerator", "devices", "num_nodes", "strategy", "pictures", "model")
 """Settings that a resumed run may change."""
 RUN_VARIABLE = "SPIKEGRAD_RUN"
 """Tells the processes that Lightning starts on one machine which folder the first of them made."""
@@ -119,9 +119,10 @@ def train(
     else:
         run = Run(Path(os.environ.get(RUN_VARIABLE) or str(out)))
     try:
-        if first:
-            run.write("run.json", _description(data, config))
-        return _complete(run, config, data, trainer, module, console, callbacks)
+        with run.alone():
+            if first:
+                run.write("run.json", _description(data, config))
+            return _complete(run, config, data, trainer, module, console, callbacks)
     except DivergedError:
         raise
     except Exception:
@@ -133,7 +134,7 @@ def train(
 def resume(
     path: str | Path,
     *,
-    data: Dataset | None = None,
+    data: Dataset | str | None = None,
     callbacks: Sequence[lightning.Callback] = (),
     console: Console | None = None,
     **changes: Any,
@@ -144,18 +145,27 @@ def resume(
 
     Args:
         path: folder of the run.
-        data: as for `train`.
+        data: as for `train`, or where they are now, if they have moved.
         callbacks: as for `train`.
         console: where the progress bar is drawn; nowhere if None.
         **changes: other values of `epochs`, `accelerator`, `devices`, `num_nodes`, `strategy` or `pictures`; or `model`, for a network of
             one's own whose file has moved or changed and is to be taken as it is.
 
     Raises:
-        InputError: it is no run or a damaged one, its data or the file of its neuron or network have changed, or another setting was
-            given.
+        InputError: it is no run or a damaged one, its data or the file of its neuron or network have changed, another setting was
+            given, or another process trains it.
         DivergedError: an `InputError`; also where the run had diverged before.
     """
     run = Run.open(path)
+    if isinstance(data, str):
+        changes["data"], data = data, None
+    with run.alone():
+        return _resumed(run, data, callbacks, console, changes)
+
+
+def _resumed(
+    run: Run, data: Dataset | None, callbacks: Sequence[lightning.Callback], console: Console | None, changes: dict[str, Any]
+) -> Outcome:
     before = Config.read(run.path / "config.json")
     config = before.changed(**changes)
     if other := [name for name in changes if name not in CHANGEABLE and getattr(config, name) != getattr(before, name)]:
@@ -265,7 +275,7 @@ def _fit(trainer: lightning.Trainer, module: SpikingModule, checkpoint: Path | N
     except Exception as error:
         if checkpoint is None or keeper.started:
             raise
-        raise InputError(f"{checkpoint} does not fit this run: {str(error).strip().splitlines()[0]}") from error
+        raise InputError(f"{checkpoint} does not fit this run: {reason(error)}") from error
 
 
 def _epochs_done(run: Run) -> int:
@@ -275,8 +285,7 @@ def _epochs_done(run: Run) -> int:
         with run.checkpoint.open("rb") as file:
             return 1 + int(torch.load(file, map_location="cpu", weights_only=True)["epoch"])
     except Exception as error:  # a broken file makes the unpickler fail in any way
-        why = str(error).partition("\n")[0]
-        raise InputError(f"{run.checkpoint} cannot be read as a checkpoint: {type(error).__name__}: {why}") from None
+        raise InputError(f"{run.checkpoint} cannot be read as a checkpoint: {type(error).__name__}: {reason(error)}") from None
 
 
 def _description(data: Dataset, config: Config) -> str:

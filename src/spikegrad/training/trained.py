@@ -17,7 +17,7 @@ from spikegrad.data.dataset import Array
 from spikegrad.errors import InputError
 from spikegrad.training.config import Config
 from spikegrad.training.feasible import require_encodable
-from spikegrad.training.folder import Run
+from spikegrad.training.folder import Run, reason
 from spikegrad.training.named import digest_of, function_of
 from spikegrad.training.network import Network, network
 
@@ -87,13 +87,14 @@ def network_of(run: Run, config: Config, features: int, classes: int, shape: tup
     """The network with its best weights, in the precision it was trained in."""
     made = network(config, features, classes, shape or (features,))
     try:
+        run.weights.open("rb").close()  # of a file that may not be read safetensors says that it is missing
         made.load_state_dict(load_file(run.weights), assign=True)
     except FileNotFoundError:
         if (run.path / "metrics.csv").exists():
             raise InputError(f"{run.weights} is missing; the run is damaged, start anew") from None
         raise InputError(f"{run.path} has no weights yet; continue it with --resume {run.path}") from None
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"{run.weights} does not hold this network's weights: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{run.weights} does not hold this network's weights: {reason(error)}") from None
     return made.requires_grad_(False)
 
 
