@@ -150,7 +150,8 @@ def tune(**options: Any) -> int:
     run = tuning.path / "runs" / str(study.best_trial.number)
     if (run / "config.json").exists():  # else it is on another machine
         console.print(f"its run        [bold]{run}[/]", soft_wrap=True)
-    console.print(f"study          [bold]{tuning.path}[/]  trials.csv  importance.png", soft_wrap=True)
+    files = [name for name in ("trials.csv", "importance.png") if (tuning.path / name).exists()]  # no picture if nothing varied
+    console.print(f"study          [bold]{tuning.path}[/]  {'  '.join(files)}", soft_wrap=True)
     return 0
 
 

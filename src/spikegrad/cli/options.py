@@ -47,7 +47,7 @@ def add_setting(add: Callable[..., argparse.Action], entry: dataclasses.Field[An
     """One setting of `Config` as an option; its default is filled in there, so that a file's settings are told from it."""
     kind, limits, default = str(entry.type).removesuffix(" | None"), entry.metadata, entry.default
     flag = FLAGS.get(entry.name, "--" + entry.name.replace("_", "-"))
-    shown = "" if default in (None, (), dataclasses.MISSING) else f" ({default})"
+    shown = "" if default in (None, (), "", dataclasses.MISSING) else f" ({default})"
     if isinstance(default, tuple) and default:
         shown = f" ({','.join(map(str, default))})"
     help = (limits["help"][:1].lower() if limits["help"][1:2].islower() else limits["help"][:1]) + limits["help"][1:].rstrip(".")

@@ -41,7 +41,7 @@ def add_compare(commands: Commands) -> None:
     )
     group.add_argument("--quick", action="store_true", help="the preset with fewer samples and settings")
     add_settings(
-        parser, {"comparison": group}, without=("surrogate", "neuron", "lr", "seed", "threads", "devices", "num_nodes", "strategy")
+        parser, {"comparison": group}, without=("surrogate", "neuron", "model", "lr", "seed", "threads", "devices", "num_nodes", "strategy")
     )
 
     def call(**options: Any) -> int:

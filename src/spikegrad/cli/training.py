@@ -205,7 +205,11 @@ def console_of() -> Console:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from rich.console import Console
 
-    return Console(highlight=False)
+    class Ours(Console):
+        def __reduce__(self) -> Any:
+            return console_of, ()  # a process that a strategy spawns prints by one of its own
+
+    return Ours(highlight=False)
 
 
 def _tell(outcome: Outcome, console: Console) -> int:
@@ -217,7 +221,7 @@ def _tell(outcome: Outcome, console: Console) -> int:
             return 130
         return 0
     _tell_measurement(console, outcome.test)
-    console.print(f"training       {outcome.seconds:.1f} s, {outcome.epochs} epochs")
+    console.print(f"training       {outcome.seconds:.1f} s, {outcome.epochs} epoch{'s' if outcome.epochs > 1 else ''}")
     console.print(f"run            [bold]{path}[/]", soft_wrap=True)
     drawn = sorted(each.name for each in path.iterdir() if each.suffix in (".png", ".svg", ".pdf"))
     if drawn:

@@ -20,6 +20,8 @@ from spikegrad.comparison.table import best_setting, settings
 
 PICTURES = ("accuracy_by_slope", "learning_curves", "accuracy_map")
 MARKS = "osD^vPX*"
+MARKED = 12
+"""Slopes that have a mark each at their axis."""
 
 
 def draw(comparison: Comparison) -> list[Path]:
@@ -83,6 +85,10 @@ def accuracy_by_slope(results: Sequence[Result]) -> Figure:
         if any(result.cell.labels.get("slope") is not None for result in results):
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
+            slopes = sorted({float(slope) for result in results if (slope := result.cell.labels.get("slope")) is not None})
+            if len(slopes) <= MARKED:
+                axes.set_xticks(slopes)
+                axes.minorticks_off()
         axes.set(xlabel="slope of the surrogate, 1 / potential", ylabel="test accuracy, %", ylim=(0, 102))
         axes.set_title("Accuracy at the best learning rate")
         figure.legend(loc="outside lower center", ncols=3)
@@ -101,7 +107,7 @@ def learning_curves(comparison: Comparison) -> Figure:
                     chosen = any(result is each for each in best)
                     _course(axes, comparison, result, _look(number), name if chosen and result is best[0] else None, chosen)
         axes.set(xlabel="epoch", ylabel="validation accuracy, %", ylim=(0, 102))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.margins(x=0.02)
         axes.set_title("Best setting of each, and all others faint")
         figure.legend(loc="outside lower center", ncols=2)
@@ -163,6 +169,7 @@ def _course(axes: Axes, comparison: Comparison, result: Result, look: dict[str, 
         told = [f"slope {slope:g}"] if (slope := result.cell.labels.get("slope")) is not None else []
         name = ", ".join([name, *told, f"learning rate {result.cell.labels.get('lr'):g}"])
     style: dict[str, Any] = look | ({"linewidth": 1.8} if chosen else {"linewidth": 0.5, "alpha": 0.25})
+    style |= {} if len(rows) > 1 else {"marker": "o", "markersize": 4}
     x, y = [row["epoch"] for row in rows], [100 * row["validation_accuracy"] for row in rows]
     axes.plot(x, y, label=name or "_", **style, zorder=3 if chosen else 2)
 

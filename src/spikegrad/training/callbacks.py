@@ -141,7 +141,7 @@ class Bar(lightning.Callback):
     """One calm line: epoch, bar, validation accuracy, loss, firing rates, time left. Where there is no terminal, a line for every epoch."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
+        self.console, self.shown = console, True
         self.progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=24),
@@ -153,11 +153,17 @@ class Bar(lightning.Callback):
         )
         self.task = TaskID(0)
 
+    def __reduce__(self) -> Any:
+        """Anew in a process that a strategy spawns."""
+        return Bar, (self.console,)
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Show the bar where the run stands."""
+        """Show the bar where the run stands; of processes that a strategy forks, in the first."""
+        self.shown = trainer.is_global_zero
         total = float(trainer.estimated_stepping_batches)
         self.task = self.progress.add_task("", total=total, completed=trainer.global_step, epoch=self._epoch(trainer), said="")
-        self.progress.start()
+        if self.shown:
+            self.progress.start()
 
     def on_train_batch_end(
         self,
@@ -177,7 +183,7 @@ class Bar(lightning.Callback):
         said = f"loss {seen['train_loss']:.3f}  validation {100 * seen['validation_accuracy']:.1f} %"
         said += f"  firing {rates} %" if rates else ""
         self.progress.update(self.task, said=said)
-        if not self.console.is_terminal:
+        if self.shown and not self.console.is_terminal:
             self.console.print(f"epoch {self._epoch(trainer)}  {said}", soft_wrap=True)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:

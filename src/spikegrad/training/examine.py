@@ -52,7 +52,9 @@ def examine(path: str | Path) -> tuple[Diagnosis, list[str]]:
         for group in optimizer.param_groups:
             group["lr"] = config.lr
     rows = run.metrics()
-    return _diagnosed(module, data, optimizer), course_says(rows, data.classes)
+    found = _diagnosed(module, data, optimizer)
+    normalised = found.layers[: len(config.hidden)] if config.norm and not config.model else ()
+    return found, course_says(rows, data.classes) + _averages_say(rows, [layer.rate for layer in normalised])
 
 
 def examine_start(config: Config) -> Diagnosis:
@@ -97,9 +99,9 @@ def course_says(rows: Sequence[Mapping[str, float]], classes: int) -> list[str]:
         return ["No epoch has ended yet."]
     first, last = rows[0], rows[-1]
     said = [
-        f"In {last['epoch']:.0f} epochs the training loss went from {first['train_loss']:.4g} to {last['train_loss']:.4g}, the validation "
-        f"accuracy from {100 * first['validation_accuracy']:.1f} to {100 * last['validation_accuracy']:.1f} %; guessing has "
-        f"{math.log(classes):.4g} and {100 / classes:.1f} %."
+        f"In {last['epoch']:.0f} epoch{'s' if last['epoch'] > 1 else ''} the training loss went from {first['train_loss']:.4g} to "
+        f"{last['train_loss']:.4g}, the validation accuracy from {100 * first['validation_accuracy']:.1f} to "
+        f"{100 * last['validation_accuracy']:.1f} %; guessing has {math.log(classes):.4g} and {100 / classes:.1f} %."
     ]
     if unmoved(rows, classes):
         said.append("The loss has not moved since the first epoch.")
@@ -114,6 +116,16 @@ def course_says(rows: Sequence[Mapping[str, float]], classes: int) -> list[str]:
             if states[-1]:
                 said.append(f"Layer {name[5:]} has been {states[-1]} since epoch {rows[since]['epoch']:.0f}.")
     return said
+
+
+def _averages_say(rows: Sequence[Mapping[str, float]], rates: Sequence[float]) -> list[str]:
+    """Of normalised layers, with their `rates` in training: what is silent or saturated only as it is on validation samples."""
+    return [
+        f"Layer {number} has {rate:.2g} spikes a step while it learns: its normalisation takes averages of past batches for validation "
+        "samples, which are still far off. Train longer, in smaller batches, or with --no-norm."
+        for number, rate in enumerate(rates, 1)
+        if rows and _state(rows[-1][f"rate_{number}"]) and not _state(rate)
+    ]
 
 
 def _state(rate: float) -> str:

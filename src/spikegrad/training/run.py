@@ -107,6 +107,8 @@ def train(
         Run.check(out)
     data = load(config.data, config.binning) if data is None else data
     config = fitted(config, data)
+    if console is not None and first and data.left_out:
+        console.print(f"[yellow]warning[/]  {data.left_out} events come after the last of {config.steps} steps and are left out")
     trainer = _trainer(config)
     require_possible(config, data, trainer)
     with enough_memory():

@@ -24,6 +24,22 @@ class Drawing(Protocol):
 
 
 @dataclass(frozen=True)
+class _End:
+    """Draws what is at one end of everything, 0 for the first or -1 for the last."""
+
+    place: int
+
+    def suggest_categorical(self, name: str, choices: Any, /) -> Any:
+        return choices[self.place]
+
+    def suggest_float(self, name: str, low: float, high: float, /, *, log: bool) -> float:
+        return (low, high)[self.place]
+
+    def suggest_int(self, name: str, low: int, high: int, /, *, log: bool) -> int:
+        return (low, high)[self.place]
+
+
+@dataclass(frozen=True)
 class Space:
     """Ranges to search, each (lowest, highest), on a logarithmic scale; None leaves what it concerns as it is configured.
 
@@ -58,6 +74,15 @@ class Space:
                 if not (0 < low <= high < math.inf):
                     raise InputError(f"`{entry.name}` must be searched between two positive numbers, the lower one first, got {low}:{high}")
                 object.__setattr__(self, entry.name, (low, high))
+
+    def require_drawable(self, base: Config) -> None:
+        """Refuse a configuration with which what is at the ends of the ranges cannot be trained.
+
+        Raises:
+            InputError: as `drawn`.
+        """
+        for place in (0, -1):
+            self.drawn(base, _End(place))
 
     def drawn(self, base: Config, trial: Drawing) -> Config:
         """A configuration with values drawn from the ranges.

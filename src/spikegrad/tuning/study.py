@@ -190,6 +190,7 @@ def tune(tuning: Tuning, *, jobs: int = 1, console: Console | None = None) -> op
     """
     if jobs < 1 or tuning.trials < 1:
         raise InputError(f"there must be at least 1 trial and 1 job, got {tuning.trials} and {jobs}")
+    tuning.space.require_drawable(tuning.config)
     tuning.write()
     study = tuning.open()
     from spikegrad.tuning.progress import showing
