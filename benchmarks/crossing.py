@@ -36,7 +36,7 @@ def passes(product: str, size: tuple[int, int], share: float, steps: int, batch:
     import torch
 
     from spikegrad import Spikes, Triangle, nn
-    from spikegrad.kernels.spikes import Pairs
+    from spikegrad.kernels.places import Pairs
     from spikegrad.nn import events
 
     generator = torch.Generator().manual_seed(0)

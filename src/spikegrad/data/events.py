@@ -137,6 +137,9 @@ class Events:
         channels: number of channels.
         binary: whether several events in one bin are 1 rather than their number.
 
+    Raises:
+        ValueError: an event is outside of the steps or channels, or `starts` do not fit the events.
+
     Example:
         >>> import numpy as np
         >>> from spikegrad.data import Events
@@ -151,6 +154,14 @@ class Events:
         self, step: NDArray[np.integer], channel: NDArray[np.integer], starts: NDArray[np.integer], steps: int, channels: int,
         binary: bool = False,
     ) -> None:  # fmt: skip
+        for name, places, size in (("step", step, steps), ("channel", channel, channels)):
+            if len(places) and (places.min() < 0 or places.max() >= size):
+                wrong = places.min() if places.min() < 0 else places.max()
+                raise ValueError(f"an event is at {name} {wrong}, but there are {size} of them, from 0 on")
+        if starts[0] != 0 or not len(step) == len(channel) == starts[-1] or (starts[1:] < starts[:-1]).any():
+            raise ValueError(
+                f"`starts` must rise from 0 to the number of events, {len(step)} steps and {len(channel)} channels, got {starts}"
+            )
         self.step, self.channel, self.starts, self.binary = step, channel, starts, binary
         self.shape = (len(starts) - 1, steps, channels)
 

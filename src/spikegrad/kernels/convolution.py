@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spikegrad.gradient.function import Context, Function, Gradients
-from spikegrad.kernels import spikes
+from spikegrad.kernels import gate, spikes
 from spikegrad.kernels.choice import GROUPS
 from spikegrad.kernels.cpu import patches
 from spikegrad.kernels.spikes import Spikes, finite
@@ -24,8 +24,14 @@ class Geometry(NamedTuple):
     padding: tuple[int, int]
 
     def out(self, kernel: torch.Size) -> tuple[int, int]:
-        """Height and width of what comes out."""
+        """Height and width of what comes out.
+
+        Raises:
+            ValueError: nothing does.
+        """
         (h, w), (y, x) = self.size, self.padding
+        if kernel[-2] > h + 2 * y or kernel[-1] > w + 2 * x:
+            raise ValueError(f"kernels of {tuple(kernel[-2:])} are larger than images of {self.size} with padding {self.padding}")
         return (h + 2 * y - kernel[-2]) // self.stride + 1, (w + 2 * x - kernel[-1]) // self.stride + 1
 
 
@@ -38,7 +44,7 @@ class _Context(Context, Protocol):
 class _Convolved(Function):
     @staticmethod
     def forward(ctx: _Context, given: Spikes, geometry: Geometry, carrier: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.given, ctx.geometry, ctx.from_images = given, geometry, carrier is not None and carrier.ndim == 5
+        ctx.given, ctx.geometry, ctx.from_images = given.carried_by(None), geometry, carrier is not None and carrier.ndim == 5
         ctx.save_for_backward(carrier, weight)
         taps = _by_channel(weight.detach(), geometry.stride)
         out = torch.empty(*given.shape[:2], *geometry.out(weight.shape), len(weight), dtype=torch.float32, device="cpu")
@@ -48,18 +54,20 @@ class _Convolved(Function):
 
     @staticmethod
     def backward(ctx: _Context, *arriving: Tensor) -> Gradients:
-        (carrier, weight), (g,), given, again = ctx.saved_tensors, arriving, ctx.given, torch.is_grad_enabled()
+        (carrier, weight), (g,), given = ctx.saved_tensors, arriving, ctx.given
+        weight, again = weight.to(torch.float32), torch.is_grad_enabled()  # hooks may have saved it in another dtype
+        loop = again or not gate.has_memory(g)
         wants_input, wants_weight, wants_bias = ctx.needs_input_grad[2:]
         of_bias = g.sum((0, 1, 2, 3)) if wants_bias else None
         of_weight: Tensor | None = None
-        if wants_weight and not again and finite(g):
+        if wants_weight and not loop and finite(g):
             groups = min(GROUPS, given.shape[1])
             taps = _by_channel(weight, ctx.geometry.stride)
             shares = torch.empty(groups, *taps.shape, dtype=torch.float32, device="cpu")
             _run("weights", given, ctx.geometry, weight.shape, shares, g.to(torch.float32).contiguous(), groups)
             of_weight, wants_weight = _by_receiver(shares.sum(0), weight.shape, ctx.geometry.stride), False
         of_input: Tensor | None = None
-        if wants_input and not again:
+        if wants_input and not loop:
             of_images = _of_images(g, ctx.geometry, weight)
             of_input = of_images if ctx.from_images else spikes.brought(given, of_images.reshape(given.shape))
             wants_input = False
@@ -67,9 +75,7 @@ class _Convolved(Function):
             return None, None, of_input, of_weight, of_bias
         with torch.enable_grad():
             weight, carrier = weight.view_as(weight), carrier.view_as(carrier) if wants_input else carrier
-            below = Spikes(given.shape, given.index, given.base, given.since, given.pairs, carrier)
-            below.beyond, below.mask = given.beyond, given.mask
-            out = dense(carrier if ctx.from_images else below.dense(), ctx.geometry, weight)
+            out = dense(carrier if ctx.from_images else given.carried_by(carrier).dense(), ctx.geometry, weight)
             wanted = [*([carrier] if wants_input else []), *([weight] if wants_weight else [])]
             found = iter(torch.autograd.grad(out, wanted, g, create_graph=again))
         of_input = next(found) if wants_input else of_input
@@ -137,6 +143,7 @@ def convolved(given: Spikes, geometry: Geometry, weight: Tensor, bias: Tensor | 
         images: what the events were listed from, ``(time, batch, channels, height, width)``, to which a gradient goes.
     """
     carrier = given.carrier if images is None else images
+    carrier = carrier if carrier is not None and carrier.requires_grad else None
     found: Tensor = _Convolved.apply(given, geometry, carrier, weight if given.scale == 1.0 else weight * given.scale, bias)
     return found
 

@@ -15,8 +15,9 @@ from spikegrad.kernels.choice import Pieces
 from spikegrad.kernels.cpu import lists, memory, threads
 from spikegrad.kernels.cpu.event_loops import compiled
 from spikegrad.kernels.cpu.events import Variant, split_of
+from spikegrad.kernels.places import Pairs
 from spikegrad.kernels.plan import Call
-from spikegrad.kernels.spikes import Pairs, Spikes
+from spikegrad.kernels.spikes import Spikes
 from spikegrad.kernels.values import Numbers
 
 

@@ -53,7 +53,7 @@ class _Events(Function):
         back = carrier is not None and chosen.inputs == "event"
         by_sender, currents, own = None, None, None if bias is None else bias.detach().contiguous()
         if chosen.currents == "dense":
-            currents, own = torch.nn.functional.linear(_densely(given, carrier), weight.detach(), own), None
+            currents, own = torch.nn.functional.linear(given.unscaled().detach(), weight.detach(), own), None
         if currents is None or back:
             by_sender = torch.empty(weight.numel(), dtype=torch.float32, device="cpu") if back else scratch.take(weight.numel())
             passes.put_in_blocks(by_sender, weight, cut)
@@ -89,7 +89,7 @@ class _Events(Function):
             shape = spikes.shape if spikes.pairs is None else (len(spikes.pairs.neurons),)
             out = torch.zeros((), dtype=torch.float32, device="cpu").expand(shape)
         scratch.give()
-        ctx.neurons, ctx.given, ctx.made, ctx.kept, ctx.chosen = neurons, _without_carrier(given), spikes, tuple(kept), chosen
+        ctx.neurons, ctx.given, ctx.made, ctx.kept, ctx.chosen = neurons, given.carried_by(None), spikes, tuple(kept), chosen
         ctx.by_sender = by_sender if back else None, own_by_sender
         ctx.save_for_backward(carrier, weight, bias, recurrent, fed, *others, *kept.values())
         ctx.set_materialize_grads(False)
@@ -98,27 +98,14 @@ class _Events(Function):
     @staticmethod
     def backward(ctx: _Context, *arriving: Tensor | None) -> Gradients:
         saved, count = cast("tuple[Tensor | None, ...]", ctx.saved_tensors), len(ctx.kept)
+        saved = tuple(None if x is None else x.to(torch.float32) for x in saved)  # hooks may give it back in another dtype, and layout
         given, kept = saved[: len(saved) - count], saved[len(saved) - count :]
         readable = tuple(_readable(g) for g in arriving)
         beyond = [] if ctx.made is None else ctx.made.beyond
         if beyond or torch.is_grad_enabled() or gate.surroundings() is not None or not all(map(_readily, readable)):
             return None, None, None, None, *_by_the_loop(ctx, given, arriving)
-        named = {name: x for name, x in zip(ctx.kept, kept, strict=True) if x is not None}
+        named = {name: x.contiguous() for name, x in zip(ctx.kept, kept, strict=True) if x is not None}
         return None, None, None, None, *_backward(ctx, given, named, readable)
-
-
-def _densely(given: Spikes, carrier: Tensor | None) -> Tensor:
-    """Events as a tensor, without a gradient."""
-    spikes = _without_carrier(given)
-    spikes.carrier = None if carrier is None else carrier.detach()
-    with torch.no_grad():
-        return spikes.dense()
-
-
-def _without_carrier(spikes: Spikes) -> Spikes:
-    made = Spikes(spikes.shape, spikes.index, spikes.base, spikes.since, spikes.pairs)
-    made.beyond, made.mask = spikes.beyond, spikes.mask
-    return made
 
 
 def _readable(g: Tensor | None) -> Tensor | None:
@@ -132,7 +119,7 @@ def _readable(g: Tensor | None) -> Tensor | None:
 
 def _readily(g: Tensor | None) -> bool:
     """Whether a gradient is one that kernels can read: infinity times the 0 of a silent neuron is NaN, so that none could be left out."""
-    return g is None or (type(g) is Tensor and finite(g))
+    return g is None or finite(g)
 
 
 def _backward(
@@ -205,7 +192,7 @@ def _backward(
         of_input = of_current @ weight.detach()
         of_input = of_input if given.pairs is None else picked(of_input, given.pairs)
     if of_current is not None and wants_weight and of_weight is None:
-        of_weight = of_current.flatten(0, 1).t() @ _densely(given, saved[0]).flatten(0, 1)
+        of_weight = of_current.flatten(0, 1).t() @ given.unscaled().flatten(0, 1)
     of_bias = None if of_bias is None else _added(of_bias).clone()
     of_recurrent = None if of_recurrent is None else _added(of_recurrent).t().clone(memory_format=torch.contiguous_format)
     scratch.give()
@@ -239,9 +226,7 @@ def _by_the_loop(ctx: _Context, saved: Sequence[Tensor | None], arriving: Sequen
         carrier, weight, bias, recurrent, fed, *others = tensors
         own, state = dict(zip(neurons.tensors, others, strict=False)), others[len(neurons.tensors) :]
         assert weight is not None
-        given = _without_carrier(ctx.given)
-        given.carrier = carrier
-        currents = torch.nn.functional.linear(given.dense(), weight, bias)
+        currents = torch.nn.functional.linear(ctx.given.carried_by(carrier).dense(), weight, bias)
         if fed is not None:
             currents = torch.cat([currents[:1] + fed, currents[1:]])
         start = [x for x in state if x is not None] or [currents.new_full(currents.shape[1:], x) for x in numbers.state if x is not None]
@@ -293,7 +278,8 @@ def run(
         *state, before = state
         fed = before @ recurrent.t()
     try:
-        out, *others = _Events.apply(neurons, chosen, given, made, given.carrier, weight, bias, recurrent, fed, *tensors, *state)
+        carrier = given.carrier if given.requires_grad else None
+        out, *others = _Events.apply(neurons, chosen, given, made, carrier, weight, bias, recurrent, fed, *tensors, *state)
     except _NotANumberError:
         return None
     count = len(neurons.call.plan.states)

@@ -6,7 +6,7 @@ import importlib
 import math
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,37 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spikegrad.gradient.function import Context, Function, Gradients
+from spikegrad.kernels import gate
 from spikegrad.kernels.lock import LOCK
+from spikegrad.kernels.places import Both, Drawn, Given, Mask, Pairs, places, seen_as
 
 
 def _lists() -> ModuleType:
     """Kernels that make lists, which load the compiler when they are first wanted."""
     with LOCK:
         return importlib.import_module("spikegrad.kernels.cpu.lists")
-
-
-class Pairs(NamedTuple):
-    """Pairs of neuron and step, at which alone the gradient of spikes is read.
-
-    Attributes:
-        neurons: the neurons, sample by sample and step by step.
-        base: where each sample begins, and the end.
-        near: counted from there, where each part of each step begins, ``(batch, time * parts + 1)``.
-        active: where those of a part end that have a gradient, ``(batch, time * parts)``; the rest made a spike that its reverse has to
-            see.
-        parts: how many blocks of neurons a step has.
-    """
-
-    neurons: Tensor
-    base: Tensor
-    near: Tensor
-    active: Tensor
-    parts: int
-
-    @property
-    def since(self) -> Tensor:
-        """Where each step begins, ``(batch, time + 1)``."""
-        return self.near[:, :: self.parts].contiguous()
 
 
 @runtime_checkable
@@ -98,9 +76,11 @@ class Spikes:
     ) -> None:
         self.shape, self.index, self.base, self.since, self.pairs, self.carrier = shape, index, base, since, pairs, carrier
         self.scale = scale
+        self.version = _version(carrier)
+        """Of the carrier if it has the values of the events: it has not if it was changed in place since."""
         self.beyond: list[Tensor] = []
         """Gradients that arrived in a backward pass and are not finite: times the 0 beyond the pairs they are NaN, which has to spread."""
-        self.mask: _Mask | None = None
+        self.mask: Mask | None = None
         """Which of them were left out by `dropped`: those gradients are to be multiplied by it."""
 
     @staticmethod
@@ -141,6 +121,9 @@ class Spikes:
     def dropped(self, share: float) -> Spikes:
         """Without a share of them, drawn at random; the others count more, as what `torch.nn.Dropout` leaves. Gradients likewise.
 
+        Raises:
+            ValueError: the share is not between 0 and 1.
+
         Example:
             >>> import torch
             >>> from spikegrad import Spikes
@@ -148,19 +131,27 @@ class Spikes:
             >>> 400 < len(some) < 600, some.scale
             (True, 2.0)
         """
+        if not 0 <= share <= 1:
+            raise ValueError(f"the share that is dropped must be between 0 and 1, got {share}")
         if not share:
             return self
-        if share >= 1:
-            return self.masked(torch.zeros(self.shape))
-        made = self._left(_Drawn(int(torch.randint(2**62, ())), share))
+        if share == 1:
+            return self.masked(torch.zeros(self.shape, device="cpu"))
+        made = self._left(Drawn(int(torch.randint(2**62, (), device="cpu")), share))
         made.scale /= 1 - share
         return made
 
     def masked(self, mask: Tensor) -> Spikes:
-        """Those where a tensor of the shape is 1 and not 0; gradients likewise."""
-        return self._left(_Given(mask))
+        """Those where a tensor of the shape is 1 and not 0; gradients likewise.
 
-    def _left(self, mask: _Mask) -> Spikes:
+        Raises:
+            ValueError: it has another shape.
+        """
+        if mask.shape != self.shape:
+            raise ValueError(f"a mask of these spikes must have their shape {tuple(self.shape)}, got {tuple(mask.shape)}")
+        return self._left(Given(mask != 0))
+
+    def _left(self, mask: Mask) -> Spikes:
         stays = mask.at(places(self.index.numpy(), self.base, self.since, self.shape))
         before = np.concatenate([[0], np.cumsum(stays)])
         first = before[self.base.numpy()]
@@ -170,19 +161,22 @@ class Spikes:
             there = mask.at(places(self.pairs.neurons.numpy(), self.pairs.base, self.pairs.since, self.shape))
             carrier = carrier * torch.from_numpy(there)
         elif carrier is not None:
-            carrier = self._unscaled() * mask.whole(self.shape)
+            carrier = self.unscaled() * mask.whole(self.shape)
         lists = torch.from_numpy(self.index.numpy()[stays]), torch.from_numpy(first), torch.from_numpy(since.astype(np.int32))
         made = Spikes(self.shape, *lists, self.pairs, carrier, self.scale)
-        made.beyond, made.mask = self.beyond, mask
+        made.beyond, made.mask = self.beyond, mask if self.mask is None else Both(self.mask, mask)
         return made
 
     def dense(self) -> Tensor:
         """As a tensor of float32, with gradient."""
-        return self._unscaled() if self.scale == 1.0 else self._unscaled() * self.scale
+        return self.unscaled() if self.scale == 1.0 else self.unscaled() * self.scale
 
-    def _unscaled(self) -> Tensor:
-        if self.pairs is None and self.carrier is not None and not self.stands_in:
+    def unscaled(self) -> Tensor:
+        """The same, in which each event counts 1."""
+        if self.pairs is None and self.carrier is not None and self.version == _version(self.carrier) >= 0:
             return self.carrier
+        if self.carrier is None and not torch.compiler.is_compiling() and gate.surroundings():
+            return _counted(self)  # where no function of our own may be applied
         return _Dense.apply(self.carrier, self)
 
     def last(self) -> Tensor:
@@ -194,15 +188,26 @@ class Spikes:
         """The same without gradient."""
         return Spikes(self.shape, self.index, self.base, self.since, scale=self.scale)
 
-    @property
-    def stands_in(self) -> bool:
-        """Whether the carrier has the spikes' shape but not their values."""
-        return self.carrier is not None and self.pairs is None and not any(self.carrier.stride())
+    def carried_by(self, carrier: Tensor | None) -> Spikes:
+        """The same events for another carrier, each of which counts 1."""
+        made = Spikes(self.shape, self.index, self.base, self.since, self.pairs)
+        made.carrier, made.beyond, made.mask = carrier, self.beyond, self.mask
+        return made
 
     @property
     def requires_grad(self) -> bool:
         """Whether somebody asks for its gradient."""
         return self.carrier is not None and self.carrier.requires_grad
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Places of 16 bits with a sign: Python's pickle knows no tensor without."""
+        pairs = None if self.pairs is None else self.pairs._replace(neurons=seen_as(self.pairs.neurons, torch.int16))
+        return self.__dict__ | {"index": seen_as(self.index, torch.int16), "pairs": pairs}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.index = seen_as(self.index, torch.uint16)
+        self.pairs = None if self.pairs is None else self.pairs._replace(neurons=seen_as(self.pairs.neurons, torch.uint16))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -226,18 +231,9 @@ class Spikes:
         return f"Spikes({tuple(self.shape)}, {len(self)} spikes, density={self.density:.3g})"
 
 
-def places(index: NDArray[np.generic], base: Tensor, since: Tensor, shape: torch.Size) -> Tensor:
-    """Of each entry of a list where it is in a flat sequence: for operations that autograd differentiates again."""
-    steps, batch, features = shape
-    counts = np.diff(since.numpy(), axis=1)
-    step, sample = np.tile(np.arange(steps), batch), np.repeat(np.arange(batch), steps)
-    row = np.repeat(step * batch + sample, counts.reshape(-1))
-    return torch.from_numpy(row * features + index.astype(np.int64))
-
-
 def listed(dense: Tensor) -> Spikes | None:
     """The events of a sequence ``(time, batch, neurons)``, with itself as their carrier; None if it has anything but 0 and 1."""
-    found = _lists().listed(dense.detach().contiguous(), torch.get_num_threads())
+    found = _lists().listed(dense.detach().resolve_neg().contiguous(), torch.get_num_threads())
     if found is None:
         return None
     index, base, since = map(torch.from_numpy, found)
@@ -245,8 +241,13 @@ def listed(dense: Tensor) -> Spikes | None:
 
 
 def finite(g: Tensor) -> bool:
-    """Whether the numbers of a tensor are finite."""
-    return math.isfinite(float(g.detach().sum()))
+    """Whether a tensor has numbers to look at, and they are finite."""
+    return type(g) is Tensor and gate.has_memory(g) and math.isfinite(float(g.detach().sum()))
+
+
+def _version(x: Tensor | None) -> int:
+    """How often a tensor was changed in place; -1 where nobody counts."""
+    return -1 if x is None or x.is_inference() else x._version
 
 
 def _kind(given: object) -> str:
@@ -256,6 +257,8 @@ def _kind(given: object) -> str:
 def _of_tensor(dense: Tensor) -> Spikes:
     if dense.dtype is not torch.float32 or not dense.is_cpu:
         raise TypeError(f"events are made from a tensor of float32 on the CPU, got {dense.dtype} on {dense.device}")
+    if (reason := gate.surroundings() or gate.obstacle(dense.resolve_neg())) is not None:
+        raise TypeError(f"events cannot be made from this tensor here: {reason}")
     if dense.ndim != 3:
         raise ValueError(f"events are made from a tensor (time, batch, neurons), got shape {tuple(dense.shape)}")
     if (found := listed(dense)) is not None:
@@ -263,9 +266,7 @@ def _of_tensor(dense: Tensor) -> Spikes:
     x = dense.detach().transpose(0, 1)
     each = x.nonzero(as_tuple=True)
     sample, step, neuron = (places.repeat_interleave(_counts(x[each])).numpy() for places in each)
-    made = _sorted(sample, step, neuron, tuple(dense.shape))
-    made.carrier = dense
-    return made
+    return _sorted(sample, step, neuron, tuple(dense.shape), dense)
 
 
 def _of_matrices(matrices: Sequence[Tensor]) -> Spikes:
@@ -277,7 +278,7 @@ def _of_matrices(matrices: Sequence[Tensor]) -> Spikes:
         raise ValueError("no gradient goes to a sparse matrix; detach it, or give its dense form")
     steps, features = matrices[0].shape
     counts = [_counts(x.values()) for x in matrices]
-    row = [torch.arange(steps).repeat_interleave(x.crow_indices().cpu().diff()) for x in matrices]
+    row = [torch.arange(steps, device="cpu").repeat_interleave(x.crow_indices().cpu().diff()) for x in matrices]
     sample = np.repeat(np.arange(len(matrices)), [int(each.sum()) for each in counts])
     step = torch.cat([x.repeat_interleave(n) for x, n in zip(row, counts, strict=True)])
     neuron = torch.cat([x.col_indices().cpu().repeat_interleave(n) for x, n in zip(matrices, counts, strict=True)])
@@ -286,66 +287,36 @@ def _of_matrices(matrices: Sequence[Tensor]) -> Spikes:
 
 def _counts(values: Tensor) -> Tensor:
     """How often each is to be listed."""
-    found = values.detach().cpu()
+    found = values.detach().cpu().double()
     if not bool(((found >= 0) & (found < 2**31) & (found == found.round())).all()):
         raise ValueError("events are made from whole numbers from 0, got other values")
     return found.long()
 
 
-def _sorted(sample: NDArray[np.integer], step: NDArray[np.integer], neuron: NDArray[np.integer], shape: tuple[int, ...]) -> Spikes:
+def _sorted(
+    sample: NDArray[np.integer],
+    step: NDArray[np.integer],
+    neuron: NDArray[np.integer],
+    shape: tuple[int, ...],
+    carrier: Tensor | None = None,
+) -> Spikes:
     """The lists of events that come in the order of samples and of steps."""
     steps, batch, features = shape
+    for name, place, size in (("step", step, steps), ("neuron", neuron, features)):
+        if len(place) and not 0 <= int(place.min()) <= int(place.max()) < size:
+            raise ValueError(f"an event is at {name} {place.min() if place.min() < 0 else place.max()}, but there are {size}, from 0 on")
     counts = np.bincount(sample * steps + step, minlength=batch * steps).reshape(batch, steps)
     since, base = np.zeros((batch, steps + 1), np.int32), np.zeros(batch + 1, np.int64)
     np.cumsum(counts, axis=1, out=since[:, 1:])
     np.cumsum(counts.sum(1), out=base[1:])
     index = neuron.astype(np.uint16 if features <= 2**16 else np.int32)
-    return Spikes(torch.Size(shape), torch.from_numpy(index), torch.from_numpy(base), torch.from_numpy(since))
-
-
-class _Mask(Protocol):
-    def at(self, places: Tensor) -> NDArray[np.bool_]:
-        """Whether flat places stay."""
-        ...
-
-    def whole(self, shape: torch.Size) -> Tensor:
-        """All of a sequence, of 0 and 1."""
-        ...
-
-
-class _Given(NamedTuple):
-    """A mask that is a tensor."""
-
-    mask: Tensor
-
-    def at(self, places: Tensor) -> NDArray[np.bool_]:
-        return self.mask.reshape(-1)[places].numpy() != 0
-
-    def whole(self, shape: torch.Size) -> Tensor:
-        return self.mask
-
-
-class _Drawn(NamedTuple):
-    """A mask in which each place is drawn apart: a function of its number, so that nothing of the sequence's size exists."""
-
-    seed: int
-    share: float
-
-    def at(self, places: Tensor) -> NDArray[np.bool_]:
-        """Bits are mixed as by SplitMix64 (Steele, Lea and Flood 2014)."""
-        x = places.numpy().view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(self.seed)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-            x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-        return x >= np.uint64(int(self.share * 2.0**64))
-
-    def whole(self, shape: torch.Size) -> Tensor:
-        return torch.from_numpy(self.at(torch.arange(shape.numel()))).float().view(shape)
+    return Spikes(torch.Size(shape), torch.from_numpy(index), torch.from_numpy(base), torch.from_numpy(since), carrier=carrier)
 
 
 class _Context(Context, Protocol):
     pairs: Pairs | None
     beyond: list[Tensor]
-    mask: _Mask | None
+    mask: Mask | None
     shape: torch.Size
 
 
@@ -353,10 +324,7 @@ class _Dense(Function):
     @staticmethod
     def forward(ctx: _Context, carrier: Tensor | None, spikes: Spikes) -> Tensor:
         ctx.pairs, ctx.beyond, ctx.mask = spikes.pairs, spikes.beyond, spikes.mask
-        dense = torch.zeros(spikes.shape, dtype=torch.float32, device="cpu")
-        given = spikes.index.data_ptr(), spikes.base.data_ptr(), spikes.since.data_ptr()
-        _lists().count(dense, *given, torch.get_num_threads())
-        return dense
+        return _counted(spikes)
 
     @staticmethod
     def backward(ctx: _Context, *arriving: Tensor) -> Gradients:
@@ -371,12 +339,25 @@ class _Last(Function):
         if not steps:
             return torch.zeros(batch, features, dtype=torch.float32, device="cpu")
         last = Spikes(torch.Size((1, batch, features)), spikes.index, spikes.base, since.contiguous())
-        return _Dense.apply(None, last)[0]
+        return _counted(last)[0]
 
     @staticmethod
     def backward(ctx: _Context, *arriving: Tensor) -> Gradients:
         whole = torch.cat([arriving[0].new_zeros((ctx.shape[0] - 1, *ctx.shape[1:])), arriving[0][None]])
         return brought(ctx, whole), None
+
+
+def _counted(spikes: Spikes) -> Tensor:
+    """The dense form, without gradient."""
+    if gate.surroundings() is None:
+        dense = torch.zeros(spikes.shape, dtype=torch.float32, device="cpu")
+        address = dense.data_ptr()
+    else:  # tensors are made with what transforms them around them, and have no address
+        array = np.zeros(spikes.shape, np.float32)
+        dense, address = torch.from_numpy(array), array.ctypes.data
+    given = spikes.index.data_ptr(), spikes.base.data_ptr(), spikes.since.data_ptr()
+    _lists().count(spikes.shape, address, *given, torch.get_num_threads())
+    return dense
 
 
 def brought(ctx: Spikes | _Context, g: Tensor) -> Tensor:
@@ -391,7 +372,7 @@ def brought(ctx: Spikes | _Context, g: Tensor) -> Tensor:
 
 def picked(x: Tensor, pairs: Pairs) -> Tensor:
     """A sequence's values at pairs."""
-    if torch.is_grad_enabled() or type(x) is not Tensor or x.dtype is not torch.float32:
+    if torch.is_grad_enabled() or x.dtype is not torch.float32 or gate.obstacle(x) is not None:
         return x.reshape(-1)[places(pairs.neurons.numpy(), pairs.base, pairs.since, x.shape)]
     x, since = x.contiguous(), pairs.since
     values = torch.empty(len(pairs.neurons), dtype=x.dtype, device="cpu")

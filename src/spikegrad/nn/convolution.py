@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikegrad.kernels import choice
+from spikegrad.kernels import arguments, choice
 from spikegrad.kernels.choice import Chosen
 from spikegrad.kernels.lock import LOCK
 from spikegrad.kernels.spikes import Spikes
 from spikegrad.nn import events
+from spikegrad.nn.backend import rewritten
 from spikegrad.nn.layer import Layer, Stateful
 from spikegrad.nn.recompute import watched
 from spikegrad.nn.record import Record, known, returned
@@ -38,6 +39,7 @@ class SpikingConv2d(Stateful):
         backend: ``"event"``, ``"dense"``, or ``"auto"`` for the faster one.
 
     Raises:
+        TypeError: `neuron` is no layer of neurons.
         ValueError: an argument outside of its range.
 
     Example:
@@ -64,6 +66,7 @@ class SpikingConv2d(Stateful):
     ) -> None:
         super().__init__()
         events.check(backend)
+        events.expect(neuron)
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
         self.neuron, self.size, self.backend = neuron, size, backend
 
@@ -90,7 +93,7 @@ class SpikingConv2d(Stateful):
         size, (given, ways) = self._size(currents), self._chosen(currents)
         if given is None or not ways.by_events:
             listed = isinstance(currents, Spikes)
-            dense = currents.dense().unflatten(2, (self.conv.in_channels, *size)) if listed else currents
+            dense = currents.dense().to(self.conv.weight.dtype).unflatten(2, (self.conv.in_channels, *size)) if listed else currents
             return _as_asked(record, *own(self.conv(dense.flatten(0, 1)).unflatten(0, dense.shape[:2]), state, **asked))
         kernels, padding = _kernels(), self.conv.padding
         images = currents if isinstance(currents, Tensor) else None
@@ -98,8 +101,10 @@ class SpikingConv2d(Stateful):
         made: Tensor = kernels.convolved(given, geometry, self.conv.weight, self.conv.bias, images)
         if own.weight is not None or own.inhibition or any(getattr(own, n).ndim for n in own._tensors) or watched(own):  # pyright: ignore
             return _as_asked(record, *own(made.permute(0, 1, 4, 2, 3), state, **asked))
-        parts = None if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
-        last = None if parts is None else own.state_of([x.permute(0, 2, 3, 1) for x in parts])
+        last = None
+        if state is not None:
+            parts = arguments.state(own._state_names, state, made.permute(0, 1, 4, 2, 3))  # pyright: ignore[reportPrivateUsage]
+            last = own.state_of([x.permute(0, 2, 3, 1) for x in parts])
         out, after, *recorded = own(made, last, **asked)  # channels stay last: neurons do not see each other
         outs = tuple(x.permute(0, 1, 4, 2, 3) for x in (out if isinstance(out, tuple) else (out,)))
         ends = own.state_of([x.permute(0, 3, 1, 2) for x in (after if isinstance(after, tuple) else (after,))])
@@ -121,6 +126,8 @@ class SpikingConv2d(Stateful):
             raise ValueError(f"backend='event' cannot run this layer: {reason}; use backend='auto' or 'dense'")
         if reason is not None or given is None:
             return None, Chosen.densely(reason or "")
+        if not given.shape.numel():
+            return given, Chosen.densely("its input is empty")
         if self.backend == "event":
             return given, Chosen("event", "event", "dense", "backend='event' was asked for")
         if choice.small(given.shape, self.conv.weight[:, 0].numel()):
@@ -136,8 +143,13 @@ class SpikingConv2d(Stateful):
         tensors = [*([currents] if isinstance(currents, Tensor) else []), *self.conv.parameters()]
         if (reason := events.unreadable(tensors)) is not None:
             return reason
-        if watched(self.conv) or type(self.conv) is not nn.Conv2d or self.conv.stride[0] != self.conv.stride[1]:
-            return "its convolution has hooks, is of a class of its own, or has two strides"
+        conv = self.conv
+        if type(conv) is not nn.Conv2d or rewritten(conv, nn.Conv2d) is not None:
+            return "its convolution has hooks, a `forward` that somebody set, or is of a class of its own"
+        if conv.stride[0] != conv.stride[1] or conv.dilation != (1, 1) or conv.groups != 1 or conv.padding_mode != "zeros":
+            return "its convolution has two strides, groups, a dilation, or other padding than zeros"
+        if isinstance(conv.padding, str):
+            return f"its convolution has the padding {conv.padding!r}, not a number"
         finite = bool(torch.isfinite(self.conv.weight.detach().sum()))
         return None if finite else "its weights are not finite: infinity times 0 is NaN, so that no event could be left out"
 

@@ -20,6 +20,7 @@ from spikegrad.kernels.choice import Chosen
 from spikegrad.kernels.lock import LOCK
 from spikegrad.kernels.plan import FED
 from spikegrad.kernels.values import values_of
+from spikegrad.neuron import Neuron
 from spikegrad.nn import backend
 from spikegrad.nn.layer import Layer
 from spikegrad.nn.recompute import watched
@@ -38,6 +39,13 @@ def check(way: str) -> None:
         raise ValueError(f"`backend` of a SpikingLinear must be one of {', '.join(map(repr, WAYS))}, got {way!r}{meant(way, WAYS)}")
     if way == "event" and not backend.INSTALLED["numba"]:
         raise ValueError("backend='event' needs Numba; install it with `pip install numba`")
+
+
+def expect(neuron: object) -> None:
+    """Raise a TypeError unless something is a layer of neurons, or wraps one as `torch.compile` does."""
+    if not hasattr(neuron, "state_of"):
+        told = "; make a layer of it, nn.Layer(neuron)" if isinstance(neuron, Neuron) else ""
+        raise TypeError(f"`neuron` must be a layer of neurons such as nn.Leaky(0.9), got {type(neuron).__name__}{told}")
 
 
 def kernels() -> ModuleType:
@@ -109,6 +117,12 @@ def emits(neuron: Layer) -> bool:
     return isinstance(first, int) and step.instructions[first][0] in ("fire", "fire_above")
 
 
+def listable(spikes: Tensor) -> bool:
+    """Whether spikes that dense products made can be read, to be listed."""
+    here = torch.compiler.is_compiling() or (gate.surroundings() or gate.obstacle(spikes)) is None
+    return here and spikes.dtype is torch.float32
+
+
 def listed(spikes: Tensor) -> Spikes | None:
     """The events of a sequence ``(time, batch, features)`` or ``(time, features)``; None if it has anything but 0 and 1."""
     found: Spikes | None = kernels().listed(spikes if spikes.ndim == 3 else spikes.unsqueeze(1))
@@ -134,10 +148,14 @@ def run(
     if not given.shape.numel() or not all(math.isfinite(float(x.detach().sum())) for x in (weight, *([] if own is None else [own]))):
         return None
     names, parts = neuron._state_names, ()  # pyright: ignore[reportPrivateUsage]
+    like = torch.empty((), dtype=torch.float32, device="cpu").expand(steps, samples, len(weight))
+    arguments.numbers({n: getattr(neuron, n) for n in neuron._tensors}, like)  # pyright: ignore[reportPrivateUsage]
+    if own is not None:
+        arguments.weights(own, like)
     if state is not None:
         each = state if isinstance(state, tuple | list) else (state,)
         single = samples == 1 and all(x.ndim == 1 for x in each)
-        like = torch.empty((), dtype=torch.float32, device="cpu").expand(steps, *(() if single else (samples,)), len(weight))
+        like = like[:, 0] if single else like
         parts = tuple(x.unsqueeze(0) if single else x for x in arguments.state(names, state, like))
     call = neuron._call(wanted, neuron.spike)  # pyright: ignore[reportPrivateUsage]
     of_call = _without_connection(call) if own is not None else call

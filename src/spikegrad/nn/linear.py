@@ -62,6 +62,7 @@ class SpikingLinear(Stateful):
             absolute values of those gradients. 0 is exact.
 
     Raises:
+        TypeError: `neuron` is no layer of neurons.
         ValueError: an argument outside of its range.
 
     Example:
@@ -88,6 +89,7 @@ class SpikingLinear(Stateful):
         super().__init__()
         check(memory)
         events.check(backend)
+        events.expect(neuron)
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1, got {dropout}")
         if not 0 <= cutoff < 1:
@@ -224,12 +226,13 @@ class SpikingLinear(Stateful):
         if given.shape[-1] != self.weight.shape[1]:
             raise ValueError(f"input spikes must be (time, batch, {self.weight.shape[1]}), got shape {tuple(given.shape)}")
         reason = self._obstacle(given, state)
-        if self._drops and (mask := self._mask(torch.empty(given.shape))) is not None:
+        if self._drops and (mask := self._mask(torch.empty(given.shape, dtype=torch.float32, device="cpu"))) is not None:
             given = given.masked(mask)
         if reason is None and (found := self._over(given, state, wanted)) is not None:
             return *found[:2], *found[2]
-        out, *others = self._densely(given.dense(), None, state, wanted)
-        return (events.listed(out) if events.emits(self.neuron) else None) or out, *others
+        out, *others = self._densely(given.dense().to(self.weight.dtype), None, state, wanted)
+        made = events.listed(out) if events.emits(self.neuron) and events.listable(out) else None
+        return out if made is None else made, *others
 
     @property
     def _drops(self) -> bool:
@@ -268,6 +271,8 @@ class SpikingLinear(Stateful):
         """Shares of the batch whose currents are held at once; the same forward and backward, so that sums round alike."""
         if len(shape) == 2 or any(part.ndim == 0 or len(part) != shape[1] for part in state):  # one sample, or a state that does not fit
             return None
+        if not _ours(self.neuron) or differ(self.neuron, shape[1]):
+            return None
         size = max(1, _BLOCK // max(1, shape[0] * max(shape[2], len(self.weight))))
         return Blocks(size, shape[1], (1, *[0] * len(state)), (*[1] * count, 0))
 
@@ -283,10 +288,22 @@ def _foreseen(layer: SpikingLinear) -> bool:
 
     To look for what it does not do would cost a small layer as much as its products.
     """
-    neuron, spike, quantize = layer.neuron, layer.neuron.spike, layer.neuron.quantize
-    ours = type(layer) is SpikingLinear and type(neuron).__module__ in _OURS and rewritten(neuron, type(neuron)) is None
-    fixed = not spike.surrogate.stochastic and type(spike.surrogate).__call__ is Surrogate.__call__ and rewritten(spike, Spike) is None
-    return ours and fixed and (quantize is None or has_levels(quantize))
+    return type(layer) is SpikingLinear and not layer.neuron.spike.surrogate.stochastic and _ours(layer.neuron)
+
+
+def _ours(neuron: Layer) -> bool:
+    """Whether neurons call nobody's own code, which may do with some samples of a batch what it does not with all."""
+    spike, quantize = neuron.spike, neuron.quantize
+    ours = type(neuron).__module__ in _OURS and rewritten(neuron, type(neuron)) is None and (quantize is None or has_levels(quantize))
+    return ours and type(spike.surrogate).__call__ is Surrogate.__call__ and rewritten(spike, Spike) is None
+
+
+def differ(neuron: Layer, samples: int) -> bool:
+    """Whether numbers of neurons may differ between the samples of a batch.
+
+    They are of the shape of a step; those that only look like it, ``(channels, 1, 1)``, are not worth telling.
+    """
+    return any((x := getattr(neuron, name)).ndim > 1 and x.shape[0] == samples > 1 for name in neuron._tensors)  # pyright: ignore
 
 
 _OURS = (Layer.__module__, Leaky.__module__)

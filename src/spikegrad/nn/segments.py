@@ -20,7 +20,7 @@ from spikegrad.nn.bits import outline, packed
 from spikegrad.nn.events import emits
 from spikegrad.nn.layer import Layer, State, Stateful
 from spikegrad.nn.lengths import Lengths
-from spikegrad.nn.linear import SpikingLinear
+from spikegrad.nn.linear import SpikingLinear, differ
 from spikegrad.nn.quantize import Quantize
 from spikegrad.nn.recompute import Blocks, replayed_tree, watched
 from spikegrad.nn.snapshot import uncached
@@ -208,9 +208,7 @@ def _alone(module: nn.Module, samples: int) -> bool:
         return False
     if isinstance(module, Layer):
         own = module.quantize is not None and not isinstance(module.quantize, Quantize)
-        # Numbers of the shape of a step may differ between samples; those that only look like it, (channels, 1, 1), are not worth telling.
-        each = any((x := getattr(module, name)).ndim > 1 and x.shape[0] == samples > 1 for name in module._tensors)  # pyright: ignore[reportPrivateUsage]
-        return not own and not each
+        return not own and not differ(module, samples)
     if isinstance(module, Spike):
         return not (module.surrogate.stochastic and module.training)
     if isinstance(module, SpikingLinear):

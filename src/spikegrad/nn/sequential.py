@@ -17,7 +17,7 @@ from spikegrad.nn.convolution import SpikingConv2d
 from spikegrad.nn.layer import Layer, State, Stateful
 from spikegrad.nn.lengths import Lengths
 from spikegrad.nn.linear import SpikingLinear
-from spikegrad.nn.recompute import Memory, check, visible, watched
+from spikegrad.nn.recompute import Memory, check, visible
 from spikegrad.nn.segments import Link, Measured, Role, recomputed, statistics
 
 _WHOLE = {("norse", "SNN"), ("norse", "SNNRecurrent")}
@@ -194,7 +194,7 @@ def _chained(links: Sequence[Link], x: Any, states: Sequence[State], lengths: Le
         elif isinstance(x, Spikes) and lengths is None and place + 1 < len(links):
             if (merged := joined(module, links[place + 1].module)) is not None:
                 continue
-            if type(module) is nn.Dropout and not watched(module):
+            if type(module) is nn.Dropout and rewritten(module, nn.Dropout) is None:
                 x = x.dropped(module.p) if module.training else x
                 continue
         if kind == "sequence":
@@ -224,7 +224,7 @@ def _chained(links: Sequence[Link], x: Any, states: Sequence[State], lengths: Le
 
 def joined(module: nn.Module, neurons: nn.Module) -> SpikingLinear | None:
     """A linear layer and the neurons behind it as one layer for events, of the same weights; None for other modules, or watched ones."""
-    if type(module) is not nn.Linear or not isinstance(neurons, Layer) or watched(module):
+    if type(module) is not nn.Linear or not isinstance(neurons, Layer) or rewritten(module, nn.Linear) is not None:
         return None
     return SpikingLinear.of(module, neurons)
 

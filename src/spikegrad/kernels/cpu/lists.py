@@ -165,10 +165,10 @@ def begins(since: NDArray[np.int32]) -> NDArray[np.int32]:
     return found
 
 
-def count(dense: Tensor, index: int, base: int, since: int, most: int) -> None:
+def count(shape: tuple[int, ...], dense: int, index: int, base: int, since: int, most: int) -> None:
     """Count the events in a contiguous sequence of zeros."""
-    steps, samples, features = dense.shape
-    places = {"dense": dense.data_ptr(), "features": features, "index": index, "base": base, "since": since}
+    steps, samples, features = shape
+    places = {"dense": dense, "features": features, "index": index, "base": base, "since": since}
     _run("count", kind_of(features), steps, samples, most, **places)
 
 
