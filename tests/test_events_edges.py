@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import weakref
 
@@ -157,6 +158,19 @@ def test_an_input_without_a_gradient_is_not_kept():
     assert torch.equal(torch.autograd.grad(net(x)[0].sum(), net.weight)[0], found[0])
 
 
+def test_a_graph_goes_with_what_refers_to_it():
+    net, x = network(), spikes(0.2)
+    gc.disable()  # which finds circles now and then, when a training step has made many
+    try:
+        hidden = net[0](Spikes.of(x))[0]
+        out = net[1:](hidden)[0]
+        here = weakref.ref(hidden), weakref.ref(out.grad_fn)
+        del hidden, out
+        assert [x() for x in here] == [None, None]
+    finally:
+        gc.enable()
+
+
 def test_what_does_not_fit_is_said_in_words():
     uneven = nn.Layer(neurons.Leaky(0.9), values={"beta": torch.full((5,), 0.9)})
     with pytest.raises(ValueError, match=r"`beta` of shape \(5,\) does not fit one step"):
@@ -166,6 +180,9 @@ def test_what_does_not_fit_is_said_in_words():
             kind(neurons.Leaky(0.9))
         with pytest.raises(TypeError, match=r"must be a layer of neurons such as nn\.Leaky"):
             kind(torch_nn.ReLU())
+    for dense in (nn.Leaky(0.9), nn.Residual(torch_nn.Linear(37, 37))):
+        with pytest.raises(TypeError, match=r"must be a PyTorch tensor, got .*Spikes; give its dense form, spikes\.dense\(\)"):
+            dense(Spikes.of(spikes(0.2)))
 
 
 def test_a_forward_that_somebody_set_is_called(eager):

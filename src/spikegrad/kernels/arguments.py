@@ -17,6 +17,7 @@ _CONVERTED = {
     ("torch", "tuple"): "stack them with torch.stack(...), or write torch.tensor(...)",
     ("torch", "ndarray"): "convert it with torch.from_numpy(...)",
     ("torch", "PackedSequence"): "pad it, x, lengths = torch.nn.utils.rnn.pad_packed_sequence(x), and give layer(x, lengths=lengths)",
+    ("torch", "Spikes"): "give its dense form, spikes.dense()",
     ("jax", "list"): "convert it with jax.numpy.asarray(...)",
     ("jax", "tuple"): "convert it with jax.numpy.asarray(...)",
     ("jax", "ndarray"): "convert it with jax.numpy.asarray(...)",

@@ -89,7 +89,10 @@ class _Events(Function):
             shape = spikes.shape if spikes.pairs is None else (len(spikes.pairs.neurons),)
             out = torch.zeros((), dtype=torch.float32, device="cpu").expand(shape)
         scratch.give()
-        ctx.neurons, ctx.given, ctx.made, ctx.kept, ctx.chosen = neurons, given.carried_by(None), spikes, tuple(kept), chosen
+        ctx.neurons, ctx.given, ctx.kept, ctx.chosen = neurons, given.carried_by(None), tuple(kept), chosen
+        ctx.made = (
+            None if spikes is None else spikes.carried_by(None)
+        )  # the carrier refers to this: a circle that only Python's collector frees
         ctx.by_sender = by_sender if back else None, own_by_sender
         ctx.save_for_backward(carrier, weight, bias, recurrent, fed, *others, *kept.values())
         ctx.set_materialize_grads(False)

@@ -145,7 +145,9 @@ def run(
     """
     steps, samples, _ = given.shape
     own = neuron.weight
-    if not given.shape.numel() or not all(math.isfinite(float(x.detach().sum())) for x in (weight, *([] if own is None else [own]))):
+    if not given.shape.numel() * len(weight) or not all(
+        math.isfinite(float(x.detach().sum())) for x in (weight, *([] if own is None else [own]))
+    ):
         return None
     names, parts = neuron._state_names, ()  # pyright: ignore[reportPrivateUsage]
     like = torch.empty((), dtype=torch.float32, device="cpu").expand(steps, samples, len(weight))

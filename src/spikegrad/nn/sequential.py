@@ -272,8 +272,10 @@ class Residual(Stateful):
             The sum, ``(time, batch, ...)``, and the state.
 
         Raises:
+            TypeError: the input is no tensor.
             ValueError: what is to be added has different shapes, or the state is no pair.
         """
+        arguments.expect("`currents`", currents, "torch")
         if state is not None and len(state) != 2:
             raise ValueError(f"`state` of a Residual must be that of its chain and that of its shortcut, got {len(state)} entries")
         inner, past = (None, None) if state is None else state
