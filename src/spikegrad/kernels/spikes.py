@@ -173,8 +173,9 @@ class Spikes:
 
     def unscaled(self) -> Tensor:
         """The same, in which each event counts 1."""
-        if self.pairs is None and self.carrier is not None and self.version == _version(self.carrier) >= 0:
-            return self.carrier
+        carrier = self.carrier
+        if self.pairs is None and carrier is not None and self.version == _version(carrier) >= 0 and gate.has_memory(carrier):
+            return carrier
         if self.carrier is None and not torch.compiler.is_compiling() and gate.surroundings():
             return _counted(self)  # where no function of our own may be applied
         return _Dense.apply(self.carrier, self)
