@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from tests.conftest import driving, example
@@ -21,24 +23,27 @@ def made(name, **options):
     return None if call.plan.outputs != 1 else (neuron, call.plan)
 
 
-OPTIONS = [
-    ("Leaky", options)
-    for options in (
-        {"reset": "zero"},
-        {"detach_reset": False},
-        {"reset": "zero", "detach_reset": False},
-        {"reset_delay": True},
-        {"reset_delay": True, "reset": "zero", "detach_reset": False},
-        {"spike_at_threshold": False},
-    )
+RESETS = [
+    {"reset": reset, "detach_reset": detached, "reset_delay": delayed}
+    for reset, detached, delayed in itertools.product(("subtract", "zero", "none"), (True, False), (False, True))
 ]
+DELAYED = [("subtract", False), ("zero", False), ("zero", True)]
+"""Resets that depend on whether the state before the step was above threshold."""
+OPTIONS = [("Leaky", options) for options in (*RESETS, {"spike_at_threshold": False}, {"scale_input": True})]
+OPTIONS += [("Synaptic", options) for options in RESETS if options["reset"] == "zero"]
 CASES = [(name, {}) for name in neurons.CATALOGUE if made(name)] + OPTIONS
 
 
+@pytest.mark.parametrize("learns", [False, True])
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
-def test_both_are_the_reverse(name, options):
+def test_both_are_the_reverse(name, options, learns):
     neuron, plan = made(name, **options)
-    random, found = np.random.default_rng(0), split(plan.step, plan.inputs, plan.states, plan.parameters)
+    for learned in [plan.parameters, *((name,) for name in plan.parameters)] if learns else [()]:
+        both_are_the_reverse(neuron, plan, learned)
+
+
+def both_are_the_reverse(neuron, plan, learned):
+    random, found = np.random.default_rng(0), split(plan.step, plan.inputs, plan.states, plan.parameters, learned)
     columns = 4000
     like = np.zeros(columns)
     own = neuron.parameters | {n: float(getattr(neuron, n)) for n in neuron.states}
@@ -52,7 +57,7 @@ def test_both_are_the_reverse(name, options):
         values = trace.evaluator(program, np.float64)(together, words(SPIKE))
         return [np.broadcast_to(np.asarray(x, float), columns) for x in values]
 
-    passes = plan.passes()
+    passes = plan.passes(frozenset(learned))
     forward = run(passes.keeping, given)
     kept = dict(zip(passes.kept, forward[len(passes.forward.results) :], strict=True))
     before = {n: given[n] for n in passes.restored}
@@ -88,7 +93,8 @@ def test_both_are_the_reverse(name, options):
 def test_neurons_that_are_linear_between_spikes_keep_nothing_for_all(name, options):
     _, plan = made(name, **options)
     found = split(plan.step, plan.inputs, plan.states, plan.parameters)
-    assert (found.everywhere, len(found.pairs)) == ((), 1 + (options.get("reset_delay", False) and not options.get("detach_reset", True)))
+    reads_state = options.get("reset_delay", False) and (options["reset"], options["detach_reset"]) in DELAYED
+    assert (found.everywhere, len(found.pairs)) == ((), 1 + reads_state)
 
 
 def test_a_neuron_of_ones_own():

@@ -217,7 +217,7 @@ def minimum_cut(varying: Mapping[int, Symbol], sources: set[int], cheap: set[int
     """The least costly set of values between the sources and what is needed, the one nearest to what is needed."""
     endless = 10**6
     room: dict[tuple[_Place, _Place], int] = {}
-    near: dict[_Place, set[_Place]] = {}
+    near: dict[_Place, set[_Place]] = {"source": set(), "sink": set()}
 
     def edge(a: _Place, b: _Place, capacity: int) -> None:
         room[a, b] = room.get((a, b), 0) + capacity

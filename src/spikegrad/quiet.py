@@ -8,6 +8,7 @@ linear between spikes; what only the full one reads is kept at those pairs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -68,7 +69,7 @@ def split(
     found = dict(zip(known.adjoints, known.back, strict=True))
     adjoints = (*inputs, *states, *learned)
     full: list[Value] = [found.get(name, 0.0) for name in adjoints]
-    quiet, _ = rewritten(full, _quiet, known.names)
+    quiet, _ = rewritten(full, functools.partial(_without, (*SPIKES, "derivative")), known.names)
     sources = {id(known.given[name]) for name in (*inputs, *states)}
     varying = varying_with([*known.forward, *known.conditions], sources)
     everywhere = minimum_cut(varying, sources, set(), needed) if (needed := needed_by(quiet, varying)) else []
@@ -80,10 +81,10 @@ def split(
 
     output = known.forward[0]
     emits = output.operation if isinstance(output, Symbol) and output.operation in SPIKES else None
-    read = _down_to(full, kept)
     decided = [output.arguments[0]] if emits and isinstance(output, Symbol) else []
-    near = _unique([*decided, *(node.arguments[0] for node in read if node.operation == "derivative")])
-    fired = [node for node in read if node.operation in SPIKES]
+    near = _unique([*decided, *(node.arguments[0] for node in _rare(full) if node.operation == "derivative")])
+    linear, _ = rewritten(full, functools.partial(_without, ("derivative",)), known.names)
+    fired = [node for node in _rare(linear) if node.operation in SPIKES]
     watched = [*near, *(node.arguments[0] for node in fired)]
     names: dict[int, str] = {}
     for node in (*_symbols(watched), *everywhere, *pairs):
@@ -112,9 +113,9 @@ def split(
     )
 
 
-def _quiet(node: Symbol, given: tuple[Value, ...]) -> Value:
-    """A symbol where nothing fires and no derivative is other than 0, simplified where a 0 or a 1 stands among its arguments."""
-    if node.operation in (*SPIKES, "derivative"):
+def _without(rare: Collection[str], node: Symbol, given: tuple[Value, ...]) -> Value:
+    """A symbol where such operations give 0, simplified where a 0 or a 1 stands among its arguments."""
+    if node.operation in rare:
         return 0.0
     numbers = [x if isinstance(x, float) else None for x in given]  # a comparison of symbols would be a symbol
     match node.operation, *numbers:
@@ -136,16 +137,16 @@ def _quiet(node: Symbol, given: tuple[Value, ...]) -> Value:
             return again(node, given)
 
 
-def _down_to(roots: Iterable[Value], kept: set[int]) -> list[Symbol]:
-    """What is computed from what is kept, and that itself."""
+def _rare(roots: Iterable[Value]) -> list[Symbol]:
+    """The spikes and derivatives that values depend on, but for those that only decided about these."""
     found: dict[int, Symbol] = {}
     waiting = [root for root in roots if isinstance(root, Symbol)]
     while waiting:
         node = waiting.pop()
         if id(node) not in found:
             found[id(node)] = node
-            waiting += [a for a in node.arguments if isinstance(a, Symbol) and id(node) not in kept]
-    return [node for node in ordered(roots) if id(node) in found]
+            waiting += [a for a in node.arguments if isinstance(a, Symbol) and node.operation not in (*SPIKES, "derivative")]
+    return [node for node in ordered(roots) if id(node) in found and node.operation in (*SPIKES, "derivative")]
 
 
 def _symbols(values: Iterable[Value]) -> list[Symbol]:
