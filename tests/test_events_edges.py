@@ -188,6 +188,14 @@ def test_what_does_not_fit_is_said_in_words():
             dense(Spikes.of(spikes(0.2)))
 
 
+@pytest.mark.filterwarnings("ignore:Initializing")
+@pytest.mark.parametrize("sizes", [(5, 0), (0, 5)], ids=str)
+def test_layers_of_no_neurons_or_senders(sizes):
+    net = nn.SpikingLinear(*sizes, nn.Leaky(0.9), backend="event")
+    out, state = net(torch.zeros(3, 2, sizes[0]))
+    assert (out.shape, state.shape) == ((3, 2, sizes[1]), (2, sizes[1]))
+
+
 def test_a_forward_that_somebody_set_is_called(eager):
     net = nn.Sequential(torch_nn.Linear(37, 40), nn.Leaky(0.9, spike=SPIKE), torch_nn.Dropout(0.0), torch_nn.Linear(40, 3), nn.Leaky(0.9))
     called = []

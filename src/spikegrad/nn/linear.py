@@ -122,7 +122,7 @@ class SpikingLinear(Stateful):
 
         Returns:
             ``(output, state)`` of the neurons or ``(output, state, recorded)``, the output ``(time, batch, out_features)``; `Spikes` if
-            those were given and the neurons spike.
+            those were given and the neurons spike, in float32 and outside of transforms.
 
         Raises:
             ValueError: the input has another number of features, or values that are neither 0 nor 1; ``backend="event"`` cannot run the
