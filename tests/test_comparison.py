@@ -19,13 +19,13 @@ from rich.console import Console
 
 from spikegrad.comparison import Cell, Comparison, compare, grid
 from spikegrad.comparison import work as working
-from spikegrad.comparison.claims import claim
 from spikegrad.comparison.figures import accuracy_by_slope, accuracy_map, learning_curves
 from spikegrad.comparison.folder import Result
 from spikegrad.comparison.table import best_setting, best_table, showing
 from spikegrad.comparison.zenke_vogels import ASYMPTOTIC, CONSTANT, NO_HIDDEN, SHAPES, again, base, cells, findings
 from spikegrad.errors import InputError
 from spikegrad.training import Config, train
+from spikegrad.training.claims import claim
 from spikegrad.training.loss import rate_penalty
 from spikegrad.training.network import Network
 
@@ -131,7 +131,7 @@ def test_what_diverges_is_a_result_and_is_not_tried_again(small, tmp_path, monke
 
 def test_a_claim_is_held_by_one_and_free_when_its_process_is_gone(tmp_path):
     path = tmp_path / "claims" / "a"
-    code = "import sys, time; from pathlib import Path; from spikegrad.comparison.claims import claim\n"
+    code = "import sys, time; from pathlib import Path; from spikegrad.training.claims import claim\n"
     code += "with claim(Path(sys.argv[1])) as ours: print(ours, flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
     assert other.stdout is not None
@@ -156,7 +156,7 @@ def test_what_all_write_is_whole_whoever_writes_it(tmp_path):
     comparison = Comparison.at(tmp_path / "out", grid(Config()))
     names = [path.name for path in comparison.path.iterdir()]
     assert sorted(names) == [".comparison.json.another-1.new", "comparison.json"]
-    code = "import sys; from pathlib import Path; from spikegrad.comparison.claims import write\n"
+    code = "import sys; from pathlib import Path; from spikegrad.training.claims import write\n"
     code += "for n in range(300): write(Path(sys.argv[1]), 'x' * 10000)"
     processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "file")]) for _ in range(2)]
     while any(process.poll() is None for process in processes):

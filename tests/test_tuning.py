@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from spikegrad.comparison.claims import claim
 from spikegrad.errors import InputError
 from spikegrad.ranges import decay
 from spikegrad.training import Config
+from spikegrad.training.claims import claim
 from spikegrad.tuning import Space, Tuning, tune
 from spikegrad.tuning.figure import importances
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from spikegrad.comparison import claims
 from spikegrad.comparison.grid import Cell, Label, as_dict, of_dict
 from spikegrad.errors import InputError
+from spikegrad.training import claims
 from spikegrad.training.folder import Row, Run
 
 MEASURED = ("validation_accuracy", "validation_loss", "test_accuracy", "best_epoch", "epochs", "training_seconds")

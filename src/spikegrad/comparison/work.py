@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikegrad.comparison import processes
-from spikegrad.comparison.claims import claim
 from spikegrad.comparison.folder import Comparison
 from spikegrad.comparison.grid import Cell
 from spikegrad.data import Binning, Dataset, load
 from spikegrad.errors import InputError
+from spikegrad.training.claims import claim
 
 if TYPE_CHECKING:
     from lightning import Callback

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spikegrad.comparison import claims
 from spikegrad.comparison.folder import Comparison, Result
 from spikegrad.comparison.grid import Cell, Label
 from spikegrad.comparison.table import best_setting, ranked, settings
 from spikegrad.comparison.work import compare
 from spikegrad.ranges import decay
+from spikegrad.training import claims
 from spikegrad.training.config import Config
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from textwrap import shorten
 from typing import Any
 
 from spikegrad.errors import InputError
+from spikegrad.training.claims import claim
 from spikegrad.training.config import Config
 
 Row = dict[str, float]
@@ -131,8 +132,6 @@ class Run:
         Raises:
             InputError: another process trains here.
         """
-        from spikegrad.comparison.claims import claim
-
         with ExitStack() as held:
             try:
                 ours = not first_process() or held.enter_context(claim(self.path / "checkpoints" / "lock"))

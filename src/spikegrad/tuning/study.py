@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spikegrad.comparison import claims, processes
-from spikegrad.comparison.claims import claim
+from spikegrad.comparison import processes
 from spikegrad.comparison.work import trained
 from spikegrad.errors import InputError
+from spikegrad.training import claims
 from spikegrad.training.batches import derived
+from spikegrad.training.claims import claim
 from spikegrad.training.config import Config
 from spikegrad.training.folder import Run
 from spikegrad.tuning.space import Space

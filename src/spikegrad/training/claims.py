@@ -31,7 +31,7 @@ def claim(path: Path) -> Generator[bool]:
 
     Example:
         >>> import pathlib, tempfile
-        >>> from spikegrad.comparison.claims import claim
+        >>> from spikegrad.training.claims import claim
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "claim"
         >>> with claim(path) as ours, claim(path) as again:
         ...     print(ours, again)
