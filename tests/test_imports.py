@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the bottom to the top: a module may import from its own layer and from those below it.
 LAYERS = (
-    {"trace", "evaluation", "errors", "ranges", "remembering"},
+    {"trace", "evaluation", "errors", "ranges", "remembering", "required"},
     {"vocabulary", "printing", "derive"},
     {"cut"},
     {"quiet"},
@@ -43,6 +43,7 @@ ONLY: dict[str, set[str]] = {
     "evaluation": set(),
     "remembering": set(),
     "errors": set(),
+    "required": set(),
     "ranges": set(),
     "vocabulary": {"trace", "evaluation"},
     "printing": {"trace"},
@@ -51,10 +52,23 @@ ONLY: dict[str, set[str]] = {
     "quiet": {"trace", "derive", "cut"},
     "facts": set(),
     "gradient": {"vocabulary", "evaluation", "gradient"},
-    "surrogate": {"remembering", "vocabulary", "trace", "printing", "ranges", "gradient", "facts", "citation"},
+    "surrogate": {"remembering", "vocabulary", "trace", "printing", "ranges", "gradient", "facts", "citation", "required"},
     "formulas": {"vocabulary", "ranges", "surrogate", "formulas"},
-    "definition": {"remembering", "vocabulary", "trace", "ranges", "errors", "derive"},
-    "neuron": {"vocabulary", "trace", "ranges", "errors", "derive", "cut", "printing", "surrogate", "formulas", "definition", "citation"},
+    "definition": {"remembering", "vocabulary", "trace", "ranges", "errors", "derive", "required"},
+    "neuron": {
+        "vocabulary",
+        "trace",
+        "ranges",
+        "errors",
+        "derive",
+        "cut",
+        "printing",
+        "surrogate",
+        "formulas",
+        "definition",
+        "citation",
+        "required",
+    },
     "neurons": {"vocabulary", "ranges", "neuron", "neurons"},
     "kernels": {
         "remembering",

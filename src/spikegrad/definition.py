@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Generator, Hashable, Mapping, 
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
-from spikegrad import derive, ranges, trace
+from spikegrad import derive, ranges, required, trace
 from spikegrad.errors import meant
 from spikegrad.remembering import remember
 from spikegrad.trace import StepRecord, Symbol, Value
@@ -155,7 +155,7 @@ def recorder(cls: type[Neuron]) -> type[Neuron]:
 def recorded(cls: type[Any], structure: tuple[tuple[str, Hashable], ...]) -> tuple[StepRecord, frozenset[str]]:
     """The record of a class with this structure, and the names of the fields that its step reads."""
     key = tuple((name, type(value), value) for name, value in structure)
-    trace.require_hash(cls, key)
+    required.hashable(cls, key)
     found = cls._records.get(key)
     if found is None:
         found = _record(cls, dict(structure))

@@ -22,7 +22,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Self, dataclass_transform
 
-from spikegrad import cut, definition, derive, printing, ranges, trace
+from spikegrad import cut, definition, derive, printing, ranges, required, trace
 from spikegrad.definition import Reset, Step
 from spikegrad.errors import meant
 from spikegrad.formulas.rational import ATan
@@ -111,7 +111,7 @@ class Neuron:
         names = [field.name for field in dataclasses.fields(cls)]
         cls.states = tuple(name for name in names if ranges.is_state(kinds[name]))
         cls.numbers = {n: within for n in names if n not in cls.states and (within := ranges.of(kinds[n])) is not None}
-        cls.unwritten = trace.unwritten(cls, Neuron, "step")
+        cls.unwritten = required.unwritten(cls, Neuron, "step")
         if cls.unwritten:
             return
         cls.inputs = definition.inputs_of(cls)
@@ -124,7 +124,7 @@ class Neuron:
             cls._require_use(name, read)
 
     def __post_init__(self) -> None:
-        trace.require_written(type(self), self.unwritten, "step(self, current, ...)")
+        required.written(type(self), self.unwritten, "step(self, current, ...)")
         kinds = ranges.hints(type(self))
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, self._checked(field.name, kinds[field.name], getattr(self, field.name)))

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 
-from spikegrad import facts, printing, ranges, trace
+from spikegrad import facts, printing, ranges, required, trace
 from spikegrad.ranges import Between
 from spikegrad.remembering import remember
 from spikegrad.trace import Record, Symbol
@@ -80,14 +80,14 @@ class Surrogate:
         dataclasses.dataclass(frozen=True, repr=False)(cls)
         cls.numbers, cls._records = _numbers(cls), {}
         cls.has_primitive = cls.primitive is not Surrogate.primitive
-        cls.unwritten = trace.unwritten(cls, Surrogate, "derivative")
+        cls.unwritten = required.unwritten(cls, Surrogate, "derivative")
         cls.stochastic = "noise" in inspect.signature(cls.derivative).parameters
         structure = {f.name: f.default for f in dataclasses.fields(cls) if f.name not in cls.numbers}
         if not cls.unwritten and dataclasses.MISSING not in structure.values():
             _recorded(cls, tuple(structure.items()))
 
     def __post_init__(self) -> None:
-        trace.require_written(type(self), self.unwritten, "derivative(self, x)")
+        required.written(type(self), self.unwritten, "derivative(self, x)")
         for name, within in self.numbers.items():
             value = getattr(self, name)
             try:
@@ -304,7 +304,7 @@ def _numbers(cls: type[Surrogate]) -> dict[str, Between]:
 
 def _recorded(cls: Any, structure: tuple[tuple[str, Hashable], ...]) -> Record:
     """The record of a class with this structure; the class keeps it, and nothing keeps the class."""
-    trace.require_hash(cls, structure)
+    required.hashable(cls, structure)
     found = cls._records.get(structure)
     if found is None:
         found = _record(cls, structure)

@@ -8,11 +8,10 @@ into symbols again. The recorder optimises nothing, but that what is written twi
 from __future__ import annotations
 
 import hashlib
-import inspect
 import keyword
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import NoReturn, Union
@@ -60,30 +59,6 @@ STEP_ONLY = ("hold", "fire", "fire_above", "quantized")
 def is_name(name: object) -> bool:
     """Whether something may be called so in the languages that programs are printed in."""
     return isinstance(name, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,99}", name) is not None and not keyword.iskeyword(name)
-
-
-def unwritten(cls: type, base: type, needed: str) -> tuple[str, ...]:
-    """The methods that a class leaves to its subclasses: what it needs and `base` has not, and all that are marked as abstract."""
-    abstract = [name for name in dir(cls) if getattr(inspect.getattr_static(cls, name, None), "__isabstractmethod__", False)]
-    missing = getattr(cls, needed, None) is getattr(base, needed, None)
-    return tuple(dict.fromkeys([*[needed] * missing, *abstract]))
-
-
-def require_written(cls: type, names: Sequence[str], needed: str) -> None:
-    """Raise a TypeError if a class leaves methods to its subclasses; `needed` is how the one is written that it needs in any case."""
-    if names:
-        what = " and ".join(f"`{needed if needed.startswith(f'{name}(') else f'{name}(self, ...)'}`" for name in names)
-        raise TypeError(f"{cls.__name__} does not define {what}: it is abstract; derive a class from it that does")
-
-
-def require_hash(cls: type, structure: Hashable) -> None:
-    """Raise a TypeError if the structure of a formula cannot be found again."""
-    try:
-        hash(structure)
-    except TypeError as error:
-        raise TypeError(
-            f"{cls.__name__}: a field that is no number is structure, and its value needs a hash: {error}; give a tuple in place of a list"
-        ) from None
 
 
 def is_added(name: str) -> bool:

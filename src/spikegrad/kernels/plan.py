@@ -24,6 +24,9 @@ from spikegrad.vocabulary import OPERATIONS, Array, library, namespace
 
 Connection = Literal["none", "one-to-one", "all-to-all"]
 
+WEIGHTS = {"one-to-one": "weight", "all-to-all": "weights"}
+"""What a step calls its recurrent weights."""
+
 FED = "fed"
 """The input that recurrent weights make of the first outputs of the step before."""
 

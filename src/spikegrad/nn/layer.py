@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from numbers import Integral
-from typing import Any, Literal, TypeAlias, TypeGuard
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,12 @@ from spikegrad.errors import meant
 from spikegrad.gradient.torch import constant
 from spikegrad.kernels import arguments, loop, text
 from spikegrad.kernels.gate import ordinary
-from spikegrad.kernels.plan import QUANTIZED, Call, Connection, array
+from spikegrad.kernels.plan import QUANTIZED, WEIGHTS, Call, Connection, array
 from spikegrad.neuron import Neuron
-from spikegrad.nn.backend import check, compiler, fused, kernels, obstacle, rewritten
+from spikegrad.nn.backend import check, compiler, fused, kernels, obstacle
 from spikegrad.nn.lengths import Currents, Lengths, to_ends
 from spikegrad.nn.parameters import checked, has_values, held, hold, named
-from spikegrad.nn.quantize import Quantize
+from spikegrad.nn.quantize import has_levels
 from spikegrad.nn.record import Record, known, returned
 from spikegrad.nn.spike import Spike
 from spikegrad.vocabulary import Array, cast
@@ -199,12 +199,8 @@ class Layer(Stateful):
     def __setattr__(self, name: str, value: Any) -> None:
         neuron = self.__dict__.get("_neuron")
         if neuron is not None and name in neuron.numbers:
-            own = (
-                f"its buffer `{name}_fixed`"
-                if f"{name}_fixed" in self._buffers
-                else f"its parameter `{name}_{neuron.numbers[name].coordinate}`"
-            )
-            what = own if name in self._tensors else f"`neuron`: layer.neuron = dataclasses.replace(layer.neuron, {name}=...)"
+            held_as = "fixed" if name not in self.learn else neuron.numbers[name].coordinate
+            what = f"`{name}_{held_as}`" if name in self._tensors else f"layer.neuron = dataclasses.replace(layer.neuron, {name}=...)"
             raise AttributeError(f"`{name}` of a layer only says what the number is now; what makes it so is {what}")
         super().__setattr__(name, value)
 
@@ -232,9 +228,8 @@ class Layer(Stateful):
         neuron = self._neuron
         wanted = known(self, record) if record is not False else ()
         given = (currents,) if len(neuron.inputs) == 1 and ordinary(currents) else arguments.inputs(neuron.inputs, currents, "torch")
-        outputs, last, recorded = (
-            self._run_to_ends(wanted, given, state, lengths) if lengths is not None else self._run(wanted, given, state)
-        )
+        found = self._run(wanted, given, state) if lengths is None else self._run_to_ends(wanted, given, state, lengths)
+        outputs, last, recorded = found
         after = self.state_of(last)
         made = outputs[0] if len(outputs) == 1 else tuple(outputs)
         return (made, after) if record is False else (made, after, *returned(record, wanted, recorded))
@@ -246,7 +241,7 @@ class Layer(Stateful):
         numbers = self._floats | {name: getattr(self, name) for name in self._tensors}
         if quantize is not None and has_levels(quantize):
             numbers |= dict(zip(QUANTIZED, quantize.numbers, strict=True))
-        return numbers if weight is None else numbers | {_WEIGHTS[self.connection]: weight}
+        return numbers if weight is None else numbers | {WEIGHTS[self.connection]: weight}
 
     def _run(self, wanted: tuple[str, ...], given: tuple[Tensor, ...], state: State) -> Results:
         spike: Any = self._modules["spike"]  # a getattr that a module fails costs as much as a small kernel
@@ -403,12 +398,3 @@ class Layer(Stateful):
         shown += [f"recurrent={self.connection!r}"] if self.connection != "none" else []
         shown += [f"learn={self.learn}"] * bool(self.learn) + ["inhibition=True"] * self.inhibition
         return ", ".join([type(self.neuron).__name__, *shown] if type(self) is Layer else shown)
-
-
-def has_levels(quantize: Callable[[Tensor], Tensor] | None) -> TypeGuard[Quantize]:
-    """Whether a state is rounded as `nn.Quantize` does it, so that its levels say everything."""
-    return isinstance(quantize, Quantize) and rewritten(quantize, Quantize) is None
-
-
-_WEIGHTS = {"one-to-one": "weight", "all-to-all": "weights"}
-"""What a step calls its recurrent weights."""

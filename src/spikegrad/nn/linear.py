@@ -15,8 +15,9 @@ from spikegrad.kernels.gate import has_memory
 from spikegrad.nn import events
 from spikegrad.nn.backend import rewritten
 from spikegrad.nn.bits import outline, pack, packed
-from spikegrad.nn.layer import Layer, State, Stateful, has_levels
+from spikegrad.nn.layer import Layer, State, Stateful
 from spikegrad.nn.neurons import Leaky
+from spikegrad.nn.quantize import has_levels
 from spikegrad.nn.recompute import Blocks, Memory, check, replayed, replayed_tree, visible, watched
 from spikegrad.nn.record import Record, known, returned
 from spikegrad.nn.spike import Spike

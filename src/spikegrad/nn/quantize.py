@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
+
+from spikegrad.nn.backend import rewritten
 
 
 class Quantize(nn.Module):
@@ -49,3 +54,8 @@ class Quantize(nn.Module):
     def extra_repr(self) -> str:
         """The constructor's arguments."""
         return f"bits={self.bits}, low={self.low}, high={self.high}"
+
+
+def has_levels(quantize: Callable[[Tensor], Tensor] | None) -> TypeGuard[Quantize]:
+    """Whether a state is rounded as `nn.Quantize` does it, so that its levels say everything."""
+    return isinstance(quantize, Quantize) and rewritten(quantize, Quantize) is None
