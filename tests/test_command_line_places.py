@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from spikegrad.data.events import Binning, Recording
 from spikegrad.errors import InputError
+from spikegrad.kernels.cpu import memory
 from spikegrad.training import Config, evaluate, resume, train
 from spikegrad.training import run as running
 from spikegrad.training.folder import Run
@@ -150,3 +151,14 @@ def test_more_steps_than_there_can_be_are_laid_to_their_duration(step_ms):
     with pytest.raises(InputError, match=rf"`step_ms` {step_ms:g} makes more than 1000000000 steps of the longest sample, of 900 ms"):
         Binning(step_ms=step_ms).fitted([recording])
     assert Binning(step_ms=1e-6).fitted([recording]).steps == 900_000_001
+
+
+def test_a_configuration_from_windows_is_read(tmp_path):
+    (tmp_path / "config.json").write_text('{"epochs": 3}', encoding="utf-8-sig")  # with a byte order mark
+    assert Config.read(tmp_path / "config.json").epochs == 3
+
+
+def test_an_environment_that_says_nonsense_is_one_line(monkeypatch):
+    monkeypatch.setenv("SPIKEGRAD_KEEP", "much")
+    with pytest.raises(InputError, match="SPIKEGRAD_KEEP must be a whole number of MiB"):  # which the command line tells
+        memory.limit()

@@ -302,7 +302,7 @@ class Config:
             InputError: there is no such file, it is not JSON, or a setting is unknown or wrong.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_each_once)
+            values = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
         except OSError as error:
             raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
         except InputError as error:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spikegrad.errors import InputError
 from spikegrad.kernels.lock import across_forks
 
 _LINE = 64
@@ -37,11 +38,11 @@ def limit() -> int:
     """Bytes that results of layers may keep, as the environment says; 256 MiB otherwise.
 
     Raises:
-        ValueError: it says something else than a whole number of MiB.
+        InputError: it says something else than a whole number of MiB.
     """
     given = os.environ.get("SPIKEGRAD_KEEP", "256")
     if not given.isdecimal():
-        raise ValueError(f"SPIKEGRAD_KEEP must be a whole number of MiB that layers may keep to use again, 0 for none, got {given!r}")
+        raise InputError(f"SPIKEGRAD_KEEP must be a whole number of MiB that layers may keep to use again, 0 for none, got {given!r}")
     return int(given) * 2**20
 
 
