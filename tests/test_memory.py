@@ -265,6 +265,6 @@ def test_a_block_has_a_page_of_each_row_of_a_sequence():
     assert columns(4 * 100, 1024) == passes.WIDEST
     assert columns(4 * 2000, 1024) == 1024  # 8 MB of scratch
     assert columns(4 * 2000, 2048) == 2048  # half types, whose page has twice as many
-    assert columns(4 * 2**16, 1024) == 256  # as much as `SCRATCH` allows
+    assert columns(4 * 2**16, 1024) == 256  # as much as `ROOM` allows
     assert columns(4 * 2**22, 1024) == 64
     assert columns(4 * 2000, 1024, threads=64) == 256  # everybody has some

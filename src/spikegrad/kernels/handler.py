@@ -136,7 +136,7 @@ def begun(
     if threads == U(1) or steps * columns < U(passes.SMALL):
         threads = U(1)
     share = (columns + threads * U(passes.BLOCKS) - U(1)) // (threads * U(passes.BLOCKS)) if threads > U(1) else columns
-    fits = max(U(passes.CACHE) // (item * rows), min(narrowest, U(passes.SCRATCH) // (item * rows)))
+    fits = max(U(passes.CACHE) // (item * rows), min(narrowest, U(passes.ROOM) // (item * rows)))
     block = max(U(64), min(U(passes.WIDEST), min(fits, share + U(63))) // U(64) * U(64))
     if fed:
         block = dims[buffer[_BUFFER_RANK] - U(1)] * U(passes.SAMPLES)

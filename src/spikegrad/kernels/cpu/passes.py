@@ -29,8 +29,8 @@ PAGE = 4096
 """Bytes of a sequence that a row of a block should have at least: shorter stretches, each on a page of its own, cost more than scratch that
 no cache holds. With 256 columns in place of 1024, and 2 MiB of scratch in place of 8, the backward pass of ConductanceLeaky took 1.65 times
 as long at (500, 16, 4096), and that of Leaky in half types 1.3 to 1.8 times with 512 in place of 2048."""
-SCRATCH = 64 * 2**20
-"""Bytes of scratch of a thread for which a block is made so wide."""
+ROOM = 64 * 2**20
+"""Bytes of scratch that each thread may use for the sake of a page."""
 BLOCKS = 4
 """Blocks that each thread should have at least, so that who is early can take over some of who is late."""
 WIDEST = 2048
@@ -111,6 +111,6 @@ def _shares(sizes: Sizes, scratch: int, narrowest: int) -> tuple[int, int]:
     small = most == 1 or steps * columns < SMALL
     share = -(-columns // (1 if small else BLOCKS * most))
     scratch = max(scratch, 1)
-    fits = max(CACHE // scratch, min(narrowest, SCRATCH // scratch))
+    fits = max(CACHE // scratch, min(narrowest, ROOM // scratch))
     block = max(64, min(WIDEST, fits, share + 63) // 64 * 64)
     return 1 if small else min(most, threads.MOST, -(-columns // block)), block
