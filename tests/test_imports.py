@@ -71,6 +71,7 @@ ONLY: dict[str, set[str]] = {
     },
     "neurons": {"vocabulary", "ranges", "neuron", "neurons"},
     "kernels": {
+        "errors",
         "remembering",
         "vocabulary",
         "trace",
