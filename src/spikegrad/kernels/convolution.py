@@ -27,7 +27,7 @@ class Geometry(NamedTuple):
         """Height and width of what comes out.
 
         Raises:
-            ValueError: nothing does.
+            ValueError: kernels are larger than the padded images.
         """
         (h, w), (y, x) = self.size, self.padding
         if kernel[-2] > h + 2 * y or kernel[-1] > w + 2 * x:

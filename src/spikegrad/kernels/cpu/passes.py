@@ -27,8 +27,7 @@ CACHE = 4 * 2**20
 """Bytes of scratch that a block of columns may use, about what a core has of second and third-level cache."""
 PAGE = 4096
 """Bytes of a sequence that a row of a block should have at least: shorter stretches, each on a page of its own, cost more than scratch that
-no cache holds. With 256 columns in place of 1024, and 2 MiB of scratch in place of 8, the backward pass of ConductanceLeaky took 1.65 times
-as long at (500, 16, 4096), and that of Leaky in half types 1.3 to 1.8 times with 512 in place of 2048."""
+no cache holds. It tells over many steps, of neurons that keep several values of each, and in half types, whose rows are half as long."""
 ROOM = 64 * 2**20
 """Bytes of scratch that each thread may use for the sake of a page."""
 BLOCKS = 4
