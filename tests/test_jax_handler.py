@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ pytest.importorskip("numba")
 
 import jax
 import jax.numpy as jnp
+import numba
 import numpy as np
 
 from spikegrad import jax as sj
 from spikegrad.kernels import handler
 from spikegrad.kernels.cpu import threads
+from spikegrad.kernels.cpu.instructions import words
 
 
 def job(kernel: Any, claimed: int) -> Any:
@@ -41,7 +44,7 @@ def test_a_helper_that_comes_late_touches_nothing(claimed):
     kernel = threads._SIGNATURE(lambda address, mine: called.append((address, mine)))
     words = job(kernel, claimed)
     address, counters = words.buffer_info()[0], words[threads.COUNTERS]
-    helper = ctypes.CFUNCTYPE(None, ctypes.c_uint64)(handler._helper())
+    helper = ctypes.CFUNCTYPE(None, ctypes.c_uint64)(handler.handler().helper)
     helper(address)
     assert called == ([(address, 1)] if claimed < 2 else [])
     assert words[counters + handler._ACTIVE] == 0
@@ -50,18 +53,33 @@ def test_a_helper_that_comes_late_touches_nothing(claimed):
     assert [words[counters + k * threads.LINE] for k in range(2)] == [64 * (k + (k < claimed)) for k in range(2)]  # it claimed none
 
 
-def test_one_handler_for_each_kernel():
-    """Named by what it is: equal layers share it, whatever their numbers and sizes; a gradient has its own."""
+def test_one_handler_for_all_kernels():
+    """A call says which kernel: equal layers share it, whatever their numbers and sizes; a gradient has its own, as has another type."""
 
-    def names(beta: float, steps: int) -> set[str]:
-        x = jnp.ones((steps, 2, 3))
+    def called(beta: float, steps: int, dtype: str = "float32") -> tuple[set[str], list[str]]:
+        x = jnp.ones((steps, 2, 3), dtype)
         text = jax.jit(jax.value_and_grad(lambda x: sj.leaky(x, beta, backend="numba")[0].sum())).lower(x).as_text()
-        return {word for word in text.replace("@", " ").replace("(", " ").split() if word.startswith("spikegrad_generated")}
+        return set(re.findall(r"@(spikegrad_generated_\w+)", text)), re.findall(r"kernel = dense<(\d+)>", text)
 
-    first = names(0.9, 4)
-    assert len(first) == 2
-    assert all(name.startswith("spikegrad_generated_handler_") for name in first)
-    assert names(0.5, 7) == first
+    names, kernels = called(0.9, 4)
+    assert names == {handler.handler().target}
+    assert len(set(kernels)) == 2
+    assert called(0.5, 7) == (names, kernels)
+    others = called(0.9, 4, "bfloat16")
+    assert others[0] == names
+    assert not set(others[1]) & set(kernels)
+
+
+def test_kernels_of_one_bucket_are_told_apart():
+    find = numba.njit(lambda address, key: handler.found(words(address), key))
+    table, address = handler.Table(), lambda key: find(np.uint64(ctypes.addressof(table.memory)), np.uint64(key))
+    keys = [17 + k * handler.BUCKETS for k in range(3)]
+    for k, key in enumerate(keys[:2]):
+        table.add(key, [100 + k])
+        table.add(key, [0])  # it is known already
+    for k, key in enumerate(keys[:2]):
+        assert ctypes.c_uint64.from_address(address(key) + 8 * handler.KNOWN).value == 100 + k
+    assert address(keys[2]) == address(3) == 0
 
 
 def test_large_results_begin_on_huge_pages(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -380,13 +381,18 @@ def test_refusals(monkeypatch):
     assert "scan" in str(jax.make_jaxpr(lambda x: sj.leaky(x, 0.9))(x))
 
 
-def test_a_call_with_other_buffers_is_refused():
+def test_a_call_with_other_buffers_or_of_an_unknown_kernel_is_refused():
     """A program from another version of spikegrad would read memory that is not there."""
     x = rng(4, 2, 3, dtype="float32")
     text = jax.jit(lambda x: sj.leaky(x, 0.9, backend="numba")[0]).lower(x).as_text()
-    (name,) = {word.strip("@") for word in text.replace("(", " ").split() if word.startswith("@spikegrad_generated_handler")}
-    with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="other buffers than its kernel takes; trace the program again"):
-        jax.block_until_ready(jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(x.shape, x.dtype))(x))
+    (name,), (kernel,) = (set(re.findall(each, text)) for each in (r"@(spikegrad_generated_\w+)", r"kernel = dense<(\d+)>"))
+    for key, reason in (
+        (int(kernel), "other buffers than its kernel takes; trace the program again"),
+        (int(kernel) + 1, "this program was traced in another process, which knows its kernels; trace it again"),
+    ):
+        call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(x.shape, x.dtype))
+        with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=reason):
+            jax.block_until_ready(call(x, kernel=np.array([key], np.int64)))
     assert sj.leaky(x, 0.9, backend="numba")[0].shape == x.shape  # and the next call works
 
 

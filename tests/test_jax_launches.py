@@ -18,7 +18,7 @@ pytest.importorskip("triton")
 
 import torch
 
-from spikegrad.kernels import launcher
+from spikegrad.kernels import handler, launcher
 from spikegrad.kernels.gpu import driver
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="Triton compiles here, and does not interpret")
@@ -129,7 +129,7 @@ def test_the_driver_is_told_what_the_recipe_says(monkeypatch):
     """Stream and context, programs, threads, shared memory, and each parameter by its address; a kernel is loaded once a context."""
     recorder = Recorder(monkeypatch)
     driver.interpreter().add(2**62 + 17, b"machine code", "forward", 60_000)
-    driver.interpreter().add(2**62 + 17 + launcher.BUCKETS, b"of another in its bucket", "backward", 100)
+    driver.interpreter().add(2**62 + 17 + handler.BUCKETS, b"of another in its bucket", "backward", 100)
     recipe = [2**62 + 17, 1, *RECIPE[1:]]
     for context in (5000, 5001, 5000):
         recorder.context = context
@@ -146,7 +146,7 @@ def test_the_driver_is_told_what_the_recipe_says(monkeypatch):
     ]
     assert all(given[10] == 0 for given in recorder.said("LAUNCH"))
     assert recorder.said("parameters") == [[[64, 256, 128, 19, 134]]] * 3
-    assert handled(Frame([recipe[0] + launcher.BUCKETS, *recipe[1:]], [64], [128, 256])) == 0
+    assert handled(Frame([recipe[0] + handler.BUCKETS, *recipe[1:]], [64], [128, 256])) == 0
     assert recorder.said("image")[-1] == [b"of another in its bucket"]
     assert len(recorder.said("ATTRIBUTE")) == 2  # what every kernel may have need not be asked for
 
@@ -203,7 +203,7 @@ COMPILED = """
     assert nothing.target in text and "while" not in text
     recipes = [json.loads(numbers) for numbers in re.findall(r"recipe = dense<(\\[[^>]*\\])>", text)]
     kernels = []
-    for key, (entry, code, name) in nothing._kernels.items():
+    for key, (entry, (code, name)) in nothing.kernels._kept.items():
         kernels.append((key, code.raw[:4].hex(), name.value.decode(), entry[4]))
     print(json.dumps([recipes, kernels]))
 """

@@ -1,9 +1,12 @@
 """What XLA calls on the CPU: machine code that fills in a job from a call frame and runs it, without Python and its lock.
 
-XLA calls a handler with the address of a frame of words; ``xla/ffi/api/c_api.h``, which jaxlib ships, describes it. Each kernel has a
-handler of its own, registered under its hash. Blocks of columns are shared out as in `spikegrad.kernels.cpu.threads`; the helpers are
-threads of XLA's own pool, which may come late or never. So nobody waits for a helper that has not begun; one that finds no block left may
-not touch XLA's buffers, which may be gone; and the job is freed by whoever leaves last.
+XLA calls a handler with the address of a frame of words; ``xla/ffi/api/c_api.h``, which jaxlib ships, describes it. There is one handler
+for all kernels. A call carries which kernel it is for by the hash of all that it depends on, and not by an address, so that a compiled
+program means the same in every process; what its buffers are stands beside the kernel in a table, and not in the program.
+
+Blocks of columns are shared out as in `spikegrad.kernels.cpu.threads`; the helpers are threads of XLA's own pool, which may come late or
+never. So nobody waits for a helper that has not begun; one that finds no block left may not touch XLA's buffers, which may be gone; and the
+job is freed by whoever leaves last.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numba
@@ -39,17 +43,33 @@ from spikegrad.kernels.cpu.threads import (
     THREADS,
     shared_out,
 )
+from spikegrad.kernels.lock import LOCK
 
 U = np.uint64
 _FRAME_EXTENSION, FRAME_API, FRAME_CONTEXT = 1, 2, 3
-ARGUMENT_COUNT, ARGUMENT_BUFFERS, RESULT_COUNT, RESULT_BUFFERS = 7, 9, 12, 14
+ARGUMENT_COUNT, ARGUMENT_BUFFERS, RESULT_COUNT, RESULT_BUFFERS, _ATTRIBUTES = 7, 9, 12, 14, 20
 _ERROR_CREATE, _ERROR_DESTROY, _SCHEDULE = 6, 8, 17
 BUFFER_DATA, _BUFFER_RANK, _BUFFER_DIMS = 3, 4, 5
 """Words of a call frame, of the interface, and of a buffer."""
-_METADATA, INVALID = 1, 3
-"""The kind of the extension that asks for metadata; the code of an error of the caller's."""
+_METADATA = 1
+"""The kind of the extension that asks for metadata."""
+INVALID, ABSENT = 3, 5
+"""Codes of errors: of the caller's, and of something that is not there."""
 _ACTIVE, _HELPERS, _USERS = 2, 3, 4
 """Words of a job's first counter line that are the handler's: helpers at work, helpers that have begun, who still has its address."""
+BUCKETS = 1024
+"""Of a table of kernels: the first kernel of each, by the lowest bits of their hashes."""
+NEXT, HASH, KNOWN = range(3)
+"""Words of a kernel in it: the next one of its bucket, its hash, and the first of all that is known of it."""
+_ADDRESS, _HELP, _THREADS, _ARGUMENTS, _RESULTS, _WHOLE, _EACH, _ITEM, _NARROWEST, _FED, _COUNT, _PLACES = range(KNOWN, KNOWN + 12)
+"""Of a kernel here: its address, what XLA's threads are given to run, how many of these may, buffers that are given and made, rows of
+scratch of a block and of each step, bytes of a number, columns of a page, whether it is fed back, and its arguments.
+
+Then four for each of these: where it comes from, which buffer of these it is, what it is, and bytes: of a number of a large result, or of
+one of a share that starts at zero.
+"""
+_NOWHERE, _GIVEN, _MADE = range(3)
+_NUMBERS, _ROWS, _WEIGHTS = range(3)
 _FRESH = 2**23
 """Bytes of a result from which XLA's memory comes from the system each time, and is worth huge pages."""
 _HUGE, _MADV_HUGEPAGE = 2**21, 14
@@ -98,6 +118,7 @@ def text(value: str) -> Callable[[], np.uint64]:
 
 
 wrong = text("spikegrad: this call has other buffers than its kernel takes; trace the program again")
+unknown = text("spikegrad: this program was traced in another process, which knows its kernels; trace it again")
 
 
 @numba.njit(error_model="numpy")
@@ -123,22 +144,34 @@ def asked(frame: Words) -> bool:
 
 
 @numba.njit(error_model="numpy")
-def begun(
-    buffer: Words, threads: np.uint64, whole: np.uint64, each: np.uint64, item: np.uint64, narrowest: np.uint64, arguments: np.uint64,
-    fed: bool,
-) -> np.uint64:  # fmt: skip
-    """The address of a new job for sequences like that in a buffer; its blocks need so many rows of scratch for all and for each step."""
-    dims = words(buffer[_BUFFER_DIMS])
+def attribute(frame: Words) -> Words:
+    """The whole numbers that are a call's only attribute."""
+    return words(words(words(frame[_ATTRIBUTES])[0])[2])
+
+
+@numba.njit(error_model="numpy")
+def found(table: Words, key: np.uint64) -> np.uint64:
+    """The address of a kernel, 0 if it is not known."""
+    address = table[key % U(BUCKETS)]
+    while address != U(0) and words(address)[HASH] != key:
+        address = words(address)[NEXT]
+    return address
+
+
+@numba.njit(error_model="numpy")
+def begun(kernel: Words, buffer: Words) -> np.uint64:
+    """The address of a new job of a kernel, for sequences like that in a buffer."""
+    dims, threads, item, arguments = words(buffer[_BUFFER_DIMS]), kernel[_THREADS], kernel[_ITEM], kernel[_COUNT]
     steps, columns = dims[0], U(1)
     for k in range(U(1), buffer[_BUFFER_RANK]):
         columns *= dims[k]
-    rows = max(whole + each * steps, U(1))
+    rows = max(kernel[_WHOLE] + kernel[_EACH] * steps, U(1))
     if threads == U(1) or steps * columns < U(passes.SMALL):
         threads = U(1)
     share = (columns + threads * U(passes.BLOCKS) - U(1)) // (threads * U(passes.BLOCKS)) if threads > U(1) else columns
-    fits = max(U(passes.CACHE) // (item * rows), min(narrowest, U(passes.ROOM) // (item * rows)))
+    fits = max(U(passes.CACHE) // (item * rows), min(kernel[_NARROWEST], U(passes.ROOM) // (item * rows)))
     block = max(U(64), min(U(passes.WIDEST), min(fits, share + U(63))) // U(64) * U(64))
-    if fed:
+    if kernel[_FED] > U(0):
         block = dims[buffer[_BUFFER_RANK] - U(1)] * U(passes.SAMPLES)
     threads = max(U(1), min(threads, (columns + block - U(1)) // block))
     scratch = (rows * block * item + U(63)) // U(64) * U(64)
@@ -170,12 +203,6 @@ def connected(job: Words, place: np.uint64, buffer: Words, clear: np.uint64) -> 
     job[U(ARGUMENTS) + place * U(2) + U(1)] = features
     if clear > U(0):
         _clear(buffer[BUFFER_DATA], np.int32(0), dims[0] * features * features * clear)
-
-
-@numba.njit(error_model="numpy")
-def absent(job: Words, place: np.uint64) -> None:
-    """Write into a job that nobody wants this result."""
-    job[U(ARGUMENTS) + place * U(2)], job[U(ARGUMENTS) + place * U(2) + U(1)] = U(0), U(0)
 
 
 @numba.njit(error_model="numpy")
@@ -240,34 +267,68 @@ def done(frame: Words, address: np.uint64, kernel: np.uint64, helper: np.uint64)
     left(address)
 
 
-_SOURCE = """
-from spikegrad.kernels.handler import absent, advised, asked, begun, code, connected, done, placed, refused, wrong
-# The handler's own version is {version}.
-kernel, helper = code("{symbol}"), code("spikegrad_helper")
-
-
-@entry(1, numba.uint64)
-def handle(address):
-    frame = words(address)
-    if asked(frame):
-        return U(0)
-    if frame[{argument_count}] != U({arguments}) or frame[{result_count}] != U({results}):
-        return refused(frame, wrong(), U({invalid}))
-    given, made = words(frame[{argument_buffers}]), words(frame[{result_buffers}])
-    address = begun(words(given[0]), U({threads}), U({whole}), U({each}), SIZE, U({narrowest}), U({count}), {fed})
+@numba.njit(error_model="numpy")
+def ran(frame: Words, table: Words) -> np.uint64:
+    """Run the kernel that a call frame is for; an error for XLA, or 0."""
+    known = found(table, attribute(frame)[0])
+    if known == U(0):
+        return refused(frame, unknown(), U(ABSENT))
+    kernel = words(known)
+    if frame[ARGUMENT_COUNT] != kernel[_ARGUMENTS] or frame[RESULT_COUNT] != kernel[_RESULTS]:
+        return refused(frame, wrong(), U(INVALID))
+    given, made = words(frame[ARGUMENT_BUFFERS]), words(frame[RESULT_BUFFERS])
+    address = begun(kernel, words(given[0]))
     job = words(address)
-{lines}
-    done(frame, address, kernel(), helper())
+    for k in range(kernel[_COUNT]):
+        place = U(k)
+        first = U(_PLACES) + place * U(4)
+        source, which, what, item = kernel[first], kernel[first + U(1)], kernel[first + U(2)], kernel[first + U(3)]
+        if source == U(_NOWHERE):  # nobody wants this result
+            job[U(ARGUMENTS) + place * U(2)], job[U(ARGUMENTS) + place * U(2) + U(1)] = U(0), U(0)
+            continue
+        buffer = words(given[which] if source == U(_GIVEN) else made[which])
+        if what == U(_WEIGHTS):
+            connected(job, place, buffer, item)
+            continue
+        placed(job, place, buffer, what == U(_ROWS))
+        if item > U(0):
+            advised(buffer[BUFFER_DATA], job[STEPS] * job[COLUMNS] * item)
+    done(frame, address, kernel[_ADDRESS], kernel[_HELP])
     return U(0)
-"""
-_HELPER = """
-from spikegrad.kernels.handler import helped
+
+
+class Table:
+    """Kernels by their hashes, as machine code finds them."""
+
+    def __init__(self) -> None:
+        self.memory = (ctypes.c_uint64 * BUCKETS)()
+        self._kept: dict[int, object] = {}
+
+    def add(self, key: int, known: Iterable[int], kept: object = None) -> None:
+        """Make a kernel known, unless it is: the words that are known of it, and what has to stay where it is for them."""
+        with LOCK:
+            if key not in self._kept:
+                known = tuple(known)
+                entry = (ctypes.c_uint64 * (KNOWN + len(known)))(self.memory[key % BUCKETS], key, *known)
+                self._kept[key] = entry, kept
+                self.memory[key % BUCKETS] = ctypes.addressof(entry)
+
+
+_SOURCE = """
+from spikegrad.kernels.handler import asked, code, helped, ran
 # The handler's own version is {version}.
+table = code("spikegrad_kernels")
 
 
 @entry(1)
 def helper(address):
     helped(address)
+
+
+@entry(1, numba.uint64)
+def handle(address):
+    frame = words(address)
+    return U(0) if asked(frame) else ran(frame, words(table()))
 """
 
 
@@ -277,58 +338,50 @@ def version() -> str:
     return hashlib.sha256(b"".join(files)).hexdigest()[:16] + f" {_MAJOR}.{_MINOR}"
 
 
+def key_of(text: str) -> int:
+    """The hash of what a kernel depends on, which a program can carry."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+class Handler(NamedTuple):
+    """The handler: the name of what XLA calls, the address of what its threads are given to run, and the kernels that it knows."""
+
+    target: str
+    helper: int
+    table: Table
+
+
 @functools.cache
-def _helper() -> int:
-    """The address of what XLA's threads are given to run; it must have its name before a handler is loaded that knows it."""
-    address = loaded("helper", header("float32") + _HELPER.format(version=version())).helper.address
-    binding.add_symbol("spikegrad_helper", address)
-    return address
+def handler() -> Handler:
+    """The handler, compiled and registered."""
+    table = Table()
+    binding.add_symbol("spikegrad_kernels", ctypes.addressof(table.memory))
+    module = loaded("handler", header("float32") + _SOURCE.format(version=version()))
+    capsule = jax.ffi.pycapsule(ctypes.cast(module.handle.address, ctypes.c_void_p).value)
+    jax.ffi.register_ffi_target(module.__name__, capsule, platform="cpu", api_version=1)
+    return Handler(module.__name__, module.helper.address, table)
 
 
 @functools.lru_cache(maxsize=4096)
-def registered(variant: Variant, arguments: tuple[str, ...], results: tuple[str, ...]) -> str:
-    """The name of a call target that runs a kernel, whose buffers are these of its arguments, in this order."""
-    _helper()
+def registered(variant: Variant, arguments: tuple[str, ...], results: tuple[str, ...]) -> int:
+    """The hash of a kernel, compiled and known to the handler, whose buffers are these of its arguments, in this order."""
     address, symbol = compiled(variant)
-    binding.add_symbol(symbol, address)
-    lines: list[str] = []
-    single = {f"bar.{name}" for name in variant.single}
-    for place, name in enumerate(variant.arguments()):
-        source = "given" if name in arguments else "made" if name in results else ""
-        if not source:
-            lines.append(f"absent(job, U({place}))")
+    key, single = key_of(f"{symbol} {arguments} {results}"), {f"bar.{name}" for name in variant.single}
+    known, real = handler(), np.dtype(variant.real).itemsize
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    words = [address, known.helper, threads, len(arguments), len(results), *variant.working()]
+    words += [real, passes.narrowest(variant), int(variant.fed), len(variant.arguments())]
+    for name in variant.arguments():
+        source = _GIVEN if name in arguments else _MADE if name in results else _NOWHERE
+        if source == _NOWHERE:
+            words += [source, 0, 0, 0]
             continue
-        number = (arguments if source == "given" else results).index(name)
+        which = (arguments if source == _GIVEN else results).index(name)
         if name in ("weights", "grad.weights"):
-            clear = np.dtype(variant.real).itemsize if source == "made" else 0
-            lines.append(f"connected(job, U({place}), words({source}[{number}]), U({clear}))")
+            words += [source, which, _WEIGHTS, real if source == _MADE else 0]
             continue
         rows = name in variant.rows and name not in single
-        lines.append(f"placed(job, U({place}), words({source}[{number}]), {rows})")
-        if rows and source == "made":
-            item = 8 if variant.real == "float64" else 2 if name in variant.sequences and variant.dtype in ("float16", "bfloat16") else 4
-            lines.append(f"advised(words(made[{number}])[3], job[2] * job[3] * U({item}))")
-    whole, each = variant.working()
-    source = _SOURCE.format(
-        version=version(),
-        symbol=symbol,
-        narrowest=passes.narrowest(variant),
-        invalid=INVALID,
-        argument_count=ARGUMENT_COUNT,
-        result_count=RESULT_COUNT,
-        argument_buffers=ARGUMENT_BUFFERS,
-        result_buffers=RESULT_BUFFERS,
-        arguments=len(arguments),
-        results=len(results),
-        threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        whole=whole,
-        each=each,
-        count=len(variant.arguments()),
-        fed=variant.fed,
-        lines="\n".join(f"    {line}" for line in lines),
-    )
-    module = loaded("handler", header(variant.dtype) + source)
-    name = module.__name__
-    capsule = jax.ffi.pycapsule(ctypes.cast(module.handle.address, ctypes.c_void_p).value)
-    jax.ffi.register_ffi_target(name, capsule, platform="cpu", api_version=1)
-    return name
+        item = 2 if name in variant.sequences and variant.dtype in ("float16", "bfloat16") else real
+        words += [source, which, _ROWS if rows else _NUMBERS, item if rows and source == _MADE else 0]
+    known.table.add(key, words)
+    return key

@@ -24,19 +24,17 @@ from spikegrad.kernels.handler import refused, text
 
 U = np.uint64
 _FRAME_API, _FRAME_CONTEXT = handler.FRAME_API, handler.FRAME_CONTEXT
-_ATTRIBUTES = 20
 _STREAM_GET = 10
-"""Words of a call frame, and of the interface."""
-_INTERNAL, _ABSENT = 13, 5
-"""Codes of errors: of something that should not happen, and of something that is not there."""
+"""A word of the interface."""
+_INTERNAL = 13
+"""The code of an error of something that should not happen."""
 
 
 STREAM_CONTEXT, PUSH, POP, LOAD, FUNCTION, ATTRIBUTE, LAUNCH, NAME, KERNELS = range(9)
-"""Words of the table: the driver's functions, then the first kernel of each bucket, by the lowest bits of their hashes."""
-BUCKETS = 1024
+"""Words of the table: the driver's functions, then the address of the table of kernels."""
 
-NEXT, HASH, IMAGE, CALLED, SHARED, KNOWN, PLACES = range(7)
-"""Words of a kernel: the next one of its bucket, its hash, machine code and name, bytes of shared memory, and how many contexts know it.
+IMAGE, CALLED, SHARED, CONTEXTS_KNOWN, PLACES = range(handler.KNOWN, handler.KNOWN + 5)
+"""Words of a kernel: machine code and name, bytes of shared memory, and how many contexts know it.
 
 Then, for each of these, the context and the function there.
 """
@@ -72,19 +70,9 @@ def _driver(kinds: str) -> Callable[..., np.int32]:
 
 
 _one, _two, _three, _attribute, _launch = (_driver(kinds) for kinds in ("w", "ww", "www", "wii", "wiiiiiiiwww"))
-_unknown = text("spikegrad: this program was traced in another process, which knows its kernels; trace it again")
 _unaligned = text("spikegrad: a buffer does not begin at a multiple of 16 bytes")
 _failed = text("spikegrad: a kernel could not be launched: the driver says ")
 _nameless = text("an error without a name")
-
-
-@numba.njit(error_model="numpy")
-def found(table: Words, key: np.uint64) -> np.uint64:
-    """The address of a kernel, 0 if it is not known."""
-    address = table[U(KERNELS) + key % U(BUCKETS)]
-    while address != U(0) and words(address)[HASH] != key:
-        address = words(address)[NEXT]
-    return address
 
 
 @numba.njit(error_model="numpy")
@@ -103,7 +91,7 @@ def function_in(table: Words, kernel: Words, context: np.uint64, room: Words, at
     if code == 0 and kernel[SHARED] > U(_USUAL_SHARED):
         code = _attribute(table[ATTRIBUTE], room[0], U(_DYNAMIC_SHARED), kernel[SHARED])
     if code == 0:
-        place = U(2) * added(kernel, KNOWN, U(1)) + U(PLACES)
+        place = U(2) * added(kernel, CONTEXTS_KNOWN, U(1)) + U(PLACES)
         if place < U(PLACES + 2 * CONTEXTS):
             kernel[place + U(1)] = room[0]
             added(kernel, place, context)  # last: whoever sees it sees the function too
@@ -131,10 +119,10 @@ def failed(frame: Words, table: Words, code: np.int32) -> np.uint64:
 @numba.njit(error_model="numpy")
 def launched(frame: Words, table: Words) -> np.uint64:
     """Do what a call frame's recipe says; an error for XLA, or 0."""
-    recipe = words(words(words(frame[_ATTRIBUTES])[0])[2])
-    address = found(table, recipe[KEY])
+    recipe = handler.attribute(frame)
+    address = handler.found(words(table[KERNELS]), recipe[KEY])
     if address == U(0):
-        return refused(frame, _unknown(), U(_ABSENT))
+        return refused(frame, handler.unknown(), U(handler.ABSENT))
     if frame[handler.ARGUMENT_COUNT] != recipe[ARGUMENTS] or frame[handler.RESULT_COUNT] != recipe[RESULTS]:
         return refused(frame, handler.wrong(), U(handler.INVALID))
     kernel, count = words(address), recipe[COUNT]

@@ -8,7 +8,6 @@ again and writes nothing but the states at the beginnings of rounds.
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from triton.backends.compiler import GPUTarget
 from spikegrad.kernels.gpu import compiler, driver
 from spikegrad.kernels.gpu.choice import Choice, choice, work
 from spikegrad.kernels.gpu.source import Given, How, Variant, labels, recomputing
+from spikegrad.kernels.handler import key_of
 from spikegrad.kernels.launcher import GIVEN, MADE, NUMBER
 from spikegrad.kernels.plan import Call
 from spikegrad.kernels.static import Static, working_dtype
@@ -63,7 +63,7 @@ def _ready(variant: Variant, chosen: Choice, unit: int, width: str) -> _Ready:
     types = (*(a.type for a in arguments), "i32", width)
     # The name of the module has the hash of its text, which does not say what type that is which is only read.
     text = f"{function.fn.__module__} {types} {chosen} {unit} {target} {triton.__version__}"
-    key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+    key = key_of(text)
     buffers, constants = tuple(a.label for a in arguments), {"BLOCK": chosen.block, "UNIT": unit}
     if interpreted:
         driver.interpreter().interpret(key, driver.Interpreted(function, types, constants))

@@ -14,6 +14,7 @@ import jax
 from llvmlite import binding
 
 from spikegrad.kernels import launcher
+from spikegrad.kernels.handler import Table
 from spikegrad.kernels.lock import LOCK
 
 _FUNCTIONS = {
@@ -58,11 +59,11 @@ class Driver:
     """A table of functions, and the kernels that are known to it."""
 
     def __init__(self, functions: dict[int, int], platform: str) -> None:
-        self.memory = (ctypes.c_uint64 * (launcher.KERNELS + launcher.BUCKETS))()
-        for place, address in functions.items():
+        self.kernels = Table()
+        self.memory = (ctypes.c_uint64 * (launcher.KERNELS + 1))()
+        for place, address in (functions | {launcher.KERNELS: ctypes.addressof(self.kernels.memory)}).items():
             self.memory[place] = address
         self.platform = platform
-        self._kernels: dict[int, tuple[object, ...]] = {}
 
     @functools.cached_property
     def target(self) -> str:
@@ -74,16 +75,10 @@ class Driver:
 
     def add(self, key: int, image: bytes, name: str, shared: int) -> None:
         """Make a kernel known, by machine code that stays where it is."""
-        with LOCK:
-            if key in self._kernels:
-                return
-            entry = (ctypes.c_uint64 * (launcher.PLACES + 2 * launcher.CONTEXTS))()
-            code, called = ctypes.create_string_buffer(image), ctypes.create_string_buffer(name.encode())
-            bucket = launcher.KERNELS + key % launcher.BUCKETS
-            entry[launcher.NEXT], entry[launcher.HASH], entry[launcher.SHARED] = self.memory[bucket], key, shared
-            entry[launcher.IMAGE], entry[launcher.CALLED] = ctypes.addressof(code), ctypes.addressof(called)
-            self._kernels[key] = entry, code, called
-            self.memory[bucket] = ctypes.addressof(entry)
+        code, called = ctypes.create_string_buffer(image), ctypes.create_string_buffer(name.encode())
+        self.kernels.add(
+            key, (ctypes.addressof(code), ctypes.addressof(called), shared, *[0] * (1 + 2 * launcher.CONTEXTS)), (code, called)
+        )
 
 
 @functools.cache
