@@ -299,3 +299,22 @@ def test_no_command_prints_help(capsys):
     assert "usage: spikegrad" in capsys.readouterr().out
     with pytest.raises(InputError):
         run(["show"])
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "predict", "diagnose", "compare", "tune", "list", "show", "plot", "explore", "doctor"]
+)
+def test_help_fits_a_narrow_terminal(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        run([command, "--help"])
+    printed = capsys.readouterr().out
+    assert printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_list_without_docstrings(capsys, monkeypatch):
+    """As under `python -OO`."""
+    monkeypatch.setattr(ATan, "__doc__", None)
+    assert run(["list"]) == 0
+    assert re.search("^ATan ", capsys.readouterr().out, re.MULTILINE)

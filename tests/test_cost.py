@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 import spikegrad
-from spikegrad import nn
+from spikegrad import Spikes, nn
 from spikegrad.training import Config, evaluate_cost, train
 
 
@@ -221,6 +221,15 @@ def test_cost_is_neurobenchs(name):
     assert [getattr(of_ours, key) for key in same] == [getattr(of_theirs, key) for key in same]
     by_layer = {layer.name.removeprefix("net."): layer.activation_sparsity for layer in of_theirs.layers if layer.outputs}
     assert by_layer == measured["ActivationSparsityByLayer"]
+
+
+def test_events_cost_what_their_dense_tensor_does():
+    x = (torch.rand(10, 3, 8, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+    net = nn.SpikingLinear(8, 4, nn.Leaky(0.9))
+    dense, found = spikegrad.cost(net, x), spikegrad.cost(net, Spikes.of(x))
+    assert found.acs > 0
+    assert found.to_dict() == dense.to_dict()
+    assert spikegrad.cost(net, [x, Spikes.of(x)]).samples == 6
 
 
 def test_evaluate_tells_the_cost_of_a_run(small, tmp_path, told):

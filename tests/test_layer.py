@@ -408,3 +408,11 @@ def test_inputs_and_numbers_that_are_computed_from_each_other():
     for ours, theirs in zip(*found, strict=True):
         assert theirs.abs().max() > 0
         torch.testing.assert_close(ours, theirs)
+
+
+def test_a_backend_that_there_is_none_of_is_refused_later_too():
+    layer = nn.Leaky(0.9)
+    with pytest.raises(ValueError, match=r"`backend` must be one of 'auto', .*, got 'nonsense'"):
+        layer.backend = "nonsense"
+    assert layer.backend == "auto"
+    layer.backend = "reference"

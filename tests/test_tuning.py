@@ -122,6 +122,44 @@ def test_a_trial_that_was_killed_goes_on_after_its_last_epoch(small, tmp_path, m
     assert list(ended[0].intermediate_values) == [1, 2, 3]
 
 
+def test_a_trial_whose_maker_was_killed_before_it_began_is_taken_up(small, tmp_path, monkeypatch):
+    from spikegrad.tuning import study as tuned
+
+    class Killed(BaseException):
+        pass
+
+    def killed(path: Path) -> None:
+        raise Killed
+
+    first = tuning(small, tmp_path / "out", trials=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(tuned, "claim", killed)
+        with pytest.raises(Killed):
+            tune(first)
+    assert [trial.state for trial in first.open().trials] == [STATES.RUNNING]
+    assert [trial.state for trial in tune(first).trials] == [STATES.COMPLETE]
+
+
+def test_a_trial_too_many_is_not_trained(small, tmp_path, monkeypatch):
+    """Two processes that each want the last trial make one each; the later one counts for nothing."""
+    from spikegrad.tuning import study as tuned
+
+    add, whole, runs = optuna.Study.add_trial, tuned.trained, list[str]()
+
+    def together(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        add(study, trial)
+        add(study, trial)
+
+    def counted(config: Config, run: Path, callbacks) -> None:
+        runs.append(run.name)
+        whole(config, run, callbacks)
+
+    monkeypatch.setattr(optuna.Study, "add_trial", together)
+    monkeypatch.setattr(tuned, "trained", counted)
+    assert [trial.state for trial in tune(tuning(small, tmp_path / "out", trials=1)).trials] == [STATES.COMPLETE, STATES.FAIL]
+    assert runs == ["0"]
+
+
 def test_what_lags_behind_is_pruned_and_what_diverges_counts_as_nothing(small, tmp_path, monkeypatch):
     from spikegrad.training.run import DivergedError
     from spikegrad.tuning import study as tuned

@@ -54,7 +54,7 @@ def list_all() -> int:
     console.print(f"[dim]Half width and support in units of potential{noise}.[/]\n")
     cells = table("neuron", "states", "numbers", *(["what it is"] if wide else []))
     for name, kind in neurons.CATALOGUE.items():
-        what = re.split(r"[:;,.]", facts.prose(kind)[0])[0]
+        what = re.split(r"[:;,.]", "".join(facts.prose(kind)[:1]))[0]
         cells.add_row(f"[bold]{name}[/]", ", ".join(kind.states), ", ".join(kind.numbers), *([what] if wide else []))
     console.print(cells)
     console.print(

@@ -75,7 +75,7 @@ class Catalogue:
             }
             variants.append({"when": when, **functions})
         return {
-            "about": facts.prose(kind)[0],
+            "about": "".join(facts.prose(kind)[:1]),
             "numbers": {name: _number(within, getattr(kind(), name)) for name, within in kind.numbers.items()},
             "options": {name: {"value": value, "choices": _choices(kind, name, value)} for name, value in structure.items()},
             "facts": {name: _Name(f"({{{', '.join(fields)}}}) => {_expression(text)}") for name, text in stated.items()},
@@ -95,7 +95,7 @@ class Catalogue:
             name: {"value": own[name], "choices": _choices(kind, name, own[name])} for name in fields if name in own and name in read
         }
         return {
-            "about": facts.prose(kind)[0],
+            "about": "".join(facts.prose(kind)[:1]),
             "said": _said((Neuron, "Attributes"), (kind, "Args"), (kind, "States"), (kind, "Options"), of=(*kind.states, *fields)),
             "inputs": kind.inputs,
             "states": kind.states,

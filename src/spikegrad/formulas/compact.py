@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spikegrad.ranges import NonNegative, Positive, Unbounded
 from spikegrad.surrogate import Surrogate
-from spikegrad.vocabulary import Array, step, where
+from spikegrad.vocabulary import Array, maximum, step, where
 
 
 class Triangle(Surrogate):
@@ -44,9 +44,8 @@ class Triangle(Surrogate):
     height: Positive = 1.0
 
     def derivative(self, x: Array) -> Array:
-        rest = 1 - abs(x) / self.width
-        # max(0, rest), which cannot dip below zero at the ends as a comparison of |x| with a rounded width can.
-        return self.height * ((rest + abs(rest)) / 2)
+        # A comparison of |x| with a rounded width could dip below zero at the ends.
+        return self.height * maximum(1 - abs(x) / self.width, 0)
 
     def primitive(self, x: Array) -> Array:
         r = where(abs(x) < self.width, x / self.width, 2 * step(x) - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spikegrad.ranges import NonNegative
 from spikegrad.surrogate import Surrogate
-from spikegrad.vocabulary import Array, log, step, where
+from spikegrad.vocabulary import Array, log, maximum, step, where
 
 
 class StraightThrough(Surrogate):
@@ -123,8 +123,7 @@ class Heaviside(Surrogate):
         return self.height * (step(z) if self.closed else 1 - step(-z))
 
     def primitive(self, x: Array) -> Array:
-        z = x - self.shift
-        return self.height * ((z + abs(z)) / 2) + 1 / 2
+        return self.height * maximum(x - self.shift, 0) + 1 / 2
 
 
 class LogTailedReLU(Surrogate):

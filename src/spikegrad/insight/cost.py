@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spikegrad.insight.recording import LayerRecord, Recording, record
+from spikegrad.kernels.spikes import Spikes
 from spikegrad.nn import Layer, SpikingLinear
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Cost:
             yield f"not counted, as in NeuroBench: {', '.join(self.uncounted)}"
 
 
-def cost(model: nn.Module, batches: Tensor | Iterable[Tensor]) -> Cost:
+def cost(model: nn.Module, batches: Tensor | Spikes | Iterable[Tensor | Spikes]) -> Cost:
     """Count what a model does with samples, as NeuroBench 2.3 does (Yik et al. 2025): the same numbers for the same network.
 
     Connections are linear maps, convolutions, the weights of `nn.SpikingLinear`, and what a recurrent layer feeds back to itself. In each
@@ -188,7 +189,7 @@ def cost(model: nn.Module, batches: Tensor | Iterable[Tensor]) -> Cost:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        for batch in [batches] if isinstance(batches, Tensor) else batches:
+        for batch in [batches] if isinstance(batches, Tensor | Spikes) else batches:
             with torch.no_grad(), record(model) as seen, _watching(model) as (rows, calls, values):
                 model(batch)
             steps, samples = _size(seen)
@@ -261,7 +262,8 @@ def _watching(model: nn.Module) -> Generator[tuple[dict[str, Rows], dict[str, li
         yield rows, calls, values
 
 
-def _rows(module: Any, x: Tensor) -> tuple[Tensor, Tensor, int]:
+def _rows(module: Any, given: Tensor | Spikes) -> tuple[Tensor, Tensor, int]:
+    x = given.dense() if isinstance(given, Spikes) else given
     ones, weight = x.detach() != 0, module.weight.detach() != 0
     spikes = ~(ones & (x.detach().abs() != 1))
     if isinstance(module, Convolution):

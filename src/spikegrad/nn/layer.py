@@ -110,7 +110,6 @@ class Layer(Stateful):
         super().__init__()
         if not isinstance(neuron, Neuron):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"`neuron` must be a neuron such as Leaky(0.9), got {neuron!r}")
-        check(backend)
         if spike is not None and not isinstance(spike, Spike):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"`spike` must be an nn.Spike, got {spike!r}; a surrogate is given to the neuron: spike=ATan()")
         if quantize is not None and not callable(quantize):
@@ -202,6 +201,8 @@ class Layer(Stateful):
             held_as = "fixed" if name not in self.learn else neuron.numbers[name].coordinate
             what = f"`{name}_{held_as}`" if name in self._tensors else f"layer.neuron = dataclasses.replace(layer.neuron, {name}=...)"
             raise AttributeError(f"`{name}` of a layer only says what the number is now; what makes it so is {what}")
+        if name == "backend":
+            check(value)
         super().__setattr__(name, value)
 
     def forward(self, currents: Currents, state: State = None, *, record: Record = False, lengths: Lengths = None) -> tuple[Any, ...]:
@@ -337,8 +338,7 @@ class Layer(Stateful):
         fixed = self._fixed(like)
         each = [fixed[name] if name in fixed else array(numbers[name], like) for name in names]
         packed = torch.stack(each) if each else like[:0]
-        given = list(inputs), list(tensors.values()), packed, self.spike.numbers, self._text(wanted), " ".join(tensors)
-        return torch.ops.spikegrad.layer(*given)
+        return torch.ops.spikegrad.layer(list(inputs), list(tensors.values()), packed, like, self._text(wanted), " ".join(tensors))
 
     @constant
     def _text(self, wanted: tuple[str, ...]) -> str:

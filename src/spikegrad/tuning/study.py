@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,21 +232,23 @@ def work(tuning: Tuning, study: optuna.Study, told: Callable[[], object] = lambd
         for frozen in trials:
             if frozen.state == states.RUNNING and frozen.user_attrs.get("folder") == here:
                 with claim(tuning.path / "claims" / str(frozen.number)) as ours:
+                    now = study.get_trials(deepcopy=False)
                     # Its end may have been told since the list was made.
-                    if ours and study.get_trials(deepcopy=False)[frozen.number].state == states.RUNNING:
-                        _try(tuning, study, optuna.Trial(study, frozen._trial_id))  # pyright: ignore[reportPrivateUsage]
+                    if ours and now[frozen.number].state == states.RUNNING:
+                        if _count(now[: frozen.number]) < tuning.trials:
+                            _try(tuning, study, optuna.Trial(study, frozen._trial_id))  # pyright: ignore[reportPrivateUsage]
+                        else:  # another process was faster
+                            study.tell(frozen.number, state=states.FAIL)
                 told()
-        if sum(trial.state != states.FAIL for trial in trials) >= tuning.trials:
+        if _count(trials) >= tuning.trials:
             return
-        trial = study.ask()
-        before = [each for each in study.get_trials(deepcopy=False)[: trial.number] if each.state != states.FAIL]
-        if len(before) >= tuning.trials:  # another process was faster
-            study.tell(trial, state=states.FAIL)
-            return
-        with claim(tuning.path / "claims" / str(trial.number)):
-            trial.set_user_attr("folder", here)
-            _try(tuning, study, trial)
-        told()
+        # Whose it is is written in the same step, so that who is killed now leaves no trial that nobody takes up.
+        study.add_trial(optuna.create_trial(state=states.RUNNING, user_attrs={"folder": here}))
+
+
+def _count(trials: Sequence[optuna.trial.FrozenTrial]) -> int:
+    """How many of them count as trials that were asked for."""
+    return sum(trial.state.name != "FAIL" for trial in trials)
 
 
 def _try(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None:
