@@ -123,7 +123,7 @@ def test_train_says_where_everything_is(finished, capsys, tmp_path):
 def test_surrogates_and_their_numbers(finished, tmp_path):
     from spikegrad.training import Config
 
-    data = ["--data", str(finished / "own.npz"), "--hidden", "4", "--epochs", "1"]
+    data = ["--data", str(finished / "own.npz"), "--hidden", "4", "--epochs", "1", "--pictures", "none"]
     assert (
         run(["train", *data, "--surrogate", "FastSigmoid", "--set", "slope=5", "--learn", "beta,slope", "--out", str(tmp_path / "a")]) == 0
     )

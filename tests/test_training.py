@@ -18,7 +18,8 @@ from spikegrad.training.folder import Run
 from spikegrad.training.loss import rate_penalty
 from spikegrad.training.network import Network
 
-TINY = {"hidden": (12,), "steps": 4, "epochs": 3, "batch": 16, "dropout": 0.2, "encoding": "rate", "seed": 3}
+TINY = {"hidden": (12,), "steps": 4, "epochs": 3, "batch": 16, "dropout": 0.2, "encoding": "rate", "seed": 3, "pictures": "none"}
+DRAWN = {**TINY, "pictures": "png"}
 FILES = {
     "best.safetensors",
     "checkpoints",
@@ -83,7 +84,7 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(small, tmp_path_factory):
     """A run that nothing interrupted."""
-    return train(Config(data=small, **TINY), tmp_path_factory.mktemp("runs") / "whole")
+    return train(Config(data=small, **DRAWN), tmp_path_factory.mktemp("runs") / "whole")
 
 
 def state(run):
@@ -114,7 +115,7 @@ def test_a_run_leaves_its_folder(whole, small):
     run = whole.run
     assert {path.name for path in run.path.iterdir()} == FILES
     assert {path.name for path in (run.path / "checkpoints").iterdir()} == {"last.ckpt", "lock"}
-    assert Config.read(run.path / "config.json") == Config(data=small, **TINY)
+    assert Config.read(run.path / "config.json") == Config(data=small, **DRAWN)
     results = run.read_json("results.json")
     assert (results["test_accuracy"], results["test_samples"], results["epochs"]) == (whole.test.accuracy, 24, 3)
     assert len(results["firing_rates"]) == 1

@@ -21,12 +21,12 @@ from spikegrad.training.measure import measure
 from spikegrad.training.module import SpikingModule
 from spikegrad.training.network import Network
 
-TINY = ["--hidden", "4", "--steps", "3", "--epochs", "2", "--batch-size", "8"]
+TINY = ["--hidden", "4", "--steps", "3", "--epochs", "2", "--batch-size", "8", "--pictures", "none"]
 
 
 @pytest.fixture(scope="module")
 def finished(small, tmp_path_factory):
-    config = Config(data=small, hidden=(4,), steps=3, epochs=2, batch=8)
+    config = Config(data=small, hidden=(4,), steps=3, epochs=2, batch=8, pictures="none")
     return train(config, tmp_path_factory.mktemp("runs") / "run").run
 
 
@@ -63,7 +63,7 @@ def test_a_validation_loss_that_is_no_number_is_not_written(small, tmp_path, mon
 
     monkeypatch.setattr(SpikingModule, "_log", logged)
     with pytest.raises(DivergedError, match=r"training diverged after epoch 2: the loss is nan, guessing has 0\.693"):
-        train(Config(data=small, hidden=(4,), steps=3, epochs=3), tmp_path / "run")
+        train(Config(data=small, hidden=(4,), steps=3, epochs=3, pictures="none"), tmp_path / "run")
     assert [row["epoch"] for row in folder.Run.open(tmp_path / "run").metrics()] == [1]
 
 
@@ -122,7 +122,7 @@ def test_a_full_disk(small, tmp_path, monkeypatch, told, finished, after):
     out = tmp_path / "runs" / "run"
     with monkeypatch.context() as patched:
         full_disk(patched, after)
-        code, _, said = told("train", "--data", small, *TINY, "--out", out)
+        code, _, said = told("train", "--data", small, *TINY[:-2], "--out", out)
     assert code == 2
     assert ": no space left on device" in said
     assert f"spikegrad: cannot write {out}" in said
@@ -138,7 +138,7 @@ def test_a_full_disk(small, tmp_path, monkeypatch, told, finished, after):
 def test_files_have_the_mode_of_the_umask(small, tmp_path):
     before = os.umask(0o026)
     try:
-        run = train(Config(data=small, hidden=(4,), steps=3, epochs=1), tmp_path / "run").run
+        run = train(Config(data=small, hidden=(4,), steps=3, epochs=1, pictures="none"), tmp_path / "run").run
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in run.path.rglob("*.*")}
@@ -157,12 +157,12 @@ def test_single_samples_cannot_be_normalised(small, tmp_path, told):
 
 
 def test_batches_larger_than_the_data(small, tmp_path):
-    outcome = train(Config(data=small, hidden=(4,), steps=3, epochs=1, batch=10**9), tmp_path / "run")
+    outcome = train(Config(data=small, hidden=(4,), steps=3, epochs=1, batch=10**9, pictures="none"), tmp_path / "run")
     assert outcome.epochs == 1
 
 
 def test_a_line_for_each_epoch_where_there_is_no_terminal(small, tmp_path, told):
-    _, printed, _ = told("train", "--data", small, *TINY, "--pictures", "pdf", "--out", tmp_path / "run")
+    _, printed, _ = told("train", "--data", small, *TINY[:-1], "pdf", "--out", tmp_path / "run")
     assert (tmp_path / "run" / "confusion.pdf").read_bytes().startswith(b"%PDF")
     assert "confusion.pdf  learning_curves.pdf  raster.pdf" in printed
     lines = printed.splitlines()

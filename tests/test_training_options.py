@@ -19,7 +19,7 @@ from spikegrad.training.measure import measure
 from spikegrad.training.module import SpikingModule, course
 from spikegrad.training.network import Activity, Network
 
-TINY = {"hidden": (6,), "steps": 3, "epochs": 2, "batch": 8, "dropout": 0.0}
+TINY = {"hidden": (6,), "steps": 3, "epochs": 2, "batch": 8, "dropout": 0.0, "pictures": "none"}
 
 
 @pytest.fixture
@@ -366,7 +366,7 @@ def test_measuring_is_without_dropout_and_moves_no_statistics(small):
 
 @pytest.mark.parametrize("ending", ["svg", "pdf"])
 def test_pictures_in_the_format_asked_for(small, tmp_path, ending):
-    run = train(Config(data=small, **{**TINY, "epochs": 1}, pictures=ending), tmp_path / "run").run
+    run = train(Config(data=small, **{**TINY, "epochs": 1, "pictures": ending}), tmp_path / "run").run
     start = {"svg": b"<?xml", "pdf": b"%PDF"}[ending]
     drawn = {path.name: path.read_bytes()[:5] for path in run.path.iterdir() if path.suffix in (".png", ".svg", ".pdf")}
     assert drawn.keys() == {f"{name}.{ending}" for name in ("confusion", "learning_curves", "raster")}
