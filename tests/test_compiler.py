@@ -23,7 +23,7 @@ from tests.conftest import example  # noqa: E402
 
 from spikegrad import ATan, FastSigmoid, Neuron, NoisyThreshold, nn, printing  # noqa: E402
 from spikegrad.kernels import text  # noqa: E402
-from spikegrad.kernels.cpu import source  # noqa: E402
+from spikegrad.kernels.cpu import compiler, source  # noqa: E402
 from spikegrad.kernels.cpu.compiler import compiled  # noqa: E402
 from spikegrad.kernels.plan import Call  # noqa: E402
 from spikegrad.neurons import CATALOGUE  # noqa: E402
@@ -535,3 +535,18 @@ def test_what_is_drawn_has_no_kernel():
     """Its text is that of any other; a layer refuses the kernels."""
     call = call_of(example("Leaky", spike=NoisyThreshold()))
     assert text.read(text.written(call)) == call
+
+
+def test_rows_are_whole_vectors():
+    """Of 512 bits, where the processor has them and keeps its clock."""
+
+    @compiler.row
+    def doubled(count, into, given):
+        for j in range(count):
+            into[j] = 2 * given[j]
+
+    memory = numba.types.CPointer(numba.float32)
+    doubled.compile(numba.void(numba.uint64, memory, memory))
+    (code,) = doubled.inspect_llvm().values()
+    assert "x float>" in code
+    assert ("<16 x float>" in code) == compiler._WIDE

@@ -393,6 +393,10 @@ def test_a_call_with_other_buffers_or_of_an_unknown_kernel_is_refused():
         call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(x.shape, x.dtype))
         with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=reason):
             jax.block_until_ready(call(x, kernel=np.array([key], np.int64)))
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    for attributes in ({}, {"kernel": np.int64(kernel)}, {"kernel": np.zeros(0, np.int64)}, {"kernel": np.zeros(1, np.int64), "more": 1}):
+        with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="traced in another process"):
+            jax.block_until_ready(call(x, **attributes))
     assert sj.leaky(x, 0.9, backend="numba")[0].shape == x.shape  # and the next call works
 
 

@@ -56,8 +56,9 @@ class Frame:
         self.words[2], self.words[3] = ctypes.addressof(api), 1234
         self.words[7], self.words[9] = len(given), ctypes.addressof(lists[0])
         self.words[12], self.words[14] = len(made), ctypes.addressof(lists[1])
-        self.words[17], self.words[20] = 1, ctypes.addressof(attributes)
-        self.kept += [api, numbers, array, attributes, buffers, lists]
+        kinds = (ctypes.c_int32 * 1)(1)
+        self.words[17], self.words[18], self.words[20] = 1, ctypes.addressof(kinds), ctypes.addressof(attributes)
+        self.kept += [api, numbers, array, kinds, attributes, buffers, lists]
 
 
 class Recorder:

@@ -47,12 +47,13 @@ from spikegrad.kernels.lock import LOCK
 
 U = np.uint64
 _FRAME_EXTENSION, FRAME_API, FRAME_CONTEXT = 1, 2, 3
-ARGUMENT_COUNT, ARGUMENT_BUFFERS, RESULT_COUNT, RESULT_BUFFERS, _ATTRIBUTES = 7, 9, 12, 14, 20
+ARGUMENT_COUNT, ARGUMENT_BUFFERS, RESULT_COUNT, RESULT_BUFFERS = 7, 9, 12, 14
+_ATTRIBUTE_COUNT, _ATTRIBUTE_TYPES, _ATTRIBUTES = 17, 18, 20
 _ERROR_CREATE, _ERROR_DESTROY, _SCHEDULE = 6, 8, 17
 BUFFER_DATA, _BUFFER_RANK, _BUFFER_DIMS = 3, 4, 5
 """Words of a call frame, of the interface, and of a buffer."""
-_METADATA = 1
-"""The kind of the extension that asks for metadata."""
+_METADATA, _ARRAY = 1, 1
+"""The kind of the extension that asks for metadata; the type of an attribute of several numbers."""
 INVALID, ABSENT = 3, 5
 """Codes of errors: of the caller's, and of something that is not there."""
 _ACTIVE, _HELPERS, _USERS = 2, 3, 4
@@ -144,9 +145,12 @@ def asked(frame: Words) -> bool:
 
 
 @numba.njit(error_model="numpy")
-def attribute(frame: Words) -> Words:
-    """The whole numbers that are a call's only attribute."""
-    return words(words(words(frame[_ATTRIBUTES])[0])[2])
+def attribute(frame: Words) -> np.uint64:
+    """The address of the whole numbers that are a call's only attribute; 0 of a call that has none such."""
+    if frame[_ATTRIBUTE_COUNT] != U(1) or ints(frame[_ATTRIBUTE_TYPES])[0] != _ARRAY:
+        return U(0)
+    array = words(words(frame[_ATTRIBUTES])[0])
+    return array[2] if array[1] > U(0) else U(0)
 
 
 @numba.njit(error_model="numpy")
@@ -270,7 +274,8 @@ def done(frame: Words, address: np.uint64, kernel: np.uint64, helper: np.uint64)
 @numba.njit(error_model="numpy")
 def ran(frame: Words, table: Words) -> np.uint64:
     """Run the kernel that a call frame is for; an error for XLA, or 0."""
-    known = found(table, attribute(frame)[0])
+    carried = attribute(frame)
+    known = U(0) if carried == U(0) else found(table, words(carried)[0])
     if known == U(0):
         return refused(frame, unknown(), U(ABSENT))
     kernel = words(known)

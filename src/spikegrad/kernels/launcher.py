@@ -119,10 +119,11 @@ def failed(frame: Words, table: Words, code: np.int32) -> np.uint64:
 @numba.njit(error_model="numpy")
 def launched(frame: Words, table: Words) -> np.uint64:
     """Do what a call frame's recipe says; an error for XLA, or 0."""
-    recipe = handler.attribute(frame)
-    address = handler.found(words(table[KERNELS]), recipe[KEY])
+    carried = handler.attribute(frame)
+    address = U(0) if carried == U(0) else handler.found(words(table[KERNELS]), words(carried)[KEY])
     if address == U(0):
         return refused(frame, handler.unknown(), U(handler.ABSENT))
+    recipe = words(carried)
     if frame[handler.ARGUMENT_COUNT] != recipe[ARGUMENTS] or frame[handler.RESULT_COUNT] != recipe[RESULTS]:
         return refused(frame, handler.wrong(), U(handler.INVALID))
     kernel, count = words(address), recipe[COUNT]

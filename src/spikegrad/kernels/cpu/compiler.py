@@ -21,7 +21,10 @@ from llvmlite import binding, ir
 from numba.core import types
 from numba.core.ccallback import CFunc
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.lowering import Lower
 from numba.core.runtime.nrt import rtsys
+from numba.core.typed_passes import NativeLowering
 from numpy.typing import NDArray
 
 from spikegrad.kernels import cache
@@ -52,20 +55,41 @@ elements, elements_at, (load, store, emit) = pointer(numba.uint16), row_at(numba
 """
 
 
-class NoAlias(CompilerBase):
-    """Numba's compiler, told that the memory given to a function does not overlap; otherwise it would not vectorise."""
+_SLOWED = ("skylake-avx512", "cascadelake", "cooperlake", "cannonlake")
+"""Processors whose clock falls where they use all of their 512 bits."""
+_WIDE = bool(binding.get_host_cpu_features().get("avx512f")) and binding.get_host_cpu_name() not in _SLOWED
+
+
+class _Lower(Lower):
+    def setup_function(self, fndesc: Any) -> None:
+        super().setup_function(fndesc)
+        if _WIDE:  # where LLVM, for the sake of their ancestors, would take half of a register
+            set.add(self.function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows only some
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _Lowering(NativeLowering):
+    _name = "spikegrad_lowering"
+    lowering_class: Any = _Lower
+
+
+class Row(CompilerBase):
+    """Numba's compiler, told that the memory given to a function does not overlap, or it would not vectorise, and to take whole vectors."""
 
     def define_pipelines(self) -> list[Any]:
         """The passes of Numba's own pipeline."""
         self.state.flags.noalias = True
-        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        passes.passes = [(_Lowering if each is NativeLowering else each, what) for each, what in passes.passes]
+        passes.finalize()
+        return [passes]
 
 
 # What only other machine code calls needs no way in from Python or C.
 _jit: Any = numba.njit
 inner: Any = functools.partial(_jit, error_model="numpy", no_rewrites=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Makes a decorator for a function that nothing but a kernel calls."""
-row: Any = inner(pipeline_class=NoAlias)
+row: Any = inner(pipeline_class=Row)
 """A decorator for a loop over a row, whose arguments do not overlap."""
 # Where spikes are decided nothing may fuse a product and a sum; the surrogate's formulas and elementary functions may.
 formulas: Any = inner(forceinline=True, fastmath={"contract"})
