@@ -192,6 +192,7 @@ COMPILED = """
     import ctypes, json, re
     import jax, jax.numpy as jnp
     from spikegrad import jax as sj
+    from spikegrad.kernels import launcher
     from spikegrad.kernels.gpu import arrays, driver
 
     jax.default_backend = lambda: "gpu"
@@ -204,8 +205,9 @@ COMPILED = """
     assert nothing.target in text and "while" not in text
     recipes = [json.loads(numbers) for numbers in re.findall(r"recipe = dense<(\\[[^>]*\\])>", text)]
     kernels = []
-    for key, (entry, (code, name)) in nothing.kernels._kept.items():
-        kernels.append((key, code.raw[:4].hex(), name.value.decode(), entry[4]))
+    for key, entry in nothing.kernels.entries.items():
+        image, called = (ctypes.string_at(entry[place]) for place in (launcher.IMAGE, launcher.CALLED))
+        kernels.append((key, image[:4].hex(), called.decode(), entry[launcher.SHARED]))
     print(json.dumps([recipes, kernels]))
 """
 

@@ -16,9 +16,9 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numba
@@ -46,6 +46,7 @@ from spikegrad.kernels.cpu.threads import (
 from spikegrad.kernels.lock import LOCK
 
 U = np.uint64
+Memory = TypeVar("Memory", bound="ctypes.Array[Any]")
 _FRAME_EXTENSION, FRAME_API, FRAME_CONTEXT = 1, 2, 3
 ARGUMENT_COUNT, ARGUMENT_BUFFERS, RESULT_COUNT, RESULT_BUFFERS = 7, 9, 12, 14
 _ATTRIBUTE_COUNT, _ATTRIBUTE_TYPES, _ATTRIBUTES = 17, 18, 20
@@ -302,21 +303,25 @@ def ran(frame: Words, table: Words) -> np.uint64:
     return U(0)
 
 
+def lasting(memory: Memory) -> Memory:
+    """Memory that nothing frees: XLA's threads may still read it when Python has tidied up at its end."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))
+    return memory
+
+
 class Table:
     """Kernels by their hashes, as machine code finds them."""
 
     def __init__(self) -> None:
-        self.memory = (ctypes.c_uint64 * BUCKETS)()
-        self._kept: dict[int, object] = {}
+        self.memory = lasting((ctypes.c_uint64 * BUCKETS)())
+        self.entries: dict[int, ctypes.Array[ctypes.c_uint64]] = {}
 
-    def add(self, key: int, known: Iterable[int], kept: object = None) -> None:
-        """Make a kernel known, unless it is: the words that are known of it, and what has to stay where it is for them."""
+    def add(self, key: int, known: Sequence[int]) -> None:
+        """Make a kernel known, unless it is: the words that are known of it."""
         with LOCK:
-            if key not in self._kept:
-                known = tuple(known)
-                entry = (ctypes.c_uint64 * (KNOWN + len(known)))(self.memory[key % BUCKETS], key, *known)
-                self._kept[key] = entry, kept
-                self.memory[key % BUCKETS] = ctypes.addressof(entry)
+            if key not in self.entries:
+                entry = lasting((ctypes.c_uint64 * (KNOWN + len(known)))(self.memory[key % BUCKETS], key, *known))
+                self.entries[key], self.memory[key % BUCKETS] = entry, ctypes.addressof(entry)
 
 
 _SOURCE = """

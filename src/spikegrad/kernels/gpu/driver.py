@@ -14,7 +14,7 @@ import jax
 from llvmlite import binding
 
 from spikegrad.kernels import launcher
-from spikegrad.kernels.handler import Table
+from spikegrad.kernels.handler import Table, lasting
 from spikegrad.kernels.lock import LOCK
 
 _FUNCTIONS = {
@@ -60,7 +60,7 @@ class Driver:
 
     def __init__(self, functions: dict[int, int], platform: str) -> None:
         self.kernels = Table()
-        self.memory = (ctypes.c_uint64 * (launcher.KERNELS + 1))()
+        self.memory = lasting((ctypes.c_uint64 * (launcher.KERNELS + 1))())
         for place, address in (functions | {launcher.KERNELS: ctypes.addressof(self.kernels.memory)}).items():
             self.memory[place] = address
         self.platform = platform
@@ -75,10 +75,9 @@ class Driver:
 
     def add(self, key: int, image: bytes, name: str, shared: int) -> None:
         """Make a kernel known, by machine code that stays where it is."""
-        code, called = ctypes.create_string_buffer(image), ctypes.create_string_buffer(name.encode())
-        self.kernels.add(
-            key, (ctypes.addressof(code), ctypes.addressof(called), shared, *[0] * (1 + 2 * launcher.CONTEXTS)), (code, called)
-        )
+        if key not in self.kernels.entries:
+            code, called = (ctypes.addressof(lasting(ctypes.create_string_buffer(each))) for each in (image, name.encode()))
+            self.kernels.add(key, (code, called, shared, *[0] * (1 + 2 * launcher.CONTEXTS)))
 
 
 @functools.cache
