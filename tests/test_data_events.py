@@ -74,6 +74,37 @@ def test_bins_are_counts_by_step_and_channel():
     assert binary.apply(camera)[0][:].reshape(2, 2, 2).tolist() == [[[1, 0], [0, 0]], [[0, 0], [0, 1]]]
 
 
+@pytest.mark.parametrize("step", [100, 300, 1000, 2973])
+@pytest.mark.parametrize(
+    ("kind", "start"), [("<i8", 0), ("<i8", 123_456_789), ("<u8", 1_764_281_231_000_000), ("<f8", 0), ("<f8", 123_456_789)]
+)
+def test_an_event_at_the_beginning_of_a_step_is_in_it(tmp_path, step, start, kind):
+    number = np.arange(200)
+    fields = [("x", "<i2"), ("y", "<i2"), ("t", kind), ("p", "?")]
+    events = np.zeros(400, fields)
+    time = start + np.concatenate([number * step, number * step + step - 1])
+    events["t"] = time / 1e6 if kind == "<f8" else time
+    np.save(tmp_path / "a.npy", events)
+    recording = sample(tmp_path / "a.npy")
+    assert isinstance(recording, data.events.Recording)
+    binning = Binning(step_ms=step / 1000).fitted([recording])
+    assert binning.steps == 200
+    assert binning.apply([recording])[0].step.tolist() == [*number, *number]
+
+
+def test_places_that_are_too_many_and_numbers_that_are_none():
+    def at(x, y):
+        return [data.events.Recording("a", np.zeros(1), (np.array([x]), np.array([y]), np.array([1])))]
+
+    with pytest.raises(InputError, match=r"100001 by 100001 has 20000400002 channels with `pool` 1, and must have fewer than 2147483648"):
+        Binning().fitted(at(100_000, 100_000))
+    binning = Binning(1, 1.0, pool=100).fitted(at(100_000, 100_000))
+    assert binning.apply(at(100_000, 100_000))[0].channel.tolist() == [2 * 1001 * 1001 - 1]
+    for wrong in ({"steps": 0}, {"steps": 2.5}, {"step_ms": 0.0}, {"step_ms": float("nan")}, {"pool": 0}, {"sensor": (3, -1)}):
+        with pytest.raises(InputError, match=f"`{next(iter(wrong))}` must be a"):
+            Binning(**wrong)
+
+
 def test_events_are_an_array_of_what_is_taken():
     random = np.random.default_rng(0)
     dense = random.integers(0, 3, (5, 4, 3))

@@ -15,6 +15,8 @@ STEPS = 100
 """Time steps of event data, if nothing is said."""
 MOST = 10**9
 """Time steps that a configuration may have."""
+CHANNELS = 2**31
+"""Channels that event data may have after pooling, whose numbers are kept in four bytes."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Binning:
 
     Channels of a camera are ordered as an image with two colours, the polarities: ``p * height * width + y * width + x``.
 
+    Raises:
+        InputError: a number is not whole or not positive.
+
     Example:
         >>> from spikegrad.data import Binning
         >>> Binning(step_ms=2.0, sensor=(34, 34), pool=2).shape
@@ -58,6 +63,13 @@ class Binning:
     sensor: tuple[int, ...] = ()
     pool: int = 1
     binary: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("steps", self.steps), ("pool", self.pool), *(("sensor", size) for size in self.sensor)):
+            if value is not None and (value < 1 or value % 1):
+                raise InputError(f"`{name}` must be a whole number of at least 1, got {value!r}")
+        if self.step_ms is not None and not 0 < self.step_ms < math.inf:
+            raise InputError(f"`step_ms` must be a finite number greater than 0, got {self.step_ms!r}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,6 +93,11 @@ class Binning:
         sensor = (
             self.sensor or first.sensor or tuple(1 + max(int(r.places[d].max(initial=0)) for r in recordings) for d in range(dimensions))
         )
+        if math.prod(shape := replace(self, sensor=sensor).shape) >= CHANNELS:
+            raise InputError(
+                f"a sensor of {' by '.join(map(str, sensor))} has {math.prod(shape)} channels with `pool` {self.pool}, and must have "
+                f"fewer than {CHANNELS}; take a larger `pool`, or look for an event that is far outside"
+            )
         longest = max(float(r.time.max(initial=0)) for r in recordings)
         steps, step_ms = self.steps, self.step_ms
         if step_ms is None:
@@ -90,7 +107,7 @@ class Binning:
             raise InputError(
                 f"`step_ms` {step_ms:g} makes more than {MOST} steps of the longest sample, of {longest:g} ms; take longer steps"
             )
-        return replace(self, sensor=sensor, step_ms=step_ms, steps=steps or int(longest // step_ms) + 1)
+        return replace(self, sensor=sensor, step_ms=step_ms, steps=steps or int(_step(np.array(longest), step_ms)) + 1)
 
     def apply(self, recordings: Sequence[Recording]) -> tuple[Events, int]:
         """Samples in bins, and the number of events that are later than the last step and left out.
@@ -107,7 +124,7 @@ class Binning:
                 if len(place) and int(place.max()) >= size:
                     raise InputError(f"{recording.source}: {name} {int(place.max())} is outside of the sensor of "
                                      f"{' by '.join(map(str, self.sensor))}")  # fmt: skip
-            step = np.floor_divide(recording.time, self.step_ms)
+            step = _step(recording.time, self.step_ms)
             x, *others = (place // self.pool for place in recording.places[:-1] or recording.places)
             channel = x if not others else (recording.places[-1] * shape[1] + others[0]) * shape[2] + x
             within = step < self.steps
@@ -116,6 +133,11 @@ class Binning:
             channels.append(channel[within].astype(np.int32))
         starts = np.cumsum([0, *map(len, steps)])
         return Events(np.concatenate(steps), np.concatenate(channels), starts, self.steps, math.prod(shape), self.binary), left_out
+
+
+def _step(time: NDArray[np.float64], step_ms: float) -> NDArray[np.float64]:
+    """In which step a time is: one at the beginning of a step is in it, as 0.3 ms in steps of 0.1 ms, whatever the quotient rounds to."""
+    return np.floor(time / step_ms * (1 + 1e-10))
 
 
 def _rounded_up(value: float) -> float:

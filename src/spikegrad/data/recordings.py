@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spikegrad.data.events import Recording
+from spikegrad.data.events import CHANNELS, Recording
 from spikegrad.errors import InputError
 
 HEIDELBERG = 700
@@ -138,8 +138,11 @@ def _of_fields(path: Path, fields: Mapping[str, NDArray[np.generic]]) -> Recordi
         p = np.asarray(p == 1)
     if time.dtype.kind not in "iuf":
         raise InputError(f"{path}: t must be numbers, got {time.dtype}")
-    ms = time.astype(np.float64) * (1000.0 if time.dtype.kind == "f" else 0.001)
-    return _recording(str(path), {"t": ms - ms.min(), "x": fields["x"], "y": fields["y"], "p": p})
+    time = time.astype(np.float64 if time.dtype.kind == "f" else np.int64)
+    elapsed = time - time.min()  # first, while they are as exact as they were recorded
+    return _recording(
+        str(path), {"t": elapsed * 1000.0 if time.dtype.kind == "f" else elapsed / 1000.0, "x": fields["x"], "y": fields["y"], "p": p}
+    )
 
 
 def _recording(source: str, fields: Mapping[str, NDArray[np.generic]], sensor: tuple[int, ...] = ()) -> Recording:
@@ -153,6 +156,8 @@ def _recording(source: str, fields: Mapping[str, NDArray[np.generic]], sensor: t
     for name, values in zip(list(fields)[1:], places, strict=True):
         if values.dtype.kind not in "biuf" or not (values == np.floor(values)).all() or (len(values) and values.min() < 0):
             raise InputError(f"{source}: {name} must be whole numbers from 0, got {_wrong(values)}")
+        if len(values) and values.max() >= CHANNELS:
+            raise InputError(f"{source}: {name} must be below {CHANNELS}, got {values.max()}")
         if name == "p" and len(values) and values.max() > 1:
             raise InputError(f"{source}: polarities must be 0 and 1, or -1 and 1, got {values.max()}")
         whole.append(values.astype(np.int64))
