@@ -43,6 +43,8 @@ CONTRADICTIONS = {
     "--surrogate ATan(slope=1,slope=2)": "must be a name with values in parentheses, each given once",
     "--neuron exits.py:Own": "exits.py fails: SystemExit: 3",
     "--precision 16-mixed --accelerator cpu": "`precision` 16-mixed is not to be had here; take bf16-mixed",
+    "--lr 1e300": "`lr` must be greater than 0 and at most 1e+30, got 1e+300",
+    "--accelerator xla": "`accelerator` must be one of auto, cpu, gpu, cuda, mps, tpu, got 'xla'",
 }
 
 

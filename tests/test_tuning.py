@@ -140,6 +140,18 @@ def test_a_trial_whose_maker_was_killed_before_it_began_is_taken_up(small, tmp_p
     assert [trial.state for trial in tune(first).trials] == [STATES.COMPLETE]
 
 
+def test_a_folder_that_was_moved_goes_on_and_says_when_nothing_is_complete(small, tmp_path, told):
+    """Neither where the folder was nor what the machine was called then matters, as in a container that is made anew."""
+    first = tuning(small, tmp_path / "out", trials=1)
+    first.write()
+    first.open().add_trial(optuna.create_trial(state=STATES.RUNNING, user_attrs={"folder": first.place}))
+    (tmp_path / "out").rename(tmp_path / "moved")
+    with claim(tmp_path / "moved" / "claims" / "0"):  # as if another process trained it
+        code, printed, _ = told("tune", "--out", tmp_path / "moved", "--jobs", 1)
+    assert (code, "no trial is complete yet: others train all of them" in printed) == (0, True)
+    assert [trial.state for trial in tune(Tuning.at(tmp_path / "moved")).trials] == [STATES.COMPLETE]
+
+
 def test_a_trial_too_many_is_not_trained(small, tmp_path, monkeypatch):
     """Two processes that each want the last trial make one each; the later one counts for nothing."""
     from spikegrad.tuning import study as tuned

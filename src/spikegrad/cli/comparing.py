@@ -144,11 +144,12 @@ def tune(**options: Any) -> int:
     from spikegrad.tuning.figure import importances
     from spikegrad.tuning.progress import best
 
-    console.print(f"[bold green]{best(study)}[/]", soft_wrap=True)
+    found = best(study)
+    console.print(f"[bold green]{found}[/]" if found else "no trial is complete yet: others train all of them", soft_wrap=True)
     for number, share in importances(study).items():
         console.print(f"{number:<14} {100 * share:3.0f} % of the variance")
-    run = tuning.path / "runs" / str(study.best_trial.number)
-    if (run / "config.json").exists():  # else it is on another machine
+    run = tuning.path / "runs" / str(study.best_trial.number) if found else None
+    if run is not None and (run / "config.json").exists():  # else it is on another machine
         console.print(f"its run        [bold]{run}[/]", soft_wrap=True)
     files = [name for name in ("trials.csv", "importance.png") if (tuning.path / name).exists()]  # no picture if nothing varied
     console.print(f"study          [bold]{tuning.path}[/]  {'  '.join(files)}", soft_wrap=True)

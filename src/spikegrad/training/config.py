@@ -119,7 +119,7 @@ class Config:
     rate_lower: float = _setting(0.01, "Mean spikes per step of each neuron should not be below.", least=0, most=1, group="Training")
     rate_upper: float = _setting(0.3, "Mean spikes per step of a layer should not be above.", least=0, most=1, group="Training")
     optimizer: str = _setting("adamw", "Optimiser.", choices=("adam", "adamw", "sgd", "rmsprop"), group="Training")
-    lr: float = _setting(4e-3, "Learning rate at its highest.", above=0, group="Training")
+    lr: float = _setting(4e-3, "Learning rate at its highest.", above=0, most=1e30, group="Training")
     weight_decay: float = _setting(1e-2, "Decay of weights, not of biases nor of numbers that are learned.", least=0, group="Training")
     schedule: str = _setting("cosine", "Course of the learning rate.", choices=("constant", "cosine", "one-cycle"), group="Training")
     clip: float = _setting(0.0, "Largest norm of a gradient step; 0 for no limit.", least=0, group="Training")
@@ -130,7 +130,7 @@ class Config:
     accelerator: str = _setting(
         "auto",
         "Where to compute.",
-        choices=("auto", "cpu", "gpu", "cuda", "mps", "tpu", "xla"),
+        choices=("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
         group="Machine",
     )
     devices: str = _setting("1", "Number of devices, or their list as in 0,1, or auto.", group="Machine")

@@ -63,7 +63,20 @@ class Tuning:
     @property
     def url(self) -> str:
         """The database."""
-        return self.storage or f"sqlite:///{(self.path / 'study.db').absolute()}"
+        return self.storage or self._own
+
+    @property
+    def _own(self) -> str:
+        return f"sqlite:///{(self.path / 'study.db').absolute()}"
+
+    @property
+    def place(self) -> str:
+        """Which folder this is, among those of all machines."""
+        return f"{socket.gethostname()}:{self.path.absolute()}"
+
+    def holds(self, trial: optuna.trial.FrozenTrial) -> bool:
+        """Whether a trial's run is in this folder: all are whose database is in it, wherever it was when they began."""
+        return self.url == self._own or trial.user_attrs.get("folder") == self.place
 
     @property
     def fingerprint(self) -> str:
@@ -226,11 +239,10 @@ def work(tuning: Tuning, study: optuna.Study, told: Callable[[], object] = lambd
     import optuna
 
     states = optuna.trial.TrialState
-    here = f"{socket.gethostname()}:{tuning.path.absolute()}"
     while True:
         trials = study.get_trials(deepcopy=False)
         for frozen in trials:
-            if frozen.state == states.RUNNING and frozen.user_attrs.get("folder") == here:
+            if frozen.state == states.RUNNING and tuning.holds(frozen):
                 with claim(tuning.path / "claims" / str(frozen.number)) as ours:
                     now = study.get_trials(deepcopy=False)
                     # Its end may have been told since the list was made.
@@ -243,7 +255,7 @@ def work(tuning: Tuning, study: optuna.Study, told: Callable[[], object] = lambd
         if _count(trials) >= tuning.trials:
             return
         # Whose it is is written in the same step, so that who is killed now leaves no trial that nobody takes up.
-        study.add_trial(optuna.create_trial(state=states.RUNNING, user_attrs={"folder": here}))
+        study.add_trial(optuna.create_trial(state=states.RUNNING, user_attrs={"folder": tuning.place}))
 
 
 def _count(trials: Sequence[optuna.trial.FrozenTrial]) -> int:
