@@ -47,6 +47,16 @@ def test_a_run_with_few_bits(trained, told):
         assert word in printed
 
 
+def test_a_run_without_normalisation_whose_network_may_run_by_events(small, tmp_path):
+    from spikegrad.training import quantize_report, train
+
+    run = train(Config(data=small, epochs=1, hidden=(12,), steps=8, norm=False, surrogate="Triangle"), tmp_path / "run").run
+    first, *rest = quantize_report(run.path, (16,), (16,)).rows
+    assert first.correct == evaluate(run.path).correct
+    assert [row.states for row in rest] == [None, 16]
+    assert all(abs(row.correct - first.correct) <= 1 and row.changed[0] < 0.05 for row in rest)
+
+
 def test_every_layer_of_a_run_is_in_whole_numbers(trained):
     network = reopened(trained).network()
     made = quantized(network, 4, 12)

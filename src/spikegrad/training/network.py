@@ -101,7 +101,7 @@ class Network(torch.nn.Module):
         spikes: list[Tensor | Spikes] = []
         for layer in (*self.layers, self.readout):
             linear, neurons = layer[0], layer[-1]  # pyright: ignore[reportIndexIssue]
-            if isinstance(x, Tensor) and self._may_list and not small(x.shape, linear.out_features):
+            if self._may_list and isinstance(x, Tensor) and type(linear) is torch.nn.Linear and not small(x.shape, linear.out_features):
                 merged = joined(linear, neurons)
                 x = x if merged is None else merged.handed_on(x)
             x, _ = layer(self._dropped(x) if spikes else x)
