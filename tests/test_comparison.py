@@ -17,6 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from spikegrad import FastSigmoid, neurons
 from spikegrad.comparison import Cell, Comparison, compare, grid
 from spikegrad.comparison import work as working
 from spikegrad.comparison.figures import accuracy_by_slope, accuracy_map, learning_curves
@@ -304,6 +305,10 @@ def test_compare_on_the_command_line(small, tmp_path, told, monkeypatch):
     assert told("compare", *tiny_options, "--slopes", "2")[0] == 0
     assert told("compare", *tiny_options, "--slopes", "2")[0] == 0
     assert len(list((tmp_path / "comparisons").iterdir())) == 1
+    numbers = ["--neurons", "Adaptive", "--surrogates", "FastSigmoid", "--set", "rho=0.5", "--set", "height=2", "--learn", "jump"]
+    assert told("compare", *tiny_options, *numbers, "--out", tmp_path / "numbers")[0] == 0
+    (cell,) = Comparison(tmp_path / "numbers").cells
+    assert (cell.config.cell, cell.config.learned) == (neurons.Adaptive(0.9, rho=0.5, spike=FastSigmoid(height=2)), ("jump",))
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,17 @@ def test_a_folder_that_was_moved_goes_on_and_says_when_nothing_is_complete(small
     assert [trial.state for trial in tune(Tuning.at(tmp_path / "moved")).trials] == [STATES.COMPLETE]
 
 
+def test_runs_of_another_study_are_not_taken_for_its_own(small, tmp_path, told, monkeypatch):
+    first = tuning(small, tmp_path / "out", trials=1)
+    tune(first)
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # another process draws other numbers
+    code, _, error = told("tune", "--out", first.path, "--study", "other", "--jobs", 1)
+    assert (code, "was made by another study; choose another folder" in error) == (2, True)
+    (first.path / "study.db").unlink()
+    with pytest.raises(InputError, match="was made by another study; choose another folder"):
+        tune(first)
+
+
 def test_a_trial_too_many_is_not_trained(small, tmp_path, monkeypatch):
     """Two processes that each want the last trial make one each; the later one counts for nothing."""
     from spikegrad.tuning import study as tuned
@@ -231,6 +242,9 @@ def test_tune_on_the_command_line(small, tmp_path, told):
     code, printed, _ = told("tune", "--out", tmp_path / "out", "--jobs", 1)
     assert (code, "trial 1  validation" in printed) == (0, False)
     assert Tuning.at(tmp_path / "out").space.slope == (2, 2)
+    options = ["--data", small, "--epochs", 1, "--surrogates", "FastSigmoid", "--set", "height=2", "--trials", 1, "--jobs", 1]
+    assert told("tune", *options, "--out", tmp_path / "named")[0] == 0
+    assert Config.read(tmp_path / "named" / "runs" / "0" / "config.json").spike.height == 2  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize(

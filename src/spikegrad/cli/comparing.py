@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spikegrad.cli.training import console_of, parsed_setting
 from spikegrad.errors import InputError
 from spikegrad.training.config import Config
+from spikegrad.training.named import parsed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +47,10 @@ def compare(**options: Any) -> int:
         lists = {name: given.pop(name) for name in ("surrogates", "slopes", "neurons", "lrs", "seeds") if name in given}
         readers: dict[str, Callable[[str], Any]] = {"slopes": float, "lrs": float, "seeds": int}
         swept: dict[str, Any] = {name: listed(name, text, readers.get(name, str)) for name, text in lists.items()}
-        base = Config().changed(**{name: parsed_setting(name, each) for name, each in given.items()})
+        first = {
+            setting: parsed(swept[name][0])[0] for setting, name in (("surrogate", "surrogates"), ("neuron", "neurons")) if name in swept
+        }
+        base = _base(given, first)
         from spikegrad.data.source import check_name
 
         check_name(base.data)
@@ -59,6 +63,11 @@ def compare(**options: Any) -> int:
         return _stopped(out, console)
     _tell(comparison, console)
     return 0
+
+
+def _base(given: dict[str, Any], first: dict[str, str]) -> Config:
+    """What all have in common; whose numbers are set by their names are the first of those that are compared."""
+    return Config().changed(**first, **{name: parsed_setting(name, each) for name, each in given.items()})
 
 
 def _preset(out: str, quick: bool, check: bool, jobs: int | None) -> int:
@@ -124,14 +133,15 @@ def tune(**options: Any) -> int:
 
     if not given and out is not None and (Path(out) / "tuning.json").exists():
         tuning = Tuning.at(out, storage or "")
-        tuning = dataclasses.replace(tuning, trials=trials or tuning.trials)
+        tuning = dataclasses.replace(tuning, trials=trials or tuning.trials, study=name or tuning.study)
     else:
         searched = {field: given.pop(field) for field in ("surrogates", "slope", "tau", "tau_syn", "size", "lr") if field in given}
         swept: dict[str, Any] = {field: _range(field, text) for field, text in searched.items() if field != "surrogates"}
         if "surrogates" in searched:
             swept["surrogates"] = listed("surrogates", searched["surrogates"], str) if searched["surrogates"] != "off" else ()
         space = Space(**swept)
-        base = Config().changed(**{each: parsed_setting(each, text) for each, text in given.items()})
+        named = {"parameters", "learn"} & given.keys() and space.surrogates
+        base = _base(given, {"surrogate": space.surrogates[0]} if named else {})
         from spikegrad.data.source import check_name
 
         check_name(base.data)

@@ -279,7 +279,9 @@ def _try(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None:
 
     run = Run(tuning.path / "runs" / str(trial.number))
     try:
-        trained(tuning.space.drawn(tuning.config, trial), run.path, [Told()])
+        config = tuning.space.drawn(tuning.config, trial)
+        _require_own(run, config)
+        trained(config, run.path, [Told()])
     except optuna.TrialPruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         return
@@ -292,6 +294,14 @@ def _try(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None:
     found = run.read_json("results.json")
     trial.set_user_attr("test_accuracy", found["test_accuracy"])
     study.tell(trial, found["validation_accuracy"])
+
+
+def _require_own(run: Run, config: Config) -> None:
+    """Refuse the run of another study, or of one whose database is gone: its results are none of what was drawn here."""
+    if (run.path / "config.json").exists():
+        there = Config.read(run.path / "config.json")
+        if any(getattr(there, name) != getattr(config, name) for name in ("surrogate", "parameters", "lr", "alpha", "beta", "hidden")):
+            raise InputError(f"{run.path} was made by another study; choose another folder with --out")
 
 
 def table(study: optuna.Study) -> str:
