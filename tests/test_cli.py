@@ -223,6 +223,15 @@ def test_every_surrogate_can_be_plotted():
     assert len(figure.legends[0].get_texts()) == len(CATALOGUE)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-30])
+def test_a_surrogate_that_is_nothing_or_next_to_it_can_be_plotted(scale):
+    from spikegrad import plots
+
+    bottom, top = plots.curves([ATan(scale=scale)]).axes[1].get_ylim()
+    assert 0 < bottom < top
+    assert not scale or bottom < scale < top
+
+
 @pytest.mark.parametrize("name", neurons.CATALOGUE)
 def test_the_picture_of_a_neuron_shows_it_spike(name):
     from spikegrad import plots

@@ -68,11 +68,13 @@ def test_a_network_of_ones_own(small, file, tmp_path, told):
     assert evaluate(out).samples == measured.samples
 
 
-def test_a_network_without_spikes_of_ours(small, file, tmp_path):
+def test_a_network_without_spikes_of_ours(small, file, tmp_path, told):
     outcome = train(Config(data=small, model="own.py:dense", steps=3, epochs=1), tmp_path / "run")
     assert outcome.test.rates == []
     assert (tmp_path / "run" / "learning_curves.png").exists()
     assert (tmp_path / "run" / "raster.png").exists()
+    code, _, error = told("diagnose", tmp_path / "run")
+    assert (code, "has no spiking layers to record" in error, "Traceback" in error) == (2, True, False)
 
 
 WRONG = {

@@ -109,7 +109,8 @@ def curves(surrogates: Sequence[Surrogate]) -> Figure:
         linear.axhline(0, color=MUTED, linewidth=0.8)
         logarithmic.set_title("Its tails, negative ones thin" if negative else "Its tails")
         logarithmic.set_yscale("log")
-        logarithmic.set_ylim(max(lowest / 2, 1e-5), 2 * highest)
+        if highest > 0:
+            logarithmic.set_ylim(max(lowest / 2, min(1e-5, highest / 1e5)), 2 * highest)
         for axes in (linear, logarithmic):
             axes.set_xlabel("potential minus threshold")
             axes.set_xlim(-reach, reach)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikegrad.errors import InputError
 from spikegrad.nn import Layer, SpikingLinear
 from spikegrad.nn.record import Record, names, returned
 from spikegrad.surrogate import Surrogate
@@ -210,7 +211,7 @@ def record(model: nn.Module, *, gradient: bool = False) -> Generator[Recording]:
                 module.memory = "save"
                 module.backend = "dense" if module.backend == "dense" else "auto"  # by events nobody sees currents
         if not layers:
-            raise ValueError(
+            raise InputError(
                 f"{type(model).__name__} has no spiking layers to record: neither layers of spikegrad.nn nor neurons of snnTorch or "
                 "spikegrad.compat.snntorch"
             )
