@@ -280,6 +280,10 @@ def test_pictures_have_a_line_for_each_surrogate_and_a_map_of_several_rates(smal
     axes = figure.axes[0]
     assert axes.get_legend_handles_labels()[1] == ["C", "A", "B"]
     assert (axes.get_xlabel(), axes.get_xscale()) == ("slope of the surrogate, 1 / potential", "log")
+    some = [Result(result.cell, "done", result.values | {"classes": 4.0}) for result in results[:2]]
+    for given, chance in (([*some, *results], [25.0]), (results, [])):  # of what diverged the number of classes is not known
+        texts = [each for each in accuracy_by_slope(given).axes[0].texts if each.get_text() == "guessing"]
+        assert [each.xy[1] for each in texts] == chance  # pyright: ignore[reportAttributeAccessIssue]
     maps = accuracy_map(results)
     assert isinstance(maps, matplotlib.figure.Figure)
     assert [each.get_title() or each.get_title("left") for each in maps.axes if each.images] == ["A", "B"]

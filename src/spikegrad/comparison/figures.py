@@ -59,7 +59,6 @@ def accuracy_by_slope(results: Sequence[Result]) -> Figure:
 
     Bars reach from the lowest to the highest seed; a surrogate without a slope is a level line.
     """
-    chance = 100 / max(_classes(result) for result in results)
     with matplotlib.rc_context(plots.STYLE):
         figure = Figure(figsize=(7.6, 4.6), layout="constrained")
         axes = figure.subplots()
@@ -80,8 +79,10 @@ def accuracy_by_slope(results: Sequence[Result]) -> Figure:
             high = [100 * max(result.test for result in found) for found in best.values()]
             error = np.maximum([np.subtract(mean, low), np.subtract(high, mean)], 0)
             axes.errorbar([*best], mean, error, marker=MARKS[number % len(MARKS)], markersize=5, capsize=2, label=name, **_look(number))
-        axes.axhline(chance, color=plots.MUTED, linewidth=1, linestyle=":")
-        axes.annotate("guessing", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="top", color=plots.MUTED, fontsize=9)
+        if classes := [result.values["classes"] for result in results if "classes" in result.values]:  # what diverged has none
+            chance = 100 / max(classes)
+            axes.axhline(chance, color=plots.MUTED, linewidth=1, linestyle=":")
+            axes.annotate("guessing", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="top", color=plots.MUTED, fontsize=9)
         if any(result.cell.labels.get("slope") is not None for result in results):
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
@@ -172,7 +173,3 @@ def _course(axes: Axes, comparison: Comparison, result: Result, look: dict[str, 
     style |= {} if len(rows) > 1 else {"marker": "o", "markersize": 4}
     x, y = [row["epoch"] for row in rows], [100 * row["validation_accuracy"] for row in rows]
     axes.plot(x, y, label=name or "_", **style, zorder=3 if chosen else 2)
-
-
-def _classes(result: Result) -> int:
-    return int(result.values.get("classes", 10))
