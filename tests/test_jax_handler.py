@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import re
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +118,16 @@ def test_a_call_leaves_no_memory_behind():
         jax.block_until_ready(call(x))
     grown = (pages() - before) * os.sysconf("SC_PAGE_SIZE")
     assert grown < 50 * 2**20, f"150 calls kept {grown / 2**20:.0f} MiB"
+
+
+def test_what_threads_read_outlives_python():
+    """When Python ends it drops all that it knows, while calls may be under way: somebody else must hold a kernel's words then."""
+    table = handler.Table()
+    table.add(5, [1, 2, 3])
+    for memory in (table.memory, table.entries[5]):
+        held = sys.getrefcount(memory)
+        assert sys.getrefcount(handler.lasting(memory)) == held + 1
+    entry = weakref.ref(table.entries[5])
+    del table, memory
+    gc.collect()
+    assert entry() is not None
