@@ -78,6 +78,55 @@ def test_six_threads_call_first_fifty_times(tmp_path):
         print(f"run {run + 1}: six threads, six right results, each kernel compiled once", flush=True)
 
 
+FIRST_IN_JAX = """
+import threading
+import time
+import jax
+import jax.numpy as jnp
+from spikegrad import jax as sj
+from spikegrad.kernels import handler
+
+x = jnp.linspace(0, 1, 24).reshape(4, 2, 3)
+resets, barrier, failed = ["subtract", "zero", "none"] * 2, threading.Barrier(6), []
+made = handler.Table.__init__
+
+
+def slowly(self):
+    made(self)
+    time.sleep(0.2)  # while the others come
+
+
+handler.Table.__init__ = slowly
+
+
+def work(reset):
+    try:
+        barrier.wait()
+        found, wanted = (jax.grad(lambda x: sj.leaky(x, 0.9, reset=reset, backend=b)[0].sum())(x) for b in ("numba", "reference"))
+        assert jnp.allclose(found, wanted)
+    except BaseException as error:
+        failed.append(error)
+
+
+threads = [threading.Thread(target=work, args=(reset,)) for reset in resets]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not failed, failed
+"""
+
+
+def test_six_threads_call_first_in_jax():
+    """There is one table of kernels, however many threads come before it is there."""
+    pytest.importorskip("jax")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    found = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FIRST_IN_JAX], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+
+
 HELD = """
 import os
 import threading

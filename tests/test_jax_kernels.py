@@ -161,6 +161,19 @@ def test_one_output_is_used(name, k):
     close(gradients, expected)
 
 
+@pytest.mark.parametrize("k", range(3))
+def test_one_output_of_what_has_no_spikes_is_used(k):
+    """Its backward pass reads no input, and then perhaps nothing with a row for each step."""
+    case = CASES["no spikes"]
+    given = arrays(case, (7, 2, 5))
+
+    def gradient(backend: str) -> Any:
+        loss = random_function(case, backend, used=lambda out: out[k : k + 1])
+        return jax.grad(lambda x: loss({**given, "currents": x})[0])(given["currents"])
+
+    close(gradient("numba"), gradient("reference"))
+
+
 @pytest.mark.parametrize(
     ("name", "wanted"), [("numbers of each", "currents"), ("numbers of each", "values"), ("all to all", "weights"), ("all to all", "state")]
 )

@@ -43,7 +43,7 @@ from spikegrad.kernels.cpu.threads import (
     THREADS,
     shared_out,
 )
-from spikegrad.kernels.lock import LOCK
+from spikegrad.kernels.lock import LOCK, once
 
 U = np.uint64
 Memory = TypeVar("Memory", bound="ctypes.Array[Any]")
@@ -283,7 +283,7 @@ def ran(frame: Words, table: Words) -> np.uint64:
     if frame[ARGUMENT_COUNT] != kernel[_ARGUMENTS] or frame[RESULT_COUNT] != kernel[_RESULTS]:
         return refused(frame, wrong(), U(INVALID))
     given, made = words(frame[ARGUMENT_BUFFERS]), words(frame[RESULT_BUFFERS])
-    address = begun(kernel, words(given[0]))
+    address = begun(kernel, words(made[0]))  # of what is given, nothing need be a sequence
     job = words(address)
     for k in range(kernel[_COUNT]):
         place = U(k)
@@ -361,7 +361,7 @@ class Handler(NamedTuple):
     table: Table
 
 
-@functools.cache
+@once
 def handler() -> Handler:
     """The handler, compiled and registered."""
     table = Table()

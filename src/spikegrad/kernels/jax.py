@@ -86,8 +86,7 @@ def _backward_kinds(static: Static, present: tuple[bool, ...], zero: tuple[str, 
 
 
 def _call(variant: Variant, given: Mapping[str, jax.Array], made: Mapping[str, Shape]) -> list[jax.Array]:
-    """Have XLA run a kernel; it is given sequences first."""
-    given = dict(sorted(given.items(), key=lambda item: item[0] not in variant.rows))
+    """Have XLA run a kernel; the first of what it makes is a sequence."""
     kernel = np.array([handler.registered(variant, tuple(given), tuple(made))], np.int64)
     call = jax.ffi.ffi_call(handler.handler().target, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in made.values()])
     return list(call(*given.values(), kernel=kernel))

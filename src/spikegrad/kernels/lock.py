@@ -5,8 +5,10 @@ The lock here is held while kernels are imported or compiled, with Python's lock
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 
@@ -17,6 +19,7 @@ class _Lock(Protocol):
 
 
 L = TypeVar("L", bound=_Lock)
+T = TypeVar("T")
 
 
 def across_forks(lock: L) -> L:
@@ -27,3 +30,15 @@ def across_forks(lock: L) -> L:
 
 
 LOCK = across_forks(threading.RLock())
+
+
+def once(make: Callable[[], T]) -> Callable[[], T]:
+    """A function that makes something once for all threads; `functools.cache` makes one for each of those that ask first together."""
+    cached = functools.cache(make)
+
+    @functools.wraps(make)
+    def made() -> T:
+        with LOCK:
+            return cached()
+
+    return made

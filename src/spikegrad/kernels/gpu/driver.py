@@ -15,7 +15,7 @@ from llvmlite import binding
 
 from spikegrad.kernels import launcher
 from spikegrad.kernels.handler import Table, lasting
-from spikegrad.kernels.lock import LOCK
+from spikegrad.kernels.lock import LOCK, once
 
 _FUNCTIONS = {
     launcher.STREAM_CONTEXT: "cuStreamGetCtx",
@@ -80,7 +80,7 @@ class Driver:
             self.kernels.add(key, (code, called, shared, *[0] * (1 + 2 * launcher.CONTEXTS)))
 
 
-@functools.cache
+@once
 def cuda() -> Driver:
     """The driver of NVIDIA's GPUs.
 
@@ -100,7 +100,7 @@ def _nothing(*_: int) -> int:
     return 0
 
 
-@functools.cache
+@once
 def interpreter() -> Interpreter:
     """Triton's interpreter in place of a driver."""
     return Interpreter()
