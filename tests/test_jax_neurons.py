@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.conftest import pairwise
 
-from spikegrad import ATan, FastSigmoid, NoisyThreshold, nn
+from spikegrad import ATan, FastSigmoid, NoisyThreshold, neurons, nn
 from spikegrad import jax as sj
 
 RESETS = ("subtract", "zero", "none")
@@ -109,6 +109,18 @@ def test_parameters_receive_gradients():
     layer(torch.from_numpy(drive()))[0].pow(2).mean().backward()
     inner = 0.7 * 0.3  # d alpha / d logit
     np.testing.assert_allclose(gradients["alpha"] * inner, layer.alpha_logit.grad, rtol=1e-3)
+
+
+def test_spikes_are_whole_where_a_surrogate_is_learned():
+    """XLA computes what is the same twice in two ways, with other roundings."""
+    x, numbers = jnp.asarray(drive()), {"spike.slope": jnp.array(2.5), "spike.scale": jnp.linspace(1.5, 3.0, 6)}
+
+    def loss(x, numbers):
+        spikes, _ = sj.run(neurons.Leaky(0.9), x, values=numbers, backend="reference")
+        return spikes.sum(), spikes
+
+    spikes = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(x, numbers)[1]
+    assert set(np.unique(spikes)) == {0.0, 1.0}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

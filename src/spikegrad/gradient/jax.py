@@ -74,6 +74,7 @@ def _spike_again(
     change = (slope + jax.lax.stop_gradient(slope)) / 2 * (wide - fixed)
     if numbers:
         change = change + surrogate.bind(numbers).primitive(wide, *noise) - surrogate.bind(frozen).primitive(wide, *noise)
+    change -= jax.lax.stop_gradient(change)  # XLA may round each of the two primitives in its own way
     spikes = _spike(surrogate, spike_at_threshold, x, numbers, noise)
     return jax.lax.stop_gradient(spikes) + jnp.where(change == change, change, 0).astype(x.dtype)
 
