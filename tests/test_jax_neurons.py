@@ -158,3 +158,9 @@ def test_errors():
         sj.leaky(jnp.ones((5, 2, 3)), 0.9, reset="zer0")
     with pytest.raises(TypeError, match="expected a floating-point"):
         sj.leaky(jnp.ones((5, 2, 3), jnp.int32), 0.9)
+    with pytest.raises(TypeError, match=r"`neuron` must be a neuron such as Leaky\(0.9\), got <class"):
+        sj.run(neurons.Leaky, jnp.ones((5, 2, 3)))
+    with pytest.raises(TypeError, match="`quantize` must be a function of the state, got 3"):
+        sj.leaky(jnp.ones((5, 2, 3)), 0.9, quantize=3)
+    with pytest.raises(ValueError, match="Alpha has no place where its state could be quantised"):
+        sj.run(neurons.Alpha(0.9, 0.8), jnp.ones((5, 2, 3)), quantize=jnp.round)

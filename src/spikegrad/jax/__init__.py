@@ -92,6 +92,7 @@ def run(
         >>> spikes.ravel().tolist(), [round(part.item(), 4) for part in state]
         ([1.0, 0.0, 0.0], [0.5, 0.9025])
     """
+    arguments.layer(neuron, quantize)
     surrogate, record_ = neuron.spike, neuron.record
     wanted = ("u",) if record is True else () if record is False else (record,) if isinstance(record, str) else tuple(record)
     if unknown := [name for name in wanted if name not in record_.recorded]:

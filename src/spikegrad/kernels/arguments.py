@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from spikegrad.remembering import remember
+from spikegrad.trace import StepRecord
 from spikegrad.vocabulary import Array, cast, fits, library, namespace, widen
 
 OWNERS = {"torch": "a PyTorch tensor", "jax": "a JAX array"}
@@ -23,6 +24,21 @@ _CONVERTED = {
     ("jax", "ndarray"): "convert it with jax.numpy.asarray(...)",
 }
 """What to do about a value of another class, by the library that is wanted."""
+
+
+def layer(neuron: Any, quantize: object) -> None:
+    """Check what a layer is made of.
+
+    Raises:
+        TypeError: one is of another class.
+        ValueError: the neuron's step never says `quantized`.
+    """
+    if not isinstance(getattr(neuron, "record", None), StepRecord):
+        raise TypeError(f"`neuron` must be a neuron such as Leaky(0.9), got {neuron!r}")
+    if quantize is not None and not callable(quantize):
+        raise TypeError(f"`quantize` must be a function of the state, got {quantize!r}")
+    if quantize is not None and all(operation != "quantized" for operation, *_ in neuron.record.step.instructions):
+        raise ValueError(f"{type(neuron).__name__} has no place where its state could be quantised")
 
 
 def inputs(names: Sequence[str], given: Any, owner: str) -> tuple[Array, ...]:

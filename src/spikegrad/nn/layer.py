@@ -108,14 +108,9 @@ class Layer(Stateful):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if not isinstance(neuron, Neuron):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"`neuron` must be a neuron such as Leaky(0.9), got {neuron!r}")
+        arguments.layer(neuron, quantize)
         if spike is not None and not isinstance(spike, Spike):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"`spike` must be an nn.Spike, got {spike!r}; a surrogate is given to the neuron: spike=ATan()")
-        if quantize is not None and not callable(quantize):
-            raise TypeError(f"`quantize` must be a function of a tensor, got {quantize!r}")
-        if quantize is not None and all(operation != "quantized" for operation, *_ in neuron.record.step.instructions):
-            raise ValueError(f"{type(neuron).__name__} has no place where its state could be quantised")
         known = (*neuron.numbers, *(f"spike.{name}" for name in neuron.spike.numbers if neuron.record.fires))
         full = {
             name: name if name in known or f"spike.{name}" not in known else f"spike.{name}" for name in (*named(learn), *(values or {}))
