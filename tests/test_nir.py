@@ -121,6 +121,8 @@ def noisy() -> Any:
 
 LAYERS = {
     "learned": lambda: nn.Leaky(torch.tensor([0.8, 0.7, 0.6]), 1.5, learn=("beta", "threshold", "slope")),
+    "learned by a neuron at an end": lambda: nn.Layer(neurons.Leaky(1.0), learn="beta", values={"beta": torch.tensor([0.8, 0.7, 0.6])}),
+    "learned almost at an end": lambda: nn.Leaky(0.9999, learn="beta"),
     "tensors": lambda: nn.Synaptic(0.3, torch.tensor([0.8, 0.7, 1.0]), torch.tensor([1.0, 2.0, 0.5])),
     "fixed slopes": lambda: nn.Layer(neurons.Leaky(0.9), values={"spike.slope": torch.tensor([1.0, 2.0, 3.0])}),
     "a module that spikes": lambda: nn.Leaky(0.9, spike=nn.Spike(FastSigmoid(3.0), learn="slope", shape=(3,))),
@@ -149,7 +151,7 @@ LAYERS = {
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(name, torch.float64 if k % 2 else torch.float32) for k, name in enumerate(LAYERS)]
-    + [(name, dtype) for name in ("learned", "recurrent") for dtype in (torch.bfloat16, torch.float16)],
+    + [(name, dtype) for name in ("learned", "learned almost at an end", "recurrent") for dtype in (torch.bfloat16, torch.float16)],
 )
 def test_every_layer_comes_back(name, dtype, tmp_path):
     """What is learned, given as tensors, recurrent, quantised, in every dtype; the weights before it are folded, and are as they were."""

@@ -25,6 +25,7 @@ from spikegrad.neuron import Neuron
 from spikegrad.nn.backend import rewritten
 from spikegrad.nn.layer import Layer
 from spikegrad.nn.neurons import Leaky, LeakyIntegrator, RecurrentLeaky, RecurrentSynaptic, Synaptic
+from spikegrad.nn.parameters import number
 from spikegrad.nn.quantize import Quantize
 from spikegrad.nn.spike import Spike
 from spikegrad.surrogate import Surrogate
@@ -177,10 +178,13 @@ def _made(found: Mapping[str, Any], tensors: Mapping[str, Any], weight: NDArray[
     held = {key: tensor_of(tensors[key], dtype_of(dtype), shape) for key, (dtype, *shape) in found["tensors"].items()}
     numbers: dict[str, float | Tensor] = {}
     for key, x in held.items():
-        # Where learning starts is overwritten below; here it has the shape and dtype, and a value inside of every range.
+        # Where learning starts is overwritten below; here it has the shape and dtype, and a value inside of every range. The neuron's own
+        # may be at the end of one, where each neuron was given another.
         stem, _, kind = key.rpartition("_")
-        start = getattr(neuron, stem) if stem in neuron.numbers else surrogate.parameters[stem.removeprefix("spike.")]
-        numbers[stem] = x if kind == "fixed" else torch.full(x.shape, start, dtype=x.dtype)
+        of, name = (neuron, stem) if stem in neuron.numbers else (surrogate, stem.removeprefix("spike."))
+        start, within = torch.full_like(x, of.parameters[name]), of.numbers[name]
+        start = start if bool(within.inside(start).all()) else number(torch.zeros_like(x), within)
+        numbers[stem] = x if kind == "fixed" else start
     of_spike = [each for each in found["of_spike"] if each in numbers]
     learned = [*found["learn"], *(each for each in found["learned_by_spike"] if each not in found["learn"])]
     kind, recurrent = _LAYERS[found["layer"]], found["connection"] if found["connection"] != "none" else None
