@@ -379,19 +379,19 @@ def registered(variant: Variant, arguments: tuple[str, ...], results: tuple[str,
     key, single = key_of(f"{symbol} {arguments} {results}"), {f"bar.{name}" for name in variant.single}
     known, real = handler(), np.dtype(variant.real).itemsize
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    words = [address, known.helper, threads, len(arguments), len(results), *variant.working()]
-    words += [real, passes.narrowest(variant), int(variant.fed), len(variant.arguments())]
+    entry = [address, known.helper, threads, len(arguments), len(results), *variant.working()]
+    entry += [real, passes.narrowest(variant), int(variant.fed), len(variant.arguments())]
     for name in variant.arguments():
         source = _GIVEN if name in arguments else _MADE if name in results else _NOWHERE
         if source == _NOWHERE:
-            words += [source, 0, 0, 0]
+            entry += [source, 0, 0, 0]
             continue
         which = (arguments if source == _GIVEN else results).index(name)
         if name in ("weights", "grad.weights"):
-            words += [source, which, _WEIGHTS, real if source == _MADE else 0]
+            entry += [source, which, _WEIGHTS, real if source == _MADE else 0]
             continue
         rows = name in variant.rows and name not in single
         item = 2 if name in variant.sequences and variant.dtype in ("float16", "bfloat16") else real
-        words += [source, which, _ROWS if rows else _NUMBERS, item if rows and source == _MADE else 0]
-    known.table.add(key, words)
+        entry += [source, which, _ROWS if rows else _NUMBERS, item if rows and source == _MADE else 0]
+    known.table.add(key, entry)
     return key
