@@ -96,8 +96,8 @@ def test_commands_answer_at_once_and_load_nothing_heavy(tmp_path):
         assert len(said) == (code == 2), command
         spent.append(seconds)
         least.append(ended("-c", "import numpy")[1])
-    # Half a second on a free machine; processor time, beside that of what takes the same each time, since others may be at work here.
-    assert statistics.median(spent) < 5 * statistics.median(least)
+    # Processor time, beside that of what takes the same each time: machines differ, and others may be at work on this one.
+    assert statistics.median(spent) < 4.5 * statistics.median(least)
     assert os.listdir(tmp_path) == []
 
 
@@ -316,7 +316,8 @@ def test_no_command_prints_help(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "evaluate", "predict", "diagnose", "compare", "tune", "list", "show", "plot", "explore", "doctor"]
+    "command",
+    ["train", "evaluate", "predict", "diagnose", "compare", "tune", "quantize-report", "list", "show", "plot", "explore", "doctor"],
 )
 def test_help_fits_a_narrow_terminal(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
@@ -329,6 +330,6 @@ def test_help_fits_a_narrow_terminal(capsys, monkeypatch, command):
 
 def test_list_without_docstrings(capsys, monkeypatch):
     """As under `python -OO`."""
-    monkeypatch.setattr(ATan, "__doc__", None)
+    monkeypatch.setattr(neurons.Leaky, "__doc__", None)
     assert run(["list"]) == 0
-    assert re.search("^ATan ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search("^Leaky ", capsys.readouterr().out, re.MULTILINE)

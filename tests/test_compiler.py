@@ -549,4 +549,4 @@ def test_rows_are_whole_vectors():
     doubled.compile(numba.void(numba.uint64, memory, memory))
     (code,) = doubled.inspect_llvm().values()
     assert "x float>" in code
-    assert ("<16 x float>" in code) == compiler._WIDE
+    assert ("<16 x float>" in code) == compiler._WHOLE

@@ -399,16 +399,12 @@ def test_a_call_with_other_buffers_or_of_an_unknown_kernel_is_refused():
     x = rng(4, 2, 3, dtype="float32")
     text = jax.jit(lambda x: sj.leaky(x, 0.9, backend="numba")[0]).lower(x).as_text()
     (name,), (kernel,) = (set(re.findall(each, text)) for each in (r"@(spikegrad_generated_\w+)", r"kernel = dense<(\d+)>"))
-    for key, reason in (
-        (int(kernel), "other buffers than its kernel takes; trace the program again"),
-        (int(kernel) + 1, "this program was traced in another process, which knows its kernels; trace it again"),
-    ):
-        call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    call, known = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(x.shape, x.dtype)), np.array([int(kernel)])
+    other, unknown = "other buffers than its kernel takes; trace the program again", "traced in another process, which knows its kernels"
+    cases: list[tuple[str, dict[str, Any]]] = [(other, {"kernel": known}), (unknown, {"kernel": known + 1}), (unknown, {})]
+    cases += [(unknown, each) for each in ({"kernel": known[0]}, {"kernel": known[:0]}, {"kernel": known, "more": 1})]
+    for reason, attributes in cases:
         with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=reason):
-            jax.block_until_ready(call(x, kernel=np.array([key], np.int64)))
-    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(x.shape, x.dtype))
-    for attributes in ({}, {"kernel": np.int64(kernel)}, {"kernel": np.zeros(0, np.int64)}, {"kernel": np.zeros(1, np.int64), "more": 1}):
-        with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="traced in another process"):
             jax.block_until_ready(call(x, **attributes))
     assert sj.leaky(x, 0.9, backend="numba")[0].shape == x.shape  # and the next call works
 

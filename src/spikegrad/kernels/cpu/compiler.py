@@ -57,13 +57,13 @@ elements, elements_at, (load, store, emit) = pointer(numba.uint16), row_at(numba
 
 _SLOWED = ("skylake-avx512", "cascadelake", "cooperlake", "cannonlake")
 """Processors whose clock falls where they use all of their 512 bits."""
-_WIDE = bool(binding.get_host_cpu_features().get("avx512f")) and binding.get_host_cpu_name() not in _SLOWED
+_WHOLE = bool(binding.get_host_cpu_features().get("avx512f")) and binding.get_host_cpu_name() not in _SLOWED
 
 
 class _Lower(Lower):
     def setup_function(self, fndesc: Any) -> None:
         super().setup_function(fndesc)
-        if _WIDE:  # where LLVM, for the sake of their ancestors, would take half of a register
+        if _WHOLE:  # where LLVM, for the sake of their ancestors, would take half of a register
             set.add(self.function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows only some
 
 
