@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch")
 from tests.conftest import example  # noqa: E402
 
 from spikegrad import ATan, FastSigmoid, Neuron, NoisyThreshold, nn, printing  # noqa: E402
-from spikegrad.kernels import text  # noqa: E402
+from spikegrad.kernels import cache, text  # noqa: E402
 from spikegrad.kernels.cpu import compiler, source  # noqa: E402
 from spikegrad.kernels.cpu.compiler import compiled  # noqa: E402
 from spikegrad.kernels.plan import Call  # noqa: E402
@@ -537,16 +537,21 @@ def test_what_is_drawn_has_no_kernel():
     assert text.read(text.written(call)) == call
 
 
+ROW = """
+@row
+def doubled(count, into, given):
+    for j in range(count):
+        into[j] = 2 * given[j]
+
+
+@entry(3)
+def kernel(count, into, given):
+    doubled(count, reals(into), reals(given))
+"""
+
+
 def test_rows_are_whole_vectors():
     """Of 512 bits, where the processor has them and keeps its clock."""
-
-    @compiler.row
-    def doubled(count, into, given):
-        for j in range(count):
-            into[j] = 2 * given[j]
-
-    memory = numba.types.CPointer(numba.float32)
-    doubled.compile(numba.void(numba.uint64, memory, memory))
-    (code,) = doubled.inspect_llvm().values()
+    code = cache._run("rows", compiler.header("float32") + ROW, None).kernel.inspect_llvm()
     assert "x float>" in code
     assert ("<16 x float>" in code) == compiler._WHOLE

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba.core import types
 from numba.core.ccallback import CFunc
+from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.lowering import Lower
@@ -60,9 +62,27 @@ _SLOWED = ("skylake-avx512", "cascadelake", "cooperlake", "cannonlake")
 _WHOLE = bool(binding.get_host_cpu_features().get("avx512f")) and binding.get_host_cpu_name() not in _SLOWED
 
 
+_dynfunc: Any = importlib.import_module("numba._dynfunc")
+
+
+class _Part(JITCodeLibrary):
+    """What the code of other functions takes in: LLVM optimises it there and makes machine code of it there, not by itself before."""
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        pass
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+
+
 class _Lower(Lower):
     def setup_function(self, fndesc: Any) -> None:
         super().setup_function(fndesc)
+        if fndesc.noalias:
+            self.function.attributes.add("noinline")  # what does not overlap is known of arguments alone
         if _WHOLE:  # where LLVM, for the sake of their ancestors, would take half of a register
             set.add(self.function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows only some
 
@@ -72,24 +92,44 @@ class _Lowering(NativeLowering):
     _name = "spikegrad_lowering"
     lowering_class: Any = _Lower
 
+    def run_pass(self, state: Any) -> Literal[True]:
+        """As Numba's, without an address for Python."""
+        library = state.library = _Part(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.flags.no_compile = True
+        super().run_pass(state)
+        fndesc = state.cr.fndesc
+        known = _dynfunc.make_function(fndesc.lookup_module(), fndesc.qualname, "", 0, state.cr.env, (library,))
+        state.targetctx.insert_user_function(known, fndesc, [library])
+        state.cr = state.cr._replace(cfunc=known)
+        return True
 
-class Row(CompilerBase):
-    """Numba's compiler, told that the memory given to a function does not overlap, or it would not vectorise, and to take whole vectors."""
+
+class Inner(CompilerBase):
+    """Numba's compiler for what nothing but a kernel calls."""
+
+    noalias = False
 
     def define_pipelines(self) -> list[Any]:
         """The passes of Numba's own pipeline."""
-        self.state.flags.noalias = True
+        self.state.flags.noalias = self.noalias
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
         passes.passes = [(_Lowering if each is NativeLowering else each, what) for each, what in passes.passes]
         passes.finalize()
         return [passes]
 
 
+class Row(Inner):
+    """The same, told that the memory given to a function does not overlap, or it would not vectorise, and to take whole vectors."""
+
+    noalias = True
+
+
 # What only other machine code calls needs no way in from Python or C.
 _jit: Any = numba.njit
-inner: Any = functools.partial(_jit, error_model="numpy", no_rewrites=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_inside: Any = functools.partial(_jit, error_model="numpy", no_rewrites=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner: Any = functools.partial(_inside, pipeline_class=Inner)
 """Makes a decorator for a function that nothing but a kernel calls."""
-row: Any = inner(pipeline_class=Row)
+row: Any = _inside(pipeline_class=Row)
 """A decorator for a loop over a row, whose arguments do not overlap."""
 # Where spikes are decided nothing may fuse a product and a sum; the surrogate's formulas and elementary functions may.
 formulas: Any = inner(forceinline=True, fastmath={"contract"})
