@@ -7,8 +7,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ numba = pytest.importorskip("numba")
 torch = pytest.importorskip("torch")
 
 from tests.conftest import example  # noqa: E402
+from tests.forked import NUMBA, ended, finish  # noqa: E402
 
 from spikegrad import ATan, FastSigmoid, Neuron, NoisyThreshold, nn, printing  # noqa: E402
 from spikegrad.kernels import cache, text  # noqa: E402
@@ -29,7 +28,7 @@ from spikegrad.kernels.plan import Call  # noqa: E402
 from spikegrad.neurons import CATALOGUE  # noqa: E402
 from spikegrad.trace import Program  # noqa: E402
 
-# Kernels on NumPy's memory: whoever starts a process for the cache alone need not wait for PyTorch.
+# Kernels on NumPy's memory: processes for the cache alone need not have PyTorch.
 ONES = """
     import numpy as np
     from spikegrad.kernels.cpu.passes import Pass, Sizes
@@ -43,7 +42,7 @@ ONES = """
         def data_ptr(self):
             return self.numbers.ctypes.data
 """
-CALL = f"""{ONES}
+FORWARD = f"""{ONES}
     from spikegrad.neurons import LeakyIntegrator
 
     neuron = LeakyIntegrator(0.5)
@@ -53,6 +52,8 @@ CALL = f"""{ONES}
     Pass(Variant(call, False, "float32"), sizes, forward).run([currents, potentials, last])
     assert potentials.numbers.tolist() == [[1.0] * 4, [1.5] * 4, [1.75] * 4]
     assert last.numbers.tolist() == [1.75] * 4
+"""
+CALL = f"""{FORWARD}
     numbers = ("beta", 0.5), ("spike.slope", 1.0), ("spike.scale", 1.0)
     backward = *numbers, ("first.v", 0.0), ("bar.0", 0.0), ("bar.v", 1.0), ("grad.current", 4), ("grad.v", None)
     Pass(Variant(call, True, "float32", single=frozenset("0")), sizes, backward).run([gradient])
@@ -64,16 +65,9 @@ PRINTED = "spikegrad_generated_elementary"
 """What is only source: the functions that kernels are compiled with."""
 
 
-def launch(script: str, cache: Path | str, *, warnings: str = "error") -> subprocess.Popen[str]:
-    environment = os.environ | {"SPIKEGRAD_CACHE": str(cache), "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-W", warnings, "-c", textwrap.dedent(script)]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return out
+def called(program: str, cache: Path | str) -> None:
+    """A program that calls kernels, in a process of its own, ends well."""
+    finish(program, libraries=NUMBA, environment={"SPIKEGRAD_CACHE": str(cache)}, warnings="error")
 
 
 def machine_code(cache: Path) -> dict[Path, int]:
@@ -85,8 +79,8 @@ def machine_code(cache: Path) -> dict[Path, int]:
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that two processes have filled at once."""
     cache = tmp_path_factory.mktemp("cache")
-    for process in [launch(CALL, cache) for _ in range(2)]:
-        finish(process)
+    for process in ended(CALL, CALL, libraries=NUMBA, environment={"SPIKEGRAD_CACHE": str(cache)}, warnings="error"):
+        assert process.code == 0, process.err
     return cache
 
 
@@ -96,7 +90,7 @@ def test_two_processes_at_once_and_a_third_that_does_not_compile(filled):
     assert sorted(path.stem.rpartition("_")[0] for path in filled.rglob("*.py")) == sorted((*MODULES, PRINTED))
     assert {path.name.rpartition("_")[0] for path in before} == set(MODULES)
     assert not list(filled.rglob("*.tmp"))
-    finish(launch(CALL, filled))
+    called(CALL, filled)
     assert machine_code(filled) == before
 
 
@@ -115,11 +109,11 @@ def test_a_cache_that_others_can_write_to_is_not_used(where, tmp_path):
     import warnings
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
-        {textwrap.indent(textwrap.dedent(CALL), " " * 8).strip()}
+        {textwrap.indent(textwrap.dedent(FORWARD), " " * 8).strip()}
     told = [str(w.message) for w in caught if w.category is RuntimeWarning]
     assert len(told) == 1 and "others can write to it" in told[0] and "SPIKEGRAD_CACHE" in told[0], told
     """
-    finish(launch(script, tmp_path, warnings="default"))
+    called(script, tmp_path)
     assert not machine_code(tmp_path)
 
 
@@ -129,9 +123,9 @@ def test_unwritable_cache(tmp_path):
     (tmp_path / "folder").mkdir(mode=0o555)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    script = f"import tempfile\ntempfile.tempdir = {str(temporary)!r}\n{textwrap.dedent(CALL)}"
-    for process in [launch(script, tmp_path / place) for place in ("/proc/spikegrad", "file/below", "folder")]:
-        finish(process)
+    script = f"import tempfile\ntempfile.tempdir = {str(temporary)!r}\n{textwrap.dedent(FORWARD)}"
+    for place in ("/proc/spikegrad", "file/below", "folder"):
+        called(script, tmp_path / place)
     assert not any(temporary.iterdir()), "what a process compiles for itself is removed when it ends"
 
 
@@ -162,7 +156,7 @@ def test_damaged_files_are_not_trusted(turn, copied):
         assert paths
         for path in paths:
             damages[(k + turn) % 3](path)
-    finish(launch(CALL, copied))
+    called(CALL, copied)
 
 
 def test_missing_files_are_made_again_and_strange_ones_left_alone(copied, filled):
@@ -173,7 +167,7 @@ def test_missing_files_are_made_again_and_strange_ones_left_alone(copied, filled
     strange = [folder / name for name in ("numba.py", "torch.py", "math.py", "spikegrad_generated_forward_0.py")]
     for path in strange:
         path.write_text("raise SystemExit('this ran')")
-    finish(launch(CALL, copied))
+    called(CALL, copied)
     assert len(machine_code(copied)) == len(machine_code(filled))
     assert all(path.exists() for path in strange)
 
@@ -206,8 +200,8 @@ QUICK = """
 
 def test_the_first_call_of_all_is_quick(tmp_path):
     """Both passes; of the processor's time, which a busy machine hardly changes."""
-    assert float(finish(launch(QUICK, tmp_path))) < 4.0
-    assert float(finish(launch(QUICK, tmp_path))) < 0.5
+    for most in (4.0, 0.5):
+        assert float(finish(QUICK, environment={"SPIKEGRAD_CACHE": str(tmp_path)}, warnings="error")) < most
 
 
 # A neuron of the user's own, in a file.
@@ -293,7 +287,7 @@ def test_a_neuron_in_a_file_runs_fused(tmp_path):
     assert first != second
     assert names["compared"](cls) == first
     script = f"{COMPARED}\nsys.path.insert(0, {str(tmp_path)!r})\nfrom mine import Mine\nprint(compared(Mine))"
-    assert finish(launch(script, tmp_path / "cache")).strip() == repr(second)
+    assert finish(script, warnings="error").strip() == repr(second)
 
 
 def test_formulas_of_one_name_in_one_cache_keep_their_machine_code(tmp_path):
@@ -315,7 +309,8 @@ def test_formulas_of_one_name_in_one_cache_keep_their_machine_code(tmp_path):
     print(output.numbers.ravel().tolist())
     """
     for sign, expected in (("+", "[1.0, 1.5, 1.75]"), ("-", "[-1.0, -1.5, -1.75]")):
-        assert finish(launch(script.replace("SIGN", sign), tmp_path)).strip() == expected
+        printed = finish(script.replace("SIGN", sign), libraries=NUMBA, environment={"SPIKEGRAD_CACHE": str(tmp_path)}, warnings="error")
+        assert printed.strip() == expected
 
 
 # PyTorch's own thread pool does not survive a fork, so NumPy makes and sums what is large.
@@ -362,11 +357,17 @@ FORK = """
 """
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of processes with a cache of their own, which is empty before the first of them."""
+    return {"SPIKEGRAD_CACHE": str(tmp_path_factory.mktemp("shared"))}
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-@pytest.mark.parametrize("before", [True, False])
-def test_a_forked_process_runs_a_layer(before, tmp_path):
+@pytest.mark.parametrize("before", [False, True])
+def test_a_forked_process_runs_a_layer(before, shared):
     """Before and after the parent has run one."""
-    finish(launch(FORK.format(before=before), tmp_path))
+    finish(FORK.format(before=before), environment=shared, warnings="error")
 
 
 COMPILING = """
@@ -395,7 +396,7 @@ COMPILING = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_a_fork_while_another_thread_compiles(tmp_path):
     """The child inherits no lock that nobody there will ever release."""
-    finish(launch(COMPILING, tmp_path))
+    finish(COMPILING, environment={"SPIKEGRAD_CACHE": str(tmp_path)}, warnings="error")
 
 
 # A call as text.
@@ -420,11 +421,11 @@ def test_text_says_all_there_is_to_a_call(name):
         assert text.written(again) == text.written(call)
 
 
-def test_a_call_is_read_in_another_process(tmp_path):
+def test_a_call_is_read_in_another_process():
     """A compiled graph on disk holds a layer as text."""
     call = call_of(example("AdEx", spike=FastSigmoid(slope=3.0)), recorded=("u",))
     script = f"from spikegrad.kernels.text import read\nprint(read({text.written(call)!r}).key)"
-    assert finish(launch(script, tmp_path)).strip() == call.key
+    assert finish(script, warnings="error").strip() == call.key
 
 
 CODE = "__import__('os').abort()"
