@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.forked import NUMBA, finish
 
 pytest.importorskip("torch")
 pytest.importorskip("numba")
@@ -58,9 +57,7 @@ print("six")
 
 
 def first_calls(cache: Path) -> None:
-    environment = os.environ | {"SPIKEGRAD_CACHE": str(cache), "PYTHONPATH": os.pathsep.join(sys.path)}
-    found = subprocess.run([sys.executable, "-W", "error", "-c", FIRST], env=environment, capture_output=True, text=True, timeout=300)
-    assert (found.returncode, found.stdout) == (0, "six\n"), found.stderr[-3000:]
+    assert finish(FIRST, environment={"SPIKEGRAD_CACHE": str(cache)}, warnings="error", limit=300) == "six\n"
     written = [path.name for path in cache.rglob("spikegrad_generated_*.py")]
     assert len(written) == len({*written}) == 6  # with those of elementary functions and of the team
     assert not list(cache.rglob("*.tmp"))
@@ -120,11 +117,7 @@ assert not failed, failed
 def test_six_threads_call_first_in_jax():
     """There is one table of kernels, however many threads come before it is there."""
     pytest.importorskip("jax")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    found = subprocess.run(
-        [sys.executable, "-W", "error", "-c", FIRST_IN_JAX], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert found.returncode == 0, found.stderr[-3000:]
+    finish(FIRST_IN_JAX, libraries=NUMBA, warnings="error")
 
 
 HELD = """
@@ -164,11 +157,7 @@ for lock in (memory._lock, results._lock, LOCK):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_a_fork_while_another_thread_holds_a_lock():
     """A child that inherits a lock from a thread that it does not have would wait for it for ever."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    found = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", HELD], env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert found.returncode == 0, found.stderr[-3000:]
+    finish(HELD, warnings="ignore", limit=60)
 
 
 FULL = """
@@ -190,7 +179,5 @@ assert nn.LeakyIntegrator(0.5, backend="numba")(torch.ones(3, 1))[0].ravel().tol
 
 def test_a_full_disk_is_no_obstacle(tmp_path):
     """What cannot be written is compiled in memory."""
-    environment = os.environ | {"SPIKEGRAD_CACHE": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
-    found = subprocess.run([sys.executable, "-W", "error", "-c", FULL], env=environment, capture_output=True, text=True, timeout=120)
-    assert found.returncode == 0, found.stderr[-3000:]
+    finish(FULL, environment={"SPIKEGRAD_CACHE": str(tmp_path)}, warnings="error")
     assert not list(tmp_path.rglob("*.nb*"))
