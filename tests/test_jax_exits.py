@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import pytest
+from tests.forked import NUMBA, ended
 from tests.test_docs import ROOT, blocks
 
 pytest.importorskip("jax")
 pytest.importorskip("numba")
 
 PROGRAM = """
-import sys, time
+import time
 import jax, jax.numpy as jnp
 from spikegrad import jax as sj
 
-kind, wait, ending = sys.argv[1], float(sys.argv[2]), sys.argv[3]
 weights = jnp.ones((1024, 1024)) / 1024
 
 
@@ -37,49 +32,30 @@ def loss(x, a):
 function = jax.jit(loss if kind.endswith("forward") else jax.grad(loss))
 x = jnp.ones((100, 16, 1024))
 jax.block_until_ready(function(x, weights))
-results = [function(x, weights) for _ in range(12)]
+start = time.perf_counter()
+jax.block_until_ready(function(x, weights))
+count = min(12, 2 + int(0.3 / (time.perf_counter() - start)))  # which take longer than the end of Python, and hardly more
+results = [function(x, weights) for _ in range(count)]
 time.sleep(wait)
 print(sum(not result.is_ready() for result in results), flush=True)
 if ending == "error":
     raise SystemExit("as it should")
 """
-KINDS = ("forward", "gradient", "all to all forward", "all to all gradient")
-
-
-class Exit(NamedTuple):
-    """How a process ended: what it ran, how many calls were under way, and its code, or None if it did not end."""
-
-    kind: str
-    under_way: int
-    code: int | None
-    errors: str
-
-
-def ended(k: int) -> Exit:
-    """The `k`-th way to end: in the midst of other work each time, and every fifth by an error."""
-    kind, ending = KINDS[k % len(KINDS)], "error" if k % 5 == 4 else "end"
-    command = [sys.executable, "-c", PROGRAM, kind, str(k % 7 * 0.004), ending]
-    try:
-        process = subprocess.run(command, text=True, capture_output=True, timeout=240, check=False)
-    except subprocess.TimeoutExpired as timeout:
-        return Exit(kind, -1, None, str(timeout))
-    under_way = int(process.stdout.split()[0]) if process.stdout.split() else -1
-    right = process.returncode == (1 if ending == "error" else 0) and process.stderr.strip() == (
-        "as it should" if ending == "error" else ""
-    )
-    return Exit(kind, under_way, 0 if right else process.returncode or 1, "" if right else process.stderr)
+KINDS = ("forward", "all to all forward", "gradient", "all to all gradient")
 
 
 def exits(wanted: int) -> None:
-    """Let processes end until so many did with calls under way."""
+    """Let processes end until so many did with calls under way: in the midst of other work each time, and every fifth by an error."""
     counted, done = Counter[str](), 0
-    with ThreadPoolExecutor(2) as pool:
-        while counted.total() < wanted and done < 2 * wanted:
-            count = min(wanted - counted.total(), 20)
-            for found in pool.map(ended, range(done, done + count)):
-                assert found.code == 0, f"{found.kind}: {found.under_way} calls under way, code {found.code}\n{found.errors}"
-                counted[found.kind] += found.under_way > 0
-            done += count
+    while counted.total() < wanted and done < 2 * wanted:
+        two = [(KINDS[k % len(KINDS)], k % 7 * 0.004, "error" if k % 5 == 4 else "end") for k in (done, done + 1)]
+        programs = (f"kind, wait, ending = {each!r}\n{PROGRAM}" for each in two)
+        for (kind, _, ending), process in zip(two, ended(*programs, libraries=NUMBA, limit=240), strict=True):
+            under_way = int(process.out or -1)
+            right = (1, "as it should\n") if ending == "error" else (0, "")
+            assert (process.code, process.err) == right, f"{kind}: {under_way} calls under way, code {process.code}\n{process.err}"
+            counted[kind] += under_way > 0
+        done += 2
     print(f"{counted.total()} of {done} processes ended with calls under way, and none hung or aborted: {dict(counted)}")
     assert counted.total() >= wanted, f"only {counted.total()} of {done} processes had calls under way when they ended"
     assert all(counted[kind] for kind in KINDS)
@@ -98,5 +74,5 @@ def test_two_hundred_exits():
 def test_the_quickstart_ends():
     """As a script, in a process of its own, which ends while the last step may be under way."""
     (code,) = [block for _, block in blocks(ROOT / "README.md") if "from spikegrad.jax import" in block]
-    process = subprocess.run([sys.executable, "-c", code], env=os.environ, text=True, capture_output=True, timeout=240, check=False)
-    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    (process,) = ended(code, libraries=NUMBA, limit=240)
+    assert process == (0, "", "")
