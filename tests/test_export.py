@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 import warnings
 import zipfile
@@ -16,6 +14,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
+
+from tests.forked import ALL, finish  # noqa: E402
 
 from spikegrad import ATan, nn  # noqa: E402
 
@@ -187,19 +187,9 @@ for layer in (nn.Leaky(0.9), nn.RecurrentLeaky(3, 0.9), nn.LeakyIntegrator(0.9))
 """
 
 
-def alone(script: str, **environment: str) -> None:
-    found = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
-    )
-    assert found.returncode == 0, found.stderr[-3000:]
-
-
 def test_what_is_exported_to_onnx_is_the_plain_loop():
     pytest.importorskip("torch.onnx._internal.exporter._flags")
-    alone(ONNX)
+    finish(ONNX, libraries=ALL)
 
 
 @pytest.mark.parametrize("dynamo", [pytest.param(True, marks=pytest.mark.slow), False])  # the former also: tests/test_exported.py
@@ -258,13 +248,13 @@ MORE = {
 @pytest.mark.parametrize("net", NETS)
 def test_compiled_cold(net):
     """As the first thing in a process: nothing that a compiler cannot trace is left to a first call."""
-    alone(COLD.format(net=NETS[net]))
+    finish(COLD.format(net=NETS[net]), libraries=ALL)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("net", MORE)
 def test_every_layer_compiled_cold(net):
-    alone(COLD.format(net=MORE[net]))
+    finish(COLD.format(net=MORE[net]), libraries=ALL)
 
 
 def test_recurrent_layers_of_several_sizes_compile():
