@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.forked import ended
 
 pytest.importorskip("numba")
 torch = pytest.importorskip("torch")
@@ -153,8 +152,6 @@ SCRIPT = """
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_process_ends_while_its_workers_are_awake(alone):
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(SCRIPT.format(alone=alone))]
-    spinning = os.environ | {"OMP_WAIT_POLICY": "ACTIVE"}
-    for process in [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=spinning) for _ in range(2)]:
-        _, error = process.communicate(timeout=120)
-        assert (process.returncode, error) == (0, "")
+    script = SCRIPT.format(alone=alone)
+    for process in ended(script, script, before={"OMP_WAIT_POLICY": "ACTIVE"}, warnings="error"):
+        assert (process.code, process.err) == (0, "")
