@@ -7,10 +7,7 @@ its own; all kinds and layers share it.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -22,6 +19,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 
+from tests.forked import ALL, ended  # noqa: E402
 from torch._subclasses import FakeTensorMode  # noqa: E402
 from torch.autograd import forward_ad  # noqa: E402
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
@@ -407,10 +405,8 @@ print("all of them")
 
 
 def test_every_layer_in_modes_that_crashed():
-    found = subprocess.run(
-        [sys.executable, "-c", WALK], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    )
-    assert found.stdout.endswith("all of them\n"), (found.returncode, found.stdout[-200:], found.stderr[-2000:])
+    (found,) = ended(WALK, libraries=ALL)
+    assert found.out.endswith("all of them\n"), (found.code, found.out[-200:], found.err[-2000:])
 
 
 @pytest.mark.parametrize("kind", LAYERS)
