@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 
 from tests import test_modes as modes  # noqa: E402
+from tests.forked import ALL, ended  # noqa: E402
 
 from spikegrad import nn  # noqa: E402
 from spikegrad.compat import snntorch as snn  # noqa: E402
@@ -132,9 +130,8 @@ def walk(kinds: Sequence[str]) -> None:
 
 def require_all_right(kinds: Sequence[str]) -> None:
     program = f"from tests import test_modes_elsewhere as here; here.walk({list(kinds)!r})"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
-    assert found.stdout.endswith("all of them\n"), (found.returncode, found.stdout[-300:], found.stderr[-3000:])
+    (found,) = ended(program, libraries=ALL, limit=600)
+    assert found.out.endswith("all of them\n"), (found.code, found.out[-300:], found.err[-3000:])
 
 
 def test_every_kind_of_layer_in_every_mode():
