@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.forked import ALL, ended
 
 from spikegrad.training import Config, train
 
 PROGRAM = """
-import sys
 import torch
 from torch import distributed
 from spikegrad import nn
 
-rank, store = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 
@@ -78,26 +77,9 @@ distributed.destroy_process_group()
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch cannot distribute")
 def test_two_processes_train_as_one(tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(rank), str(tmp_path / "store")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for rank in range(2)
-    ]
-    found = []
-    try:
-        found += [process.communicate(timeout=240) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
-    for rank, (process, (out, err)) in enumerate(zip(started, found, strict=True)):
-        assert (process.returncode, out) == (0, f"DDP {rank}\nFSDP2 {rank}\n"), err[-3000:]
+    programs = [f"rank, store = {rank}, {str(tmp_path / 'store')!r}\n{PROGRAM}" for rank in range(2)]
+    for rank, process in enumerate(ended(*programs, libraries=ALL, limit=240)):
+        assert (process.code, process.out) == (0, f"DDP {rank}\nFSDP2 {rank}\n"), process.err[-3000:]
 
 
 LAUNCHERS = {"Lightning": ["-m"], "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]}
