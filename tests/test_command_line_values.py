@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from tests.forked import ALL, ended
 
 from spikegrad import MultiGaussian, Triangle, nn, plots
 from spikegrad.training import Config, evaluate, train
@@ -142,9 +142,10 @@ def test_a_neuron_s_file_imports_what_lies_beside_it(small, tmp_path, monkeypatc
         assert float(state) == pytest.approx(0.2 * decay + 0.2)
     assert not list(tmp_path.rglob("*.pyc"))
     outcome = train(Config(data=small, neuron=first, hidden=(4,), steps=3, epochs=1), tmp_path / "run")
-    code = "import sys; from spikegrad.training import *; p = sys.argv[1]; print(resume(p, epochs=2).epochs, evaluate(p).samples)"
-    done = subprocess.run([sys.executable, "-c", code, str(outcome.run.path)], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (done.stdout, done.stderr) == ("2 8\n", "")
+    place = f"import os; os.chdir({str(tmp_path)!r}); p = {str(outcome.run.path)!r}"
+    code = "from spikegrad.training import *; print(resume(p, epochs=2).epochs, evaluate(p).samples)"
+    (done,) = ended(f"{place}\n{code}", libraries=ALL)
+    assert (done.out, done.err) == ("2 8\n", "")
     (tmp_path / "a" / "shared.py").write_text("DECAY = 0.7\n")
     with pytest.raises(ValueError, match=r"own\.py:Own is no longer the neuron that .*run was trained with"):
         evaluate(outcome.run.path)
