@@ -2,12 +2,11 @@ import itertools
 import json
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from tests.forked import ALL, ended
 
 from spikegrad import ATan, plots
 from spikegrad.errors import InputError
@@ -39,7 +38,7 @@ torch.set_num_threads(1)
 from spikegrad.training import callbacks, module
 from spikegrad.cli import main
 
-where = sys.argv.pop(1)
+sys.argv[1:] = arguments
 step = module.SpikingModule.training_step
 save = callbacks.save_file
 
@@ -146,15 +145,15 @@ def test_evaluate_repeats_the_test(whole, small):
 def test_a_stopped_run_ends_with_the_same_weights(whole, small, tmp_path, where):
     run = Run(tmp_path / "run")
     options = ["--data", small, "--config", str(whole.run.path / "config.json"), "--out", str(run.path)]
-    stopped = subprocess.run([sys.executable, "-c", DIE, where, "train", *options], capture_output=True, text=True, check=False)
+    (stopped,) = ended(f"where, arguments = {where!r}, {['train', *options]!r}\n{DIE}", libraries=ALL)
     assert not (run.path / "results.json").exists()
     if where == "SIGINT":
-        assert stopped.returncode == 130
-        assert "Stopped, 2 epochs kept." in stopped.stdout
-        assert f"spikegrad train --resume {run.path}" in stopped.stdout
-        assert stopped.stderr == ""
+        assert stopped.code == 130
+        assert "Stopped, 2 epochs kept." in stopped.out
+        assert f"spikegrad train --resume {run.path}" in stopped.out
+        assert stopped.err == ""
     else:
-        assert stopped.returncode == -signal.SIGKILL, stopped.stderr
+        assert stopped.code == -signal.SIGKILL, stopped.err
     outcome = resume(run.path)
     assert_same_run(outcome.run, whole.run)
     assert not list(run.path.rglob("*.new"))
