@@ -6,13 +6,13 @@ import math
 import os
 import shutil
 import stat
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.forked import ALL, ended
 
 from spikegrad import Triangle, plots
 from spikegrad.cli import main
@@ -284,7 +284,7 @@ def test_ties_are_counted_and_said(small, tmp_path, told):
 
 
 STOPPED = """
-import os, signal, sys
+import os, signal
 from spikegrad.cli import main
 from spikegrad.training import run
 
@@ -302,10 +302,10 @@ main()
 
 def test_ctrl_c_after_the_last_epoch(small, finished, tmp_path):
     out = tmp_path / "run"
-    arguments = [sys.executable, "-c", STOPPED, "train", "--data", small, *TINY, "--out", str(out)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (130, "")
-    assert f"Stopped, 2 epochs kept. Continue with:\n  spikegrad train --resume {out}" in done.stdout
+    arguments = ["train", "--data", small, *TINY, "--out", str(out)]
+    (done,) = ended(f"import sys\nsys.argv[1:] = {arguments!r}\n{STOPPED}", libraries=ALL)
+    assert (done.code, done.err) == (130, "")
+    assert f"Stopped, 2 epochs kept. Continue with:\n  spikegrad train --resume {out}" in done.out
     assert not (out / "results.json").exists()
     resume(out)
     assert (out / "results.json").exists()
