@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.forked import finish
 
 from spikegrad import neurons
 from spikegrad.formulas import CATALOGUE as SURROGATES
@@ -19,12 +17,9 @@ pytest.importorskip("triton")
 
 def built(cases: list[str], folder: Path) -> list[dict[str, Any]]:
     """Facts of both passes of each case, from a process in which Triton compiles."""
-    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder)}
-    command = [sys.executable, "-m", "tests.ahead_of_time", *cases]
-    root = Path(__file__).parents[1]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False, timeout=1800)
-    assert ended.returncode == 0, ended.stderr
-    return [json.loads(line) for line in ended.stdout.splitlines()]
+    program = f"from tests.ahead_of_time import main\nmain({cases!r})"
+    printed = finish(program, environment={"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder)}, limit=1800)
+    return [json.loads(line) for line in printed.splitlines()]
 
 
 def require_sound(found: list[dict[str, Any]], count: int) -> None:
