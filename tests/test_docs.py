@@ -1,15 +1,14 @@
 """Every block of code of every page runs, and prints what it says it does; the tutorials do what they are shown to do."""
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import mpmath
 import numpy as np
 import pytest
+from tests.forked import ALL, finish
 
 from spikegrad import Positive, Surrogate, vocabulary
 
@@ -83,12 +82,8 @@ def test_the_surrogate_of_contributing_is_what_its_tables_say():
 def test_tutorial_prints_what_is_kept(path):
     """Each cell; numbers are those of a machine, so that only where they stand is compared, and the tutorials assert what matters."""
     if path.stem == "9_devices":  # how many devices there are is decided before JAX starts
-        code = "import sys, pathlib, cells; [print(cells.MARK + out, end='') for out, _ in cells.run(pathlib.Path(sys.argv[1]))]"
-        command = [sys.executable, "-c", code, str(path)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        printed = cells.cells(done.stdout)
+        code = f"import pathlib, cells; [print(cells.MARK + out, end='') for out, _ in cells.run(pathlib.Path({str(path)!r}))]"
+        printed = cells.cells(finish(code, libraries=ALL))
     else:
         printed = [out for out, _ in cells.run(path)]
     assert [shape(each) for each in printed] == [shape(each) for each in cells.kept(path)]
