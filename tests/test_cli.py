@@ -119,7 +119,7 @@ def test_train_prints_and_evaluate_repeats(finished, capsys):
 
 def test_train_says_where_everything_is(finished, capsys, tmp_path):
     out = tmp_path / "again"
-    arguments = ["--config", str(finished / "run" / "config.json"), "--epochs", "2", "--out", str(out)]
+    arguments = ["--config", str(finished / "run" / "config.json"), "--epochs", "2", "--pictures", "none", "--out", str(out)]
     assert run(["train", *arguments]) == 0
     printed = capsys.readouterr()
     assert re.search(r"training +\d+\.\d s, 2 epochs", printed.out)
@@ -204,7 +204,7 @@ def test_a_neuron_of_ones_own_is_shown_plotted_and_trained(finished, tmp_path, c
     assert shown.startswith("Own(tau=3.0)\n\nStep, from current, v\n  s = fire(v + current / tau - 1)")
     assert "Elsewhere" not in shown
     assert run(["plot", f"{own}(tau=3)", "--out", str(tmp_path / "own.png")]) == 0
-    data = ["--data", str(finished / "own.npz"), "--hidden", "4", "--epochs", "1"]
+    data = ["--data", str(finished / "own.npz"), "--hidden", "4", "--epochs", "1", "--pictures", "none"]
     with pytest.raises(InputError, match="Own needs a value for tau, as in tau=1"):
         run(["train", *data, "--neuron", own])
     chosen = ["--neuron", own, "--set", "tau=3", "--set", "slope=5", "--learn", "tau,slope"]

@@ -320,7 +320,7 @@ def test_data_in_time(tmp_path):
     y = np.arange(60) % 2
     x = np.random.default_rng(0).random((60, 7, 3)) < 0.2 + 0.5 * y[:, None, None]
     np.savez(tmp_path / "series.npz", x=x, y=y)
-    outcome = train(Config(data=str(tmp_path / "series.npz"), hidden=(8,), epochs=1), tmp_path / "run")
+    outcome = train(Config(data=str(tmp_path / "series.npz"), hidden=(8,), epochs=1, pictures="none"), tmp_path / "run")
     assert Config.read(outcome.run.path / "config.json").steps == 7
     with pytest.raises(InputError, match="`steps` is 9, but the data have 7"):
         train(Config(data=str(tmp_path / "series.npz"), steps=9), tmp_path / "other")
