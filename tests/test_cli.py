@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from spikegrad import ATan, neurons
+from spikegrad import ATan, FastSigmoid, neurons
 from spikegrad.cli import main
 from spikegrad.cli.app import run
 from spikegrad.errors import InputError
@@ -207,14 +207,14 @@ def test_a_neuron_of_ones_own_is_shown_plotted_and_trained(finished, tmp_path, c
     data = ["--data", str(finished / "own.npz"), "--hidden", "4", "--epochs", "1", "--pictures", "none"]
     with pytest.raises(InputError, match="Own needs a value for tau, as in tau=1"):
         run(["train", *data, "--neuron", own])
-    chosen = ["--neuron", own, "--set", "tau=3", "--set", "slope=5", "--learn", "tau,slope"]
+    chosen = ["--neuron", own, "--surrogate", "FastSigmoid", "--set", "tau=3", "--set", "slope=5", "--learn", "tau,slope"]
     assert run(["train", *data, *chosen, "--out", str(tmp_path / "a")]) == 0
     config = Config.read(tmp_path / "a" / "config.json")
     assert (config.cell.tau, config.spike.slope, config.alpha, config.threshold) == (3.0, 5.0, None, None)
     # What was set of the neuron is left behind with it.
     again = ["--config", str(tmp_path / "a" / "config.json"), "--neuron", "Adaptive", "--learn", "rho", "--out", str(tmp_path / "b")]
     assert run(["train", *again]) == 0
-    assert Config.read(tmp_path / "b" / "config.json").cell == neurons.Adaptive(0.9, spike=ATan(5.0))
+    assert Config.read(tmp_path / "b" / "config.json").cell == neurons.Adaptive(0.9, spike=FastSigmoid(5.0))
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])

@@ -138,7 +138,7 @@ def test_a_neuron_s_file_imports_what_lies_beside_it(small, tmp_path, monkeypatc
     sys.path[:] = path
     assert neuron_class(second) is b
     for kind, decay in ((a, 0.5), (b, 0.25)):  # though both have a `shared`
-        _, state = nn.Layer(kind(reset="zero"))(torch.full((2, 1, 1), 0.1))
+        _, state = nn.Layer(kind(reset="zero"), backend="reference")(torch.full((2, 1, 1), 0.1))
         assert float(state) == pytest.approx(0.2 * decay + 0.2)
     assert not list(tmp_path.rglob("*.pyc"))
     outcome = train(Config(data=small, neuron=first, hidden=(4,), steps=3, epochs=1), tmp_path / "run")
