@@ -84,7 +84,7 @@ def ended(
     before: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
     warnings: str = "",
-    limit: int = 120,
+    limit: int = 300,
 ) -> list[Ended]:
     """Run programs at once and wait for them.
 
