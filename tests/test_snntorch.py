@@ -8,6 +8,8 @@ from spikegrad import ATan, nn
 snn = pytest.importorskip("snntorch")
 
 STEPS, BATCH, FEATURES = 25, 4, 5
+FUSED = (("Leaky", "subtract"), ("Synaptic", "zero"))
+"""Layers whose kernels are compared; those of the others are compared with the plain loop in test_kernels.py."""
 
 
 def gradients(outputs, inputs):
@@ -27,7 +29,9 @@ def test_delayed_reset_is_snntorch(kind, reset, seed):
     decays = {"beta": 0.85} if kind == "Leaky" else {"alpha": 0.7, "beta": 0.85}
     learned = {f"learn_{name}": True for name in (*decays, "threshold")}
     theirs = getattr(snn, kind)(**decays, **learned, threshold=0.9, reset_mechanism=reset, spike_grad=snn.surrogate.atan(alpha=2.0))
-    ours = getattr(nn, kind)(**decays, **learned, threshold=0.9, reset=reset, reset_delay=True, spike_at_threshold=False, spike=ATan(2.0))
+    backend = "numba" if (kind, reset) in FUSED else "reference"
+    options = {"reset": reset, "reset_delay": True, "spike_at_threshold": False, "spike": ATan(2.0), "backend": backend}
+    ours = getattr(nn, kind)(**decays, **learned, threshold=0.9, **options)
     # The learned coordinate rounds the value by an ulp; bit for bit means the same numbers in.
     for name in decays:
         getattr(theirs, name).data.copy_(getattr(ours, name).detach())
