@@ -50,7 +50,7 @@ def test_every_sample_is_as_by_itself(name, given, backend):
     x, weights = sequence().requires_grad_(), torch.randn(8, 6, 4)
     start = None
     if given:
-        start = tuple(torch.rand(6, 4).requires_grad_() for _ in parts(layer(torch.zeros(1, 6, 4))[1]))
+        start = tuple(torch.rand(6, 4).requires_grad_() for _ in parts(layer(torch.zeros(1, 6, 4), record=True)[1]))
     spikes, state, u = layer(x, start, record=True, lengths=torch.tensor(LENGTHS))
     wanted = [x, *layer.parameters(), *(start or ())]
     found = torch.autograd.grad(loss(spikes, state, u, weights), wanted)
@@ -70,7 +70,7 @@ def test_every_sample_is_as_by_itself(name, given, backend):
     for ours, alone in zip(found, expected, strict=True):
         assert alone.abs().sum() > 0
         torch.testing.assert_close(ours, alone)
-    assert type(state) is type(layer(torch.zeros(1, 6, 4))[1])
+    assert type(state) is type(layer(torch.zeros(1, 6, 4), record=True)[1])
 
 
 def test_equal_lengths_are_no_lengths_and_samples_may_have_more_dimensions():
