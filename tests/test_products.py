@@ -272,17 +272,21 @@ def test_in_jax(rate, dtype):
     with jax.enable_x64(dtype == "float64"):
         numbers = {name: jax.numpy.asarray(getattr(layer, name).detach().numpy()) for name in ("beta", "threshold")}
 
-        def run(currents: Any, weights: Any, state: Any) -> Any:
+        def run(currents: Any, weights: Any, state: Any, numbers: Any) -> Any:
             out = jax.tree.leaves(sj.recurrent_leaky(currents, weights, **numbers, spike=ATan(), state=state, backend="numba"))
             return sum((x * jax.numpy.asarray(r.numpy(), x.dtype)).sum() for x, r in zip(out, random, strict=True)), out
 
         given = [jax.numpy.asarray(x.detach().numpy().astype(dtype)) for x in (currents, layer.weight, *state)]
-        derived = jax.jit(jax.value_and_grad(run, (0, 1, 2), has_aux=True))
-        (_, found), gradients = derived(given[0], given[1], tuple(given[2:]))
+        derived = jax.jit(jax.value_and_grad(run, (0, 1, 2, 3), has_aux=True))
+        (_, found), (*gradients, of_numbers) = derived(given[0], given[1], tuple(given[2:]), numbers)
     for a, b in zip(found, wanted.outputs, strict=True):
         np.testing.assert_array_equal(a, b.numpy())
     eps = np.finfo(dtype).eps
-    for a, name in zip(jax.tree.leaves(gradients), ("currents", "weight", "state 0", "state 1"), strict=True):
+    beta, theta = (np.asarray(numbers[name]) for name in ("beta", "threshold"))
+    of_beta, of_theta = (np.asarray(of_numbers[name]) for name in ("beta", "threshold"))
+    gradients += [of_beta * beta * (1 - beta), of_theta * theta]  # by what PyTorch learns of them
+    names = ("currents", "weight", "state 0", "state 1", "beta_logit", "threshold_log")
+    for a, name in zip(jax.tree.leaves(gradients), names, strict=True):
         b = wanted.gradients[name].numpy()
         np.testing.assert_allclose(a, b, rtol=0, atol=200 * float(np.float64(eps)) * max(1.0, float(np.abs(b).max())), err_msg=name)
 
