@@ -235,7 +235,7 @@ def test_gradients_however_they_arrive(arriving):
     x = uniform(*SHAPE).mul_(0.6).requires_grad_()
     found: list[list[Tensor]] = []
     for backend in ("triton", "reference"):
-        layer = nn.Leaky(0.9, learn_beta=True, backend=backend).to(DEVICE)
+        layer = nn.Leaky(0.9, learn_threshold=True, backend=backend).to(DEVICE)
         spikes, v = layer(x)
         if arriving == "sum":
             spikes.sum().backward()
@@ -244,7 +244,7 @@ def test_gradients_however_they_arrive(arriving):
         else:
             spikes.backward(uniform(2, 35, 11).permute(2, 0, 1))
         assert x.grad is not None
-        found.append([x.grad, layer.beta_logit.grad])
+        found.append([x.grad, layer.threshold_log.grad])
         x.grad = None
     assert all(grad.abs().max() > 0 for grad in found[1])
     torch.testing.assert_close(*found)
@@ -423,6 +423,21 @@ class Named(Neuron):
 
 def test_numbers_called_like_functions():
     compare(Named(), [uniform(19, 2, 67) * 2], exact=False, learn=("exp", "turned", "inside"))
+
+
+class Passing(Neuron):
+    """A state that is, unchanged, the next value of another."""
+
+    near: State = 0.0
+    far: State = 0.0
+
+    def step(self, current: Any, near: Any, far: Any) -> Step:
+        u = current + 0.5 * far
+        return Step(self.fire(u - 1), near=u, far=near, u=u)
+
+
+def test_states_are_handed_on_at_once():
+    compare(Passing(), [uniform(*SHAPE) * 1.5])
 
 
 class Elementary(Neuron):
