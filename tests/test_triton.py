@@ -129,8 +129,13 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "reset_delay": (False, True),
 }
 FEW = pairwise(OPTIONS, allowed=lambda name, value, row: name != "reset_delay" or row["kind"] == "Leaky")
-EVERY = [dict(zip(OPTIONS, values, strict=True)) for values in itertools.product(*OPTIONS.values())]
-MORE = [row for row in EVERY if row not in FEW and (row["kind"] == "Leaky" or not row["reset_delay"])]
+DELAYS = {"Leaky": OPTIONS["reset_delay"], "Adaptive": (None,)}
+EVERY = [
+    dict(zip(OPTIONS, (kind, *values), strict=True))
+    for kind in OPTIONS["kind"]
+    for values in itertools.product(*[*OPTIONS.values()][1:-1], DELAYS[kind])
+]
+MORE = [row for row in EVERY if row not in FEW]
 
 
 @pytest.mark.parametrize("options", [*FEW, *(pytest.param(row, marks=pytest.mark.slow) for row in MORE)], ids=str)
