@@ -596,8 +596,10 @@ def test_a_surrogate_of_spikegrad_itself_fires_at_the_threshold(threshold):
     written = Tutorial(
         leaky(ours, spike_grad=ATan(), learn_threshold=False, threshold=threshold), leaky(ours, spike_grad=Spike(ATan(), learn="slope"))
     )
-    fused = fuse(dyadic(written), inputs())
-    x, y = (inputs().requires_grad_() for _ in range(2))
+    nn.init.zeros_(dyadic(written).fc1.bias)
+    fused, given = fuse(written, inputs()), inputs()
+    given[0] = 0.0  # whose potential is 0, the threshold
+    x, y = (given.clone().requires_grad_() for _ in range(2))
     same(written(x), written, fused(y), fused, x, y)
     assert fused.report()["lif1"] == "fused"
     assert fused.report()["lif2"] == "step loop, because its spike_grad, a Spike, is run as it is"
