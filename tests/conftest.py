@@ -197,6 +197,22 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         )
 
 
+FAST = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+"""Options of `jax.jit` for what runs once: XLA makes it in a quarter of the time, and need not make it fast."""
+
+
+def once(f: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of JAX arrays gives, compiled in one go: its operations one by one take far longer to compile."""
+    import jax
+
+    return jax.jit(f, compiler_options=FAST)(*arguments)
+
+
 def pairwise(
     choices: Mapping[str, Sequence[Any]],
     *,
