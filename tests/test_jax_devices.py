@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.conftest import FAST
 
 pytest.importorskip("jax")
 pytest.importorskip("numba")
@@ -17,7 +18,8 @@ HERE = Path(__file__).parent
 
 
 def test_on_four_devices():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    options = {"xla_force_host_platform_device_count": 4, **FAST}
+    flags = {"XLA_FLAGS": " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())}
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(HERE / "on_devices.py")]
     process = subprocess.run(command, env=os.environ | flags, cwd=HERE.parent, text=True, capture_output=True, timeout=500, check=False)
     assert process.returncode == 0, process.stdout[-20000:] + process.stderr[-2000:]
