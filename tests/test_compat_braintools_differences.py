@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.conftest import once
 
 _x64 = jax.config.jax_enable_x64
 theirs = pytest.importorskip("braintools.surrogate")
@@ -33,12 +34,6 @@ def x64() -> Iterator[None]:
 
 def gradient(f, x):
     return jax.grad(lambda x: f(x).sum())(x)
-
-
-def once(f, *arguments):
-    """Compiled in one go, and not made fast: what runs once takes longer to compile than to run."""
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(f, compiler_options=options)(*arguments)
 
 
 def second(f, x):
@@ -75,9 +70,9 @@ def constant(module, values):
 
 def test_b2_mapping_over_another_axis():
     def mapped(spike, x):
-        return gradient(lambda x: jax.vmap(spike, in_axes=1, out_axes=1)(x), x)
+        return once(lambda x: gradient(lambda x: jax.vmap(spike, in_axes=1, out_axes=1)(x), x), x)
 
-    square, wide = jnp.zeros((4, 4)), jnp.zeros((4, 3))
+    square, wide = np.zeros((4, 4)), np.zeros((4, 3))
     right = np.tile(np.arange(1.0, 5.0)[:, None], 4)
     values = [1.0, 2.0, 3.0, 4.0]
     assert np.array_equal(mapped(constant(theirs, values), square), right.T)
@@ -151,14 +146,23 @@ def test_b5_gradient_of_a_parameter():
     to any loss. Ours is the gradient of `surrogate_fun`, as for every surrogate of spikegrad."""
     x, alpha = jnp.asarray(0.3), 4.0
 
-    def of_alpha(module, x):
-        return jax.grad(lambda alpha: module.sigmoid(x, alpha=alpha))(alpha)
+    def of_alpha(x, alpha):
+        def by_alpha(f):
+            return jax.grad(f)(alpha)
 
-    assert of_alpha(theirs, x) == pytest.approx(0.0632, abs=1e-4)
-    np.testing.assert_allclose(of_alpha(theirs, x), jax.grad(lambda a: theirs.Sigmoid(a).surrogate_grad(x))(alpha), rtol=1e-12)
+        return (
+            by_alpha(lambda alpha: theirs.sigmoid(x, alpha=alpha)),
+            by_alpha(lambda alpha: ours.sigmoid(x, alpha=alpha)),
+            by_alpha(lambda alpha: theirs.Sigmoid(alpha).surrogate_grad(x)),
+            by_alpha(lambda alpha: theirs.Sigmoid(alpha).surrogate_fun(x)),
+        )
+
+    peer, mine, of_bump, of_function = once(of_alpha, x, alpha)
+    assert peer == pytest.approx(0.0632, abs=1e-4)
+    np.testing.assert_allclose(peer, of_bump, rtol=1e-12)
     s = 1 / (1 + np.exp(-alpha * 0.3))
-    np.testing.assert_allclose(of_alpha(ours, x), 0.3 * s * (1 - s), rtol=1e-12)
-    np.testing.assert_allclose(of_alpha(ours, x), jax.grad(lambda a: theirs.Sigmoid(a).surrogate_fun(x))(alpha), rtol=1e-12)
+    np.testing.assert_allclose(mine, 0.3 * s * (1 - s), rtol=1e-12)
+    np.testing.assert_allclose(mine, of_function, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -206,14 +210,12 @@ def test_b5_parameters_of_a_users_class():
     x, alpha = 0.3, 2.0
     bump = -x * np.exp(-alpha * x)
 
-    def direct(made):
-        return jax.grad(lambda alpha: made(alpha)(x))(alpha)
+    def direct_and_through(made, alpha):
+        return jax.grad(lambda alpha: made(alpha)(x))(alpha), jax.grad(lambda alpha: jax.grad(made(alpha))(x))(alpha)
 
-    def through(made):
-        return jax.grad(lambda alpha: jax.grad(made(alpha))(x))(alpha)
-
-    assert (direct(own(theirs)), through(own(theirs))) == (pytest.approx(bump), pytest.approx(bump))
-    assert (direct(own(ours)), through(own(ours))) == (0, pytest.approx(bump))
+    peer, mine = once(lambda alpha: [direct_and_through(own(module), alpha) for module in (theirs, ours)], alpha)
+    assert peer == (pytest.approx(bump), pytest.approx(bump))
+    assert mine == (0, pytest.approx(bump))
 
 
 def blocks(text):
@@ -272,23 +274,26 @@ def test_b6_documented_code_runs(monkeypatch):
 
 
 def test_b6_what_the_other_names_mean():
-    x = jnp.linspace(-3, 3, 61)
     assert ours.PiecewiseLeakyRelu(c=0.01, alpha=2.0) == ours.PiecewiseLeakyRelu(c=0.01, w=2.0)
     assert ours.MultiGaussianGrad(h=0.15, s=6.0, gamma=0.25) == ours.MultiGaussianGrad(h=0.15, s=6.0, scale=0.25)
-    assert np.array_equal(gradient(lambda x: ours.multi_gaussian_grad(x, gamma=0.25), x), gradient(ours.MultiGaussianGrad(scale=0.25), x))
-    assert np.array_equal(
-        gradient(lambda x: ours.piecewise_leaky_relu(x, alpha=jnp.asarray(2.0)), x), gradient(ours.PiecewiseLeakyRelu(w=2.0), x)
-    )
+    named = lambda x: ours.multi_gaussian_grad(x, gamma=0.25), lambda x: ours.piecewise_leaky_relu(x, alpha=jnp.asarray(2.0))
+    alike = ours.MultiGaussianGrad(scale=0.25), ours.PiecewiseLeakyRelu(w=2.0)
+    pairs = list(zip(named, alike, strict=True))
+    for slopes in once(lambda x: [(gradient(f, x), gradient(g, x)) for f, g in pairs], np.linspace(-3, 3, 61)):
+        assert np.array_equal(*slopes)
     # The height inside the window is that of the code, 1 / (2w), which makes the area 1, not that of the class's documentation, 1 / w.
-    assert ours.PiecewiseLeakyRelu(w=2.0).surrogate_grad(0.0) == theirs.PiecewiseLeakyRelu(w=2.0).surrogate_grad(0.0) == 0.25
+    heights = once(lambda: [module.PiecewiseLeakyRelu(w=2.0).surrogate_grad(0.0) for module in (ours, theirs)])
+    assert heights == [0.25, 0.25]
 
 
 def test_b7_every_surrogate_has_its_function():
-    for name in ("ReluGrad", "GaussianGrad", "MultiGaussianGrad", "InvSquareGrad", "SlayerGrad"):
+    without = "ReluGrad", "GaussianGrad", "MultiGaussianGrad", "InvSquareGrad", "SlayerGrad"
+    for name in without:
         with pytest.raises(NotImplementedError):
             getattr(theirs, name)().surrogate_fun(POINTS)
-        slope = jax.vmap(jax.grad(getattr(ours, name)().surrogate_fun))(POINTS)
-        np.testing.assert_allclose(slope, getattr(ours, name)().surrogate_grad(POINTS), rtol=1e-12)
+    spikes = [getattr(ours, name)() for name in without]
+    for slope, bump in once(lambda x: [(gradient(spike.surrogate_fun, x), spike.surrogate_grad(x)) for spike in spikes], POINTS):
+        np.testing.assert_allclose(slope, bump, rtol=1e-12)
 
 
 def test_b8_errors_that_say_what_is_wrong():
@@ -326,9 +331,10 @@ def test_b8_errors_that_say_what_is_wrong():
 def test_t10_tail_of_the_logistic():
     """Theirs multiplies s by 1 - s, which has lost its digits where s is near 1; in half precision it is gone altogether."""
     for dtype, x, lost in (("float32", 4.0, 5e-2), ("bfloat16", 2.0, 1.0), ("float16", 3.0, 1.0)):
-        exact = theirs.Sigmoid().surrogate_grad(jnp.asarray(-x))
-        assert abs(float(gradient(theirs.Sigmoid(), jnp.asarray([x], dtype))[0]) / exact - 1) >= lost
-        assert abs(float(gradient(ours.Sigmoid(), jnp.asarray([x], dtype))[0]) / exact - 1) <= float(jnp.finfo(dtype).eps)
+        exact = 4 * np.exp(-4 * x) / (1 + np.exp(-4 * x)) ** 2
+        peer, mine = once(lambda x: [gradient(module.Sigmoid(), x)[0] for module in (theirs, ours)], jnp.asarray([x], dtype))
+        assert abs(float(peer) / exact - 1) >= lost
+        assert abs(float(mine) / exact - 1) <= float(jnp.finfo(dtype).eps)
 
 
 def test_t11_no_negative_gradient_at_the_end_of_the_window():
@@ -373,22 +379,31 @@ def test_t13_infinite_potentials():
 
 def test_s2nn_epsilon():
     """Theirs adds it in the logarithm of the function, which then has not quite the gradient that it stands for."""
-    x, epsilon = POINTS[4:], 0.1
+    epsilon = 0.1
     peer, mine = theirs.S2NN(epsilon=epsilon), ours.S2NN(epsilon=epsilon)
-    wrong = jax.vmap(jax.grad(peer.surrogate_fun))(x) - peer.surrogate_grad(x)
-    assert np.abs(wrong).min() > 0.01
-    np.testing.assert_allclose(jax.vmap(jax.grad(mine.surrogate_fun))(x), peer.surrogate_grad(x), rtol=1e-12)
-    assert np.abs(theirs.S2NN().surrogate_fun(POINTS) - ours.S2NN().surrogate_fun(POINTS)).max() <= 1e-8
+
+    def compute(x):
+        functions = theirs.S2NN().surrogate_fun(x), ours.S2NN().surrogate_fun(x)
+        return gradient(peer.surrogate_fun, x[4:]), gradient(mine.surrogate_fun, x[4:]), peer.surrogate_grad(x[4:]), functions
+
+    of_peer, of_mine, bump, functions = once(compute, POINTS)
+    assert np.abs(of_peer - bump).min() > 0.01
+    np.testing.assert_allclose(of_mine, bump, rtol=1e-12)
+    assert np.abs(np.subtract(*functions)).max() <= 1e-8
 
 
 def test_q_pseudo_spike_at_threshold():
     """The derivative of their function is 0 exactly at threshold, since sign(0) is; the bump is 1 there."""
-    assert jax.grad(theirs.QPseudoSpike().surrogate_fun)(0.0) == 0
-    assert jax.grad(ours.QPseudoSpike().surrogate_fun)(0.0) == ours.QPseudoSpike().surrogate_grad(0.0) == 1
+    peer, mine = theirs.QPseudoSpike(), ours.QPseudoSpike()
+    assert once(lambda x: (jax.grad(peer.surrogate_fun)(x), jax.grad(mine.surrogate_fun)(x), mine.surrogate_grad(x)), 0.0) == (0, 1, 1)
 
 
 def test_whole_numbers_do_not_wrap():
     """Squaring minus a byte."""
-    x = jnp.asarray([1], jnp.uint8)
-    assert theirs.GaussianGrad().surrogate_grad(x)[0] > 1e200
-    np.testing.assert_allclose(ours.GaussianGrad().surrogate_grad(x), ours.GaussianGrad().surrogate_grad(1.0), rtol=1e-12)
+
+    def bumps(x):
+        return theirs.GaussianGrad().surrogate_grad(x), ours.GaussianGrad().surrogate_grad(x), ours.GaussianGrad().surrogate_grad(1.0)
+
+    wrong, right, wanted = once(bumps, jnp.asarray([1], jnp.uint8))
+    assert wrong[0] > 1e200
+    np.testing.assert_allclose(right, wanted, rtol=1e-12)
