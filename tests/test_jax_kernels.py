@@ -403,7 +403,7 @@ def test_donated_arguments():
 def test_what_is_saved_for_the_backward_pass():
     """The inputs; with all-to-all connections the spikes and one value a neuron and step besides."""
     for case, most in ((LEAKY, 1), (FED, 3)):
-        given = arrays(case._replace(each=(), record=()), (50, 4, 8))
+        given = arrays(case, (50, 4, 8))
         _, transpose = jax.vjp(lambda x, case=case, given=given: layer(case, {**given, "currents": x}, "numba")[0], given["currents"])
         saved = sum(leaf.size for leaf in jax.tree.leaves(transpose) if hasattr(leaf, "size"))
         assert saved <= most * 50 * 4 * 8 + 8 * 8 + 4 * 4 * 8
