@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from tests.conftest import once
 
 import spikegrad
 
@@ -51,7 +52,6 @@ VALUES = {
     "SlayerGrad": SLOPES,
 }
 WITHOUT_FUNCTION = {"ReluGrad", "GaussianGrad", "MultiGaussianGrad", "InvSquareGrad", "SlayerGrad"}
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @pytest.fixture(autouse=True)
@@ -74,11 +74,6 @@ def array(x):
 
 def gradient(f, x):
     return jax.grad(lambda x: f(x).sum())(x)
-
-
-def once(f, *arguments):
-    """Compiled in one go, and not made fast: what runs once takes longer to compile than to run."""
-    return jax.jit(f, compiler_options=FAST)(*arguments)
 
 
 def close(got, wanted, relative=1e-12, eps=2.0**-52, least=0.0):
@@ -137,19 +132,25 @@ def test_value_and_gradient(name, dtype):
 
 
 def test_positional_arguments():
-    x = jnp.linspace(-1, 1, 9)
-    for name, given in {"S2NN": (3.0, 0.5, 1e-6), "GaussianGrad": (0.3, 1.7), "MultiGaussianGrad": (0.3, 2.2, 0.8, 1.0)}.items():
-        close(gradient(getattr(ours, name)(*given), x), gradient(getattr(theirs, name)(*given), x))
-    close(gradient(lambda x: ours.relu_grad(x, 1.7, 0.6), x), gradient(lambda x: theirs.relu_grad(x, 1.7, 0.6), x))
+    cases = {"S2NN": (3.0, 0.5, 1e-6), "GaussianGrad": (0.3, 1.7), "MultiGaussianGrad": (0.3, 2.2, 0.8, 1.0)}
+
+    def gradients(module, x):
+        return [
+            *(gradient(getattr(module, name)(*given), x) for name, given in cases.items()),
+            gradient(lambda x: module.relu_grad(x, 1.7, 0.6), x),
+        ]
+
+    for got, wanted in zip(*once(lambda x: (gradients(ours, x), gradients(theirs, x)), np.linspace(-1, 1, 9)), strict=True):
+        close(got, wanted)
 
 
 def test_end_of_a_window():
     """The potential 0.3 of float32 lies inside a window of 0.3, for both; that of bfloat16, 0.30078, outside, since ours is exact."""
     peer, mine = theirs.PiecewiseLeakyRelu(c=0.0, w=0.3), ours.PiecewiseLeakyRelu(c=0.0, w=0.3)
     for dtype, of_theirs, of_ours in (("float32", 1 / 0.6, 1 / 0.6), ("bfloat16", 1.664, 0.0)):
-        x = jnp.asarray([0.3], dtype)
-        assert array(gradient(peer, x)) == pytest.approx(of_theirs, rel=1e-3)
-        assert array(gradient(mine, x)) == pytest.approx(of_ours, rel=1e-3)
+        slopes = once(lambda x: (gradient(peer, x), gradient(mine, x)), jnp.asarray([0.3], dtype))
+        assert array(slopes[0]) == pytest.approx(of_theirs, rel=1e-3)
+        assert array(slopes[1]) == pytest.approx(of_ours, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -173,15 +174,19 @@ def test_scalars_and_numpy():
     """What braintools takes beside JAX arrays gives the same array of the same dtype; whole numbers stay whole and have no gradient."""
     given = [0.3, -0.3, 1, -1, np.float32(0.2), np.float64(-0.2), np.array([0.1, -0.2]), np.arange(2) - 1, np.zeros((2, 0))]
     given += [jnp.arange(2) - 1, jnp.asarray([1, 0], jnp.uint8), np.array([0.5, -0.5], ml_dtypes.bfloat16), np.array([0.5], np.float16)]
-    for x in given:
-        for name in ("Sigmoid", "SlayerGrad"):
-            mine, peer = getattr(ours, name)()(x), getattr(theirs, name)()(x)
-            assert isinstance(mine, jax.Array)
-            assert (mine.dtype, mine.shape) == (peer.dtype, peer.shape)
-            assert np.array_equal(mine, peer)
-            grad, peer = getattr(ours, name)().surrogate_grad(x), getattr(theirs, name)().surrogate_grad(x)
-            if grad.dtype.itemsize == 8:
-                close(grad, peer)
+    cases = [(name, x) for x in given for name in ("Sigmoid", "SlayerGrad")]
+
+    def everything():  # the numbers and arrays are not its arguments, which would be arrays of JAX
+        made = [(getattr(ours, name)(), getattr(theirs, name)(), x) for name, x in cases]
+        assert all(isinstance(mine(x), jax.Array) for mine, _, x in made)
+        return [((mine(x), peer(x)), (mine.surrogate_grad(x), peer.surrogate_grad(x))) for mine, peer, x in made]
+
+    for (mine, peer), (grad, wanted) in once(everything):
+        assert (mine.dtype, mine.shape) == (peer.dtype, peer.shape)
+        assert np.array_equal(mine, peer)
+        if grad.dtype.itemsize == 8:
+            close(grad, wanted)
+    assert isinstance(ours.Sigmoid()(0.3), jax.Array)
     with pytest.raises(TypeError, match="requires real- or complex-valued inputs"):
         jax.grad(ours.Sigmoid())(1)
     with pytest.raises(TypeError, match=r"must be a JAX or NumPy array or a number, got builtins.list"):
@@ -245,17 +250,25 @@ def test_transforms(made, parameter, points, transforms, expected):
     alpha = {"number": 2.0, "array": jnp.asarray(2.0), "traced": jnp.asarray(2.0), "per neuron": jnp.full(8, 2.0)}[parameter]
     x, fixed = jnp.asarray(points), parameter in ("number", "array")
     run = (lambda x, _: everything(x, alpha)) if fixed else everything
-    got = jax.jit(run, compiler_options=FAST)(x, jnp.asarray(alpha))
+    got = once(run, x, jnp.asarray(alpha))
     wanted = expected(spikegrad.ATan(2.0), points)
     for name, value in got.items():
         wanted[table[name][0]].check(array(value), "float64", name)
 
 
-@pytest.mark.parametrize("name", ["grad", "vmap(grad)", "vmap over columns", "jvp", "jacfwd", "hessian"])
-def test_transforms_without_jit(name, points, transforms, expected):
+SPIKES = {"own": Mine(), "named": ours.Arctan(alpha=2.0), "with an array": ours.Arctan(alpha=np.full((), 2.0))}
+WITHOUT_JIT = [
+    pytest.param(name, made, marks=() if (place + turn) % 3 == 0 else pytest.mark.slow)
+    for place, name in enumerate(("grad", "vmap(grad)", "vmap over columns", "jvp", "jacfwd", "hessian"))
+    for turn, made in enumerate(SPIKES)
+]
+"""Each transform of one of them in turn, since every operation compiles by itself; of all when there is time. `test_transforms` has all."""
+
+
+@pytest.mark.parametrize(("name", "made"), WITHOUT_JIT)
+def test_transforms_without_jit(name, made, points, transforms, expected):
     order, run = transforms[name]
-    for spike in (Mine(), ours.Arctan(alpha=2.0), ours.Arctan(alpha=np.full((), 2.0))):
-        expected(spikegrad.ATan(2.0), points)[order].check(array(run(jax, spike, jnp.asarray(points))), "float64", name)
+    expected(spikegrad.ATan(2.0), points)[order].check(array(run(jax, SPIKES[made], jnp.asarray(points))), "float64", name)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int32"])
@@ -347,7 +360,7 @@ def test_parameters_may_be_arrays(name):
 def test_stands_for_a_surrogate_of_spikegrad(name):
     spike, x = getattr(ours, name)(**VALUES[name][-1]), np.linspace(-2, 2, 41)
     assert isinstance(spike.spikegrad, spikegrad.Surrogate)
-    np.testing.assert_allclose(spike.spikegrad.derivative(x), spike.surrogate_grad(x), rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(spike.spikegrad.derivative(x), once(spike.surrogate_grad, x), rtol=1e-13, atol=1e-15)
 
 
 def test_subclass_of_a_named_surrogate():
@@ -359,16 +372,17 @@ def test_subclass_of_a_named_surrogate():
         def surrogate_grad(self, x):
             return self.factor * super().surrogate_grad(x)
 
-    x = jnp.linspace(-1, 1, 5)
-    assert np.array_equal(gradient(Halved(), x), 0.5 * gradient(ours.Sigmoid(), x))
     assert Halved() == Halved()
     assert Halved() != ours.Sigmoid()
-    changed = ours.Sigmoid()
-    changed.surrogate_grad = lambda x: jnp.ones_like(x)
-    assert np.array_equal(gradient(changed, x), np.ones(5))
-    changed = ours.Sigmoid()
-    changed.alpha = 2.0
-    assert np.array_equal(gradient(changed, x), gradient(ours.Sigmoid(2.0), x))
+    replaced, steeper = ours.Sigmoid(), ours.Sigmoid()
+    replaced.surrogate_grad = lambda x: jnp.ones_like(x)
+    steeper.alpha = 2.0
+    spikes = Halved(), ours.Sigmoid(), replaced, steeper, ours.Sigmoid(2.0)
+    halved, whole, ones, *alike = once(lambda x: [gradient(spike, x) for spike in spikes], np.linspace(-1, 1, 5))
+    assert np.array_equal(halved, 0.5 * np.asarray(whole))
+    assert np.array_equal(ones, np.ones(5))
+    assert np.array_equal(*alike)
+    assert not np.array_equal(whole, alike[0])
 
 
 def test_pickles_copies_and_prints():
@@ -413,7 +427,7 @@ def test_gradient_of_the_wrong_shape_is_told():
 
     with pytest.raises(ValueError, match=r"`surrogate_grad` of Wrong must return .* shape of `x`, \(3,\), got shape \(2, 3\)"):
         Wrong()(jnp.zeros(3))
-    assert np.array_equal(gradient(Wrong(), jnp.zeros((4, 2, 3))), np.ones((4, 2, 3)))
+    assert np.array_equal(once(lambda x: gradient(Wrong(), x), np.zeros((4, 2, 3))), np.ones((4, 2, 3)))
 
 
 def test_a_gradient_that_cannot_be_differentiated_is_possible():
@@ -424,8 +438,8 @@ def test_a_gradient_that_cannot_be_differentiated_is_possible():
             x = jax.lax.stop_gradient(x)
             return jax.pure_callback(lambda x: np.exp(-np.abs(x)), jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
-    x = jnp.linspace(-1, 1, 5)
-    np.testing.assert_allclose(gradient(Table(), x), np.exp(-np.abs(x)))
+    x = np.linspace(-1, 1, 5)
+    np.testing.assert_allclose(once(lambda x: gradient(Table(), x), x), np.exp(-np.abs(x)))
 
 
 def test_functions_have_examples_that_run():
@@ -471,11 +485,11 @@ def test_inside_brainstate(make):
         @brainstate.transform.jit
         def loss(x):
             neurons.v.value = jnp.full(5, -65.0) * u.mV
-            return (brainstate.transform.for_loop(neurons.update, x).mean(0) ** 2).sum()
+            spikes = brainstate.transform.for_loop(neurons.update, x)
+            return (spikes.mean(0) ** 2).sum(), spikes
 
-        gradients, value = brainstate.transform.grad(loss, neurons.states(brainstate.ParamState), return_value=True)(x)
-        neurons.v.value = jnp.full(5, -65.0) * u.mV
-        spikes = brainstate.transform.for_loop(neurons.update, x)
+        weights = neurons.states(brainstate.ParamState)
+        gradients, value, spikes = brainstate.transform.grad(loss, weights, has_aux=True, return_value=True)(x)
         return array(value), array(spikes), array(next(iter(gradients.values())))
 
     mine, peer = run(ours), run(theirs)
@@ -491,8 +505,7 @@ def test_module_with_a_surrogate_is_copied_printed_and_taken_apart():
     assert copy.deepcopy(neurons).spk_fun == neurons.spk_fun
     graph, state = brainstate.graph.treefy_split(neurons)
     assert brainstate.graph.treefy_merge(graph, state).spk_fun == neurons.spk_fun
-    slope = brainstate.transform.vector_grad(ours.Sigmoid())(jnp.linspace(-1, 1, 5))
-    close(slope, theirs.Sigmoid().surrogate_grad(jnp.linspace(-1, 1, 5)))
+    close(*once(lambda x: (brainstate.transform.vector_grad(ours.Sigmoid())(x), theirs.Sigmoid().surrogate_grad(x)), np.linspace(-1, 1, 5)))
 
 
 CLASSES = [name for name in theirs.__all__ if isinstance(getattr(theirs, name), type) and name != "Surrogate"]
