@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.conftest import DTYPES, TRANSFORMS, product
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
@@ -69,10 +70,11 @@ def check(surrogate, order, run, dtype, points, expected, f=None, keeps_dtype=Tr
     expected(surrogate, array(x))[order].check(array(got), dtype)
 
 
+@pytest.mark.parametrize(("surrogate", "transform", "dtype"), product(list(CATALOGUE), list(TRANSFORMS), DTYPES))
 def test_transform(surrogate, transform, dtype, points, expected):
-    name, order, run = transform
-    keeps = name != "jacfwd(jacfwd)"  # in which PyTorch makes float64 of a float32 `3.0 * x * x` too
-    check(surrogate, order, run, dtype, points, expected, keeps_dtype=keeps)
+    order, run = TRANSFORMS[transform]
+    keeps = transform != "jacfwd(jacfwd)"  # in which PyTorch makes float64 of a float32 `3.0 * x * x` too
+    check(CATALOGUE[surrogate](), order, run, dtype, points, expected, keeps_dtype=keeps)
 
 
 @pytest.mark.parametrize(("order", "run"), AUTOGRAD, ids=lambda value: getattr(value, "__name__", ""))
@@ -85,25 +87,34 @@ def compiled(f, backend="aot_eager"):
     return torch.compile(f, fullgraph=True, backend=backend)
 
 
-@pytest.mark.parametrize("dtype", ["float32"])
-def test_compiled(surrogate, transforms, dtype, points, expected):
+def test_compiled(surrogate, transforms, points, expected):
     """A compiled step trains; and `grad` compiles (where others return zeros without a word)."""
-    check(surrogate, "first", backward, dtype, points, expected, compiled(surrogate))
-    order, run = transforms["grad"]
-    check(surrogate, order, compiled(lambda lib, f, x: run(lib, f, x)), dtype, points, expected)
+    _, grad = transforms["grad"]
+    both = compiled(lambda lib, f, x: (f(x), grad(lib, f, x.detach())))
+    x = torch.tensor(points, dtype=torch.float32, requires_grad=True)
+    spikes, g = both(torch.func, surrogate, x)
+    spikes.sum().backward()
+    assert x.grad.dtype == g.dtype == x.dtype
+    wanted = expected(surrogate, array(x))["first"]
+    wanted.check(array(x.grad), "float32", "backward")
+    wanted.check(array(g), "float32", "grad")
 
 
 @pytest.mark.parametrize(
-    ("surrogate", "name"),
+    ("surrogate", "names"),
     [
-        pytest.param(surrogate, name, id=f"{surrogate!r}-{name}", marks=pytest.mark.slow if turn and (place + turn) % 3 else ())
-        for turn, surrogate in enumerate([ATan(slope=3.0), CATALOGUE["StraightThrough"](), NoisyThreshold()])
-        for place, name in enumerate(COMPILED)
+        pytest.param(surrogate, COMPILED[first::3], id=f"{surrogate!r}-{first}", marks=() if first in few else pytest.mark.slow)
+        for surrogate, few in ((ATan(slope=3.0), (0, 1, 2)), (CATALOGUE["StraightThrough"](), (2,)), (NoisyThreshold(), (1,)))
+        for first in range(3)
     ],
 )
-def test_compiled_transform(surrogate, name, transforms, points, expected):
-    order, run = transforms[name]
-    check(surrogate, order, compiled(lambda lib, f, x: run(lib, f, x)), "float64", points, expected)
+def test_compiled_transform(surrogate, names, transforms, points, expected):
+    """Some transforms in each program."""
+    x = torch.tensor(points)
+    program = compiled(lambda lib, f, x: tuple(transforms[name][1](lib, f, x) for name in names))
+    for name, got in zip(names, program(torch.func, surrogate, x), strict=True):
+        assert got.dtype == x.dtype, name
+        expected(surrogate, points)[transforms[name][0]].check(array(got), "float64", name)
 
 
 @pytest.mark.slow
