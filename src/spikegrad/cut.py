@@ -268,11 +268,12 @@ def _with_restored(
     most: int,
 ) -> Sequence[_Cut]:
     """The cheapest sets to keep that cost less than `most`, where states before a step may follow from what the step before has kept."""
+    reads = {key: {id(a) for a in node.arguments} & varying.keys() for key, node in varying.items() if node.operation != "argument"}
 
     def computable(known: set[int]) -> set[int]:
         found = set(known)
-        for key, node in varying.items():
-            if key not in found and node.operation != "argument" and all(id(a) in found for a in node.arguments if id(a) in varying):
+        for key, read in reads.items():
+            if read <= found:
                 found.add(key)
         return found
 

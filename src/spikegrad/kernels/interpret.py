@@ -80,17 +80,23 @@ def run(
     def full(values: Arrays) -> list[Array]:
         return [np.broadcast_to(np.asarray(x, like.dtype), like.shape[1:]) for x in values]
 
-    def evaluate(program: Program, *given: Mapping[str, Array]) -> list[Array]:
-        together: dict[str, Array] = dict(parameters)
-        for each in given:
-            together |= each
-        return full(trace.evaluator(program, like.dtype.type)(together, words))
+    def evaluator(program: Program) -> Callable[..., list[Array]]:
+        evaluate = trace.evaluator(program, like.dtype.type)
 
+        def evaluated(*given: Mapping[str, Array]) -> list[Array]:
+            together: dict[str, Array] = dict(parameters)
+            for each in given:
+                together |= each
+            return full(evaluate(together, words))
+
+        return evaluated
+
+    forward, recompute, restore, reverse = map(evaluator, (passes.forward, passes.recompute, passes.restore, passes.reverse))
     made, kept, now = [], [], dict(zip(plan.states, full(state), strict=True))
     for t in range(len(like)):
         current = {name: x[t] for name, x in zip(plan.inputs, inputs, strict=True)}
-        values = evaluate(passes.forward, current, now)
-        kept.append(dict(zip(passes.kept, evaluate(passes.recompute, current, now), strict=False)))
+        values = forward(current, now)
+        kept.append(dict(zip(passes.kept, recompute(current, now), strict=False)))
         made.append((*values[:n], *values[n + m :]))
         now = dict(zip(plan.states, values[n : n + m], strict=True))
     ends, rest = arriving[n : n + m], (*arriving[:n], *arriving[n + m :])
@@ -99,13 +105,11 @@ def run(
     gradients = {name: np.zeros_like(x) for name, x in zip(plan.inputs, inputs, strict=True)}
     for t in reversed(range(len(like))):
         start = dict(zip(plan.states, state, strict=True)) if t == 0 else {}
-        before = (
-            dict(zip(passes.restored, evaluate(passes.restore, kept[t - 1]), strict=True)) if t else {k: start[k] for k in passes.restored}
-        )
+        before = dict(zip(passes.restored, restore(kept[t - 1]), strict=True)) if t else {k: start[k] for k in passes.restored}
         again = {name: x[t] for name, x in zip(plan.inputs, inputs, strict=True) if name in passes.reread}
         coming = {f"bar_{name}": g[t] for name, g in zip((*map(str, range(n)), *call.recorded), rest, strict=True)}
         coming |= {f"bar_{name}": g for name, g in bars.items()}
-        found = dict(zip(passes.adjoints, evaluate(passes.reverse, kept[t], again, before, coming), strict=True))
+        found = dict(zip(passes.adjoints, reverse(kept[t], again, before, coming), strict=True))
         for name, gradient in gradients.items():
             gradient[t] = found.get(name, 0.0)
         bars = {name: found.get(name, np.zeros_like(like[0])) for name in plan.states}
