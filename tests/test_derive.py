@@ -55,6 +55,21 @@ def unheld(x: Any) -> Any:
     return x
 
 
+def of_columns(spike: Any) -> dict[str, np.ndarray]:
+    """The numbers of a surrogate, one for each column."""
+    return {name: np.full(COLUMNS, value) for name, value in spike.parameters.items()}
+
+
+@functools.cache
+def learning(spike: Any, soft: bool) -> interpret.Words:
+    """How the operations run that are a surrogate's whose numbers learn."""
+    return interpret.words(spike, of_columns(spike), soft=soft)
+
+
+evaluator = functools.cache(trace.evaluator)
+"""A program as a function, which is compiled once, whatever it is run on."""
+
+
 @dataclasses.dataclass
 class Case:
     """A layer of a few columns over a few steps: all that goes in, the gradients that arrive at all that comes out, and its results."""
@@ -69,7 +84,7 @@ class Case:
 
     @property
     def of_spike(self) -> dict[str, np.ndarray]:
-        return {name: np.full(COLUMNS, value) for name, value in self.spike.parameters.items()}
+        return of_columns(self.spike)
 
     @property
     def leaves(self) -> dict[str, np.ndarray]:
@@ -83,7 +98,7 @@ class Case:
 
     def interpreted(self, *, soft: bool = False) -> interpret.Result:
         parameters = self.parameters(self.numbers)
-        words = interpret.words(self.spike, self.of_spike, soft=soft)
+        words = learning(self.spike, soft)
         learned = frozenset((*parameters, *(f"spike.{name}" for name in self.of_spike)))
         return interpret.run(self.call, words, self.inputs, self.state, parameters, self.arriving, learned)
 
@@ -100,7 +115,7 @@ class Case:
 
 def run(case: Case, words: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> list[Any]:
     """All results of a layer, from its step as it was recorded: outputs, last states, recorded values."""
-    plan, evaluate = case.call.plan, trace.evaluator(case.call.plan.step)
+    plan, evaluate = case.call.plan, evaluator(case.call.plan.step)
     fixed = case.parameters({name: leaves[name] for name in case.numbers}) if case.numbers else {}
     now, made, n, m = {name: leaves[name] for name in plan.states}, [], plan.outputs, len(plan.states)
     for t in range(STEPS):
@@ -117,8 +132,13 @@ def call_of(record: StepRecord, connection: str, quantized: bool) -> Call:
     return Call(record, ATan().structure, record.recorded, quantized, connection)
 
 
+SPIKES = interpret.words(ATan())
+"""How the operations that are the surrogate's run where its numbers are its own."""
+
+
+@functools.cache
 def case_of(neuron: Any, connection: str = "none", quantized: bool = False, *, strong: bool = True) -> Case:
-    """A layer of this neuron, whose input is just strong enough for spikes."""
+    """A layer of this neuron, whose input is just strong enough for spikes; several tests read it, and none changes it."""
     spike, random, call = ATan(), np.random.default_rng(1), call_of(neuron.record, connection, quantized)
     plan, threshold = call.plan, abs(neuron.parameters.get("threshold", 1.0))
     values = neuron.parameters | {"weight": 0.3}
@@ -129,10 +149,10 @@ def case_of(neuron: Any, connection: str = "none", quantized: bool = False, *, s
     drawn = [random.normal(0.5, 0.75, (STEPS, COLUMNS)) for _ in plan.inputs]
     sizes = [(STEPS, COLUMNS)] * plan.outputs + [(COLUMNS,)] * len(plan.states) + [(STEPS, COLUMNS)] * len(call.recorded)
     arriving = [random.normal(size=size) for size in sizes]
-    case, words = Case(call, spike, neuron.spike_at_threshold, drawn, state, numbers, arriving), interpret.words(spike)
+    case = Case(call, spike, neuron.spike_at_threshold, drawn, state, numbers, arriving)
     for strength in 2.0 ** np.arange(-2, 10) if strong else ():
         case.inputs = [x * strength for x in drawn]
-        if np.mean(run(case, words, case.leaves)[0] != 0) > 0.1:
+        if np.mean(run(case, SPIKES, case.leaves)[0] != 0) > 0.1:
             return case
     assert not strong, f"{neuron} does not spike"
     return case
@@ -166,7 +186,7 @@ def by_differences(case: Case) -> dict[str, np.ndarray]:
     """
     plan, leaves = case.call.plan, case.leaves
     held: list[Any] = []
-    run(case, interpret.words(case.spike, case.of_spike, soft=True) | {"hold": lambda x: held.append(x) or x}, leaves)
+    run(case, {**learning(case.spike, True), "hold": lambda x: held.append(x) or x}, leaves)
     places = [(name, t) for name, x in leaves.items() for t in (range(STEPS) if x.ndim == 2 else (None,))]
     size = {name: 1e-5 * (np.abs(x).max() or 1.0) for name, x in leaves.items()}
     moved = {name: np.repeat(x[..., None, :], 4 * len(places), -2) for name, x in leaves.items()}
@@ -384,14 +404,14 @@ def test_restored_states_follow_from_what_is_kept(name):
     """To the bit: they are computed as they were."""
     for neuron in STRUCTURES[name]:
         case = case_of(neuron)
-        plan, words, parameters = case.call.plan, interpret.words(case.spike), case.parameters(case.numbers)
+        plan, parameters = case.call.plan, case.parameters(case.numbers)
         for learned in (frozenset(), frozenset(parameters)):
             passes = plan.passes(learned)
             given = parameters | dict(zip((*plan.inputs, *plan.states), (*(x[0] for x in case.inputs), *case.state), strict=True))
-            *kept, last = (trace.evaluate(passes.recompute, words, given)[k] for k in range(len(passes.recompute.results)))
+            *kept, last = (trace.evaluate(passes.recompute, SPIKES, given)[k] for k in range(len(passes.recompute.results)))
             after = dict(zip(plan.states, [*kept, last][len(passes.kept) :], strict=True))
             known = dict(zip(passes.kept, [*kept, last], strict=False))
-            restored = trace.evaluate(passes.restore, words, parameters | known)
+            restored = trace.evaluate(passes.restore, SPIKES, parameters | known)
             for state, value in zip(passes.restored, restored, strict=True):
                 np.testing.assert_array_equal(np.broadcast_to(value, COLUMNS), np.broadcast_to(after[state], COLUMNS))
 
@@ -405,7 +425,7 @@ def test_what_depends_on_numbers_alone_leaves_the_step_and_changes_nothing(name)
         for _, *operands in plan.step.instructions:
             varying.append(any(varying[o] if isinstance(o, int) else o in {*plan.inputs, *plan.states} for o in operands))
         assert {i[0] for i, varies in zip(plan.step.instructions, varying, strict=True) if not varies} <= {"hold"}
-        words = interpret.words(case.spike) | {"quantized": unheld}
+        words = {**SPIKES, "quantized": unheld}
         given = dict(zip((*plan.inputs, *plan.states), (*(x[0] for x in case.inputs), *case.state), strict=True))
         whole = trace.evaluate(record.step, words, given | case.numbers)
         parts = trace.evaluate(plan.step, words, given | case.parameters(case.numbers))
@@ -467,7 +487,7 @@ def by_jax(program: Program, points: Sequence[Any]) -> list[np.ndarray]:
     with jax.enable_x64(True):
         arrays = [jax.numpy.asarray(point, dtype="float64") for point in points]
         total = jax.grad(lambda arrays: trace.evaluate(program, WORDS, dict(zip("xyz", arrays, strict=False)))[0].sum())
-        return [np.asarray(g) for g in total(arrays)]
+        return [np.asarray(g) for g in jax.jit(total)(arrays)]
 
 
 def check_against_libraries(formula: Callable[..., Any], *points: Any) -> dict[str, np.ndarray]:
@@ -666,17 +686,18 @@ NOT_TAKEN: dict[str, tuple[Callable[..., Any], list[Sequence[float]]]] = {
 def test_a_branch_that_is_not_taken_gives_no_nan(formula):
     """By the rules, and by PyTorch and JAX for the same record."""
     function, points = NOT_TAKEN[formula]
-    for point in points:
-        value, wanted = taken(function, *point)
-        assert np.isfinite([value, *wanted]).all(), "the test is wrong"
-        program, names = of_arguments(function, len(point))
-        found = derived(function, *point)
-        for way, got in {
-            "by the rules": [found.get(name, 0.0) for name in names],
-            "by PyTorch": by_torch(program, point),
-            "by JAX": by_jax(program, point),
-        }.items():
-            np.testing.assert_allclose(got, wanted, rtol=1e-12, err_msg=f"{way} at {point}")
+    wanted = [taken(function, *point) for point in points]
+    assert all(np.isfinite([value, *gradients]).all() for value, gradients in wanted), "the test is wrong"
+    columns = [np.array(column) for column in zip(*points, strict=True)]
+    program, names = of_arguments(function, len(columns))
+    found = derived(function, *columns)
+    for way, got in {
+        "by the rules": [np.broadcast_to(found.get(name, 0.0), len(points)) for name in names],
+        "by PyTorch": by_torch(program, columns),
+        "by JAX": by_jax(program, columns),
+    }.items():
+        for point, (_, gradients), each in zip(points, wanted, zip(*got, strict=True), strict=True):
+            np.testing.assert_allclose(each, gradients, rtol=1e-12, err_msg=f"{way} at {point}")
 
 
 @pytest.mark.parametrize("formula", NOT_TAKEN)
@@ -849,7 +870,7 @@ def test_random_steps_have_passes_that_equal_autograd(step, seed):
     numbers = {"beta": random.uniform(0.5, 0.9, COLUMNS), "theta": random.uniform(0.5, 1.5, COLUMNS)}
     case = Case(call, ATan(), True, inputs, state, numbers, [random.normal(size=size) for size in sizes])
     with np.errstate(all="ignore"):
-        values = run(case, interpret.words(case.spike), case.leaves)
+        values = run(case, SPIKES, case.leaves)
         assume(all(np.isfinite(x).all() and np.abs(x).max() < 1e4 for x in values))
         found = case.interpreted()
     wanted, gradients = by_autograd(case)
