@@ -53,7 +53,9 @@ def library(x: object) -> str:
 
 def namespace(name: str) -> ModuleType:
     """The module that holds a library's array functions."""
-    return np if name == "numpy" else sys.modules["torch"] if name == "torch" else sys.modules["jax"].numpy
+    if name == "torch":  # not by `sys.modules` where it can be helped: a compiler that traces through here would go through all of them
+        return evaluation.pytorch or sys.modules["torch"]
+    return np if name == "numpy" else sys.modules["jax"].numpy
 
 
 def _call(name: str, x: Array) -> Array:
