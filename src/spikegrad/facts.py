@@ -235,8 +235,10 @@ def integral(curve: Callable[[Curve], Curve]) -> float:
         end = math.asinh(limit ** (1 / 3))
         edges = np.linspace(-end, end, 800_001)
         t = (edges[1:] + edges[:-1]) / 2
-        weight = 3 * np.sinh(t) ** 2 * np.cosh(t) * (edges[1] - edges[0])
-        return float(np.sum(curve(np.sinh(t) ** 3) * weight))
+        root = np.sinh(t)
+        square = root * root
+        weight = 3 * square * np.sqrt(1 + square) * (edges[1] - edges[0])
+        return float(np.sum(curve(root * square) * weight))
 
     near, far = up_to(1e7), up_to(1e10)
     return math.inf if abs(far - near) > 1e-3 * max(abs(near), 1e-9) else far
