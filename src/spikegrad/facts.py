@@ -232,13 +232,12 @@ def integral(curve: Callable[[Curve], Curve]) -> float:
     """Integral by the midpoint rule in t, x = sinh(t)^3: fine near 0, reaching far out."""
 
     def up_to(limit: float) -> float:
-        end = math.asinh(limit ** (1 / 3))
-        edges = np.linspace(-end, end, 800_001)
-        t = (edges[1:] + edges[:-1]) / 2
-        root = np.sinh(t)
-        square = root * root
-        weight = 3 * square * np.sqrt(1 + square) * (edges[1] - edges[0])
-        return float(np.sum(curve(root * square) * weight))
+        end, count, total = math.asinh(limit ** (1 / 3)), 800_000, 0.0
+        for places in np.split(np.arange(count) + 0.5, 25):  # in parts that stay in a cache
+            root = np.sinh(places * (2 * end / count) - end)
+            square = root * root
+            total += float(np.sum(curve(root * square) * 3 * square * np.sqrt(1 + square)))
+        return total * 2 * end / count
 
     near, far = up_to(1e7), up_to(1e10)
     return math.inf if abs(far - near) > 1e-3 * max(abs(near), 1e-9) else far
