@@ -723,6 +723,12 @@ class Printed:
         self.text = "\n".join(neuron.source(dialect, of) for of in ("forward", "backward"))
         self.scope = dict(PYTHON if dialect == "numba" else TRITON)
         exec(self.text, self.scope)
+        once = "\n".join(dict.fromkeys(self.text.split("\n\n")))  # both passes print what they share
+        returned = re.findall(r"def (\w+)\(.*\):\n    # returns (.*)\n", once)
+        self.returned = {name: names.split(", ") for name, names in returned}
+        assert len(self.returned) == len(returned)
+        # A name that means something to the language has an underscore behind it.
+        self.written = {name: [*inspect.signature(self.scope[name]).parameters] for name in self.returned}
         self.calls: list[tuple[str, list[float], list[float]]] = []
 
     def __contains__(self, part: str) -> bool:
@@ -731,14 +737,11 @@ class Printed:
     def __call__(self, part: str, given: Mapping[str, float], without: int = 0) -> dict[str, float]:
         """The results by the names that the source gives them, without the last few."""
         name = f"{self.name}_{part}"
-        function = self.scope[name]
-        written = inspect.signature(function).parameters  # a name that means something to the language has an underscore behind it
-        arguments = [given[each] if each in given else given[each.removesuffix("_")] for each in written]
-        (named,) = re.findall(rf"def {name}\(.*\):\n    # returns (.*)\n", "\n".join(dict.fromkeys(self.text.split("\n\n"))))
-        made = function(*arguments)
+        arguments = [given[each] if each in given else given[each.removesuffix("_")] for each in self.written[name]]
+        made = self.scope[name](*arguments)
         values = [float(x) for x in (made if isinstance(made, tuple) else (made,))]
         self.calls.append((name, arguments, values))
-        names = named.split(", ")
+        names = self.returned[name]
         assert len(names) == len(values)
         return dict(zip(names[: len(names) - without], values, strict=False))
 
