@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from tests.conftest import pairwise
 from torch import nn
 
 from spikegrad.compat import snntorch as ours
@@ -106,10 +107,15 @@ def compare(name, currents, **options):
     return mine
 
 
-def every(name, sets):
-    """Sets of learned parameters, each with and without states in the neuron, graded spikes and quantised states."""
+def pairs(*choices):
+    """Few combinations in which every two values meet."""
+    return [tuple(row.values()) for row in pairwise({str(place): values for place, values in enumerate(choices)})]
+
+
+def every(name, sets, combined):
+    """Sets of learned parameters, with and without states in the neuron, graded spikes and quantised states."""
     graded = (1.0, 2.5) if "graded_spikes_factor" in LEARNED[name] else (None,)
-    for learned, hidden, factor, quantised in itertools.product(sets, (False, True), graded, (False, True)):
+    for learned, hidden, factor, quantised in combined(sets, (False, True), graded, (False, True)):
         options = {f"learn_{which}": which in learned for which in LEARNED[name]}
         options |= {"init_hidden": hidden, "output": hidden and quantised}
         options |= {} if factor is None else {"graded_spikes_factor": factor}
@@ -123,8 +129,8 @@ def every(name, sets):
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("name", NEURONS)
 def test_every_option(name, reset, delay, inhibition):
-    """With nothing learned, and with everything."""
-    check_every(name, reset, delay, inhibition, [(), LEARNED[name]])
+    """With nothing learned, and with everything; every two options of a neuron meet."""
+    check_every(name, reset, delay, inhibition, [(), LEARNED[name]], pairs)
 
 
 @pytest.mark.slow
@@ -134,10 +140,10 @@ def test_every_option(name, reset, delay, inhibition):
 @pytest.mark.parametrize("name", NEURONS)
 def test_every_option_with_every_learned_set(name, reset, delay, inhibition):
     sets = [set_ for n in range(len(LEARNED[name]) + 1) for set_ in itertools.combinations(LEARNED[name], n)]
-    check_every(name, reset, delay, inhibition, sets)
+    check_every(name, reset, delay, inhibition, sets, itertools.product)
 
 
-def check_every(name, reset, delay, inhibition, sets):
+def check_every(name, reset, delay, inhibition, sets, combined):
     if name in DELAYED and not delay:
         pytest.skip(f"{name} has no immediate reset")
     if name == "RSynaptic" and not delay:
@@ -146,7 +152,7 @@ def check_every(name, reset, delay, inhibition, sets):
     options |= {} if name in DELAYED else {"reset_delay": delay}
     options |= {"linear_features": FEATURES} if name.startswith("R") else {}
     rates = []
-    for more in every(name, sets):
+    for more in every(name, sets, combined):
         torch.manual_seed(1)
         rates.append((compare(name, GAIN.get(name, 1.0) * drive(), **options, **more)[:, 0] != 0).float().mean().item())
     assert 0.02 < min(rates) <= max(rates) < 0.98, f"the drives decide nothing: {rates}"
