@@ -222,8 +222,11 @@ def test_nothing_to_do_in_recurrent_layers(shape, backend):
 @pytest.mark.parametrize("inhibition", [False, True])
 @pytest.mark.parametrize("shape", EMPTY)
 def test_nothing_to_do_in_jax(shape, inhibition):
-    for backend in ("auto", "reference"):
-        x, dbeta = jax.grad(lambda x, b: in_jax.leaky(x, b, inhibition=inhibition, backend=backend)[0].sum(), (0, 1))(jnp.ones(shape), 0.9)  # noqa: B023
+    def spikes(x, beta, backend):
+        return in_jax.leaky(x, beta, inhibition=inhibition, backend=backend)[0].sum()
+
+    backends = ("auto", "reference")
+    for x, dbeta in jax.jit(lambda *given: [jax.grad(spikes, (0, 1))(*given, backend) for backend in backends])(jnp.ones(shape), 0.9):
         assert x.shape == shape
         assert dbeta == 0
 
