@@ -6,6 +6,7 @@ It keeps nothing from the forward pass but what the plan says, and so shows whet
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,9 +40,12 @@ def words(surrogate: Surrogate, parameters: Mapping[str, Array] | None = None, *
     record = surrogate.structure
 
     def by(name: str) -> Callable[..., Array]:
-        assert record.primitive is not None
-        program = derivative_by(record.primitive, record.arguments, name)
-        return lambda x: trace.evaluate(program, OPERATIONS, {"x": x, **numbers})[0]
+        @functools.cache  # which few need, and derive then
+        def program() -> Program:
+            assert record.primitive is not None
+            return derivative_by(record.primitive, record.arguments, name)
+
+        return lambda x: trace.evaluate(program(), OPERATIONS, {"x": x, **numbers})[0]
 
     learnable = {f"primitive_by_{name}": by(name) for name in surrogate.numbers} if record.primitive is not None else {}
     return {
