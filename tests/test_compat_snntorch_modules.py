@@ -315,8 +315,8 @@ def test_compiles_in_one_graph(name, options, currents):
     loop = torch.compile(lambda x: run(neuron, x), fullgraph=True, backend="aot_eager")
     plain = name == "Leaky" and not options
     for x in (currents, currents[:, :2]) if plain else (currents,):
-        leaf, wanted = x.clone().requires_grad_(), run(neuron, x)
-        spikes = loop(leaf)
+        leaf = x.clone().requires_grad_()
+        spikes, wanted = loop(leaf), run(neuron, x)
         assert torch.equal(spikes, wanted)
         torch.testing.assert_close(torch.autograd.grad(spikes.square().sum(), leaf)[0], gradient(lambda x: run(neuron, x), x))
         assert not plain or torch.equal(loop(x), wanted)
