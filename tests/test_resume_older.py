@@ -17,7 +17,7 @@ from spikegrad.errors import InputError  # noqa: E402
 from spikegrad.training import Config, resume, train  # noqa: E402
 from spikegrad.training.module import SpikingModule  # noqa: E402
 
-OPTIONS: dict[str, Any] = {"hidden": (4, 3), "steps": 3, "epochs": 2, "batch": 8, "lr": 0.05, "threads": 1}
+OPTIONS: dict[str, Any] = {"hidden": (4, 3), "steps": 3, "epochs": 2, "batch": 8, "lr": 0.05, "threads": 1, "pictures": "none"}
 RUNS: dict[str, dict[str, Any]] = {
     "adam": {"learn": ("beta", "threshold", "slope"), "optimizer": "adam", "weight_decay": 0.1},
     "sgd": {"recurrent": "all-to-all", "optimizer": "sgd", "norm": False, "threshold": 0.1},
