@@ -121,9 +121,8 @@ def test_events_are_an_array_of_what_is_taken():
 
 def test_shd_trains_and_predict_says_what_evaluate_says(shd, tmp_path, told):
     out = tmp_path / "run"
-    assert (
-        told("train", "--data", shd, "--hidden", "12", "--steps", 20, "--pool", 7, "--epochs", 6, "--batch-size", 7, "--out", out)[0] == 0
-    )
+    options = ("--hidden", "12", "--steps", 20, "--pool", 7, "--epochs", 6, "--batch-size", 7, "--pictures", "none")
+    assert told("train", "--data", shd, *options, "--out", out)[0] == 0
     config = Config.read(out / "config.json")
     assert (config.steps, config.sensor, config.pool, config.binary) == (20, (700,), 7, False)
     assert 40 < config.step_ms < 50
@@ -147,7 +146,8 @@ def test_shd_trains_and_predict_says_what_evaluate_says(shd, tmp_path, told):
 
 def test_nmnist_trains_and_single_samples_are_answered(images, tmp_path, told):
     out = tmp_path / "run"
-    assert told("train", "--data", images, "--hidden", "8", "--step-ms", 0.5, "--epochs", 6, "--out", out)[0] == 0
+    options = ("--hidden", "8", "--step-ms", 0.5, "--epochs", 6, "--pictures", "none")
+    assert told("train", "--data", images, *options, "--out", out)[0] == 0
     config = Config.read(out / "config.json")
     assert (config.steps, config.step_ms, config.sensor) == (6, 0.5, (8, 8))
     assert evaluate(out).accuracy == 1
@@ -273,6 +273,6 @@ def test_spectra_of_randman():
 
 
 def test_randman_trains(tmp_path):
-    settings = {"hidden": (16,), "epochs": 1, "batch": 16}
+    settings = {"hidden": (16,), "epochs": 1, "batch": 16, "pictures": "none"}
     outcome = train(Config(data="randman(classes=2,samples=40,steps=20)", **settings), tmp_path / "run")
     assert evaluate(outcome.run.path).correct == outcome.test.correct

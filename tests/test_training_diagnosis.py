@@ -10,7 +10,7 @@ from spikegrad.training import Config, DivergedError, resume, train
 from spikegrad.training.examine import course_says, examine, examine_start, warning
 from spikegrad.training.folder import Run
 
-TINY = {"hidden": (6, 5), "steps": 3, "epochs": 2, "batch": 8, "dropout": 0.0}
+TINY = {"hidden": (6, 5), "steps": 3, "epochs": 2, "batch": 8, "dropout": 0.0, "pictures": "none"}
 DEAD = {**TINY, "norm": False, "threshold": 50.0, "surrogate": "Triangle", "parameters": {"spike.width": 0.1}}
 
 
@@ -38,7 +38,8 @@ def test_a_run_that_does_not_learn_says_so_once_and_why(small, tmp_path, told):
 
 def test_a_run_that_learns_says_nothing(small, tmp_path, told):
     code, out, _ = told(
-        "train", "--data", small, "--hidden", "8", "--steps", 4, "--epochs", 3, "--batch-size", 8, "--out", tmp_path / "run"
+        *("train", "--data", small, "--out", tmp_path / "run", "--pictures", "none"),
+        *("--hidden", "8", "--steps", 4, "--epochs", 3, "--batch-size", 8),
     )
     assert code == 0
     assert "warning" not in out

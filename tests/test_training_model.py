@@ -45,7 +45,8 @@ def file(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore:the loss has not moved")  # which is not asked of so few steps
 def test_a_network_of_ones_own(small, file, tmp_path, told):
     out = tmp_path / "run"
-    code, printed, _ = told("train", "--data", small, "--model", "own.py:net", "--steps", 4, "--epochs", 2, "--out", out)
+    options = ("--steps", 4, "--epochs", 2, "--pictures", "none")
+    code, printed, _ = told("train", "--data", small, "--model", "own.py:net", *options, "--out", out)
     assert code == 0
     assert "firing rate " in printed
     config = Config.read(out / "config.json")
