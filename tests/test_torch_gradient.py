@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from spikegrad import ATan, NoisyThreshold, Surrogate
+from spikegrad import ATan, NoisyThreshold, Surrogate, evaluation, gradient
 from spikegrad.formulas import CATALOGUE
 
 LEARNABLE = [(name, number) for name, cls in CATALOGUE.items() if cls.has_primitive for number in cls.numbers]
@@ -126,6 +127,16 @@ def test_inductor(surrogate, transforms, points, expected):
     for name in ("grad", "jvp", "hessian"):
         order, run = transforms[name]
         check(surrogate, order, compiled(lambda lib, f, x, run=run: run(lib, f, x), "inductor"), "float32", points, expected)
+
+
+def test_the_first_call_of_all_may_be_compiled(points, monkeypatch):
+    """Our part for PyTorch is imported while the compiler traces; it failed, as what it had looked at was another when it was done."""
+    monkeypatch.setattr(evaluation, "pytorch", None)
+    monkeypatch.delitem(sys.modules, "spikegrad.gradient.torch", raising=False)
+    monkeypatch.delattr(gradient, "torch", raising=False)
+    x = torch.tensor(points, requires_grad=True)
+    compiled(ATan())(x).sum().backward()
+    assert torch.allclose(x.grad, ATan().derivative(x.detach()))
 
 
 def test_sweep_compiles_twice():

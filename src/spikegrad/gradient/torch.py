@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._C._functorch import maybe_current_level
+from torch._guards import TracingContext
 from torch.autograd import forward_ad
 
 from spikegrad import evaluation
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 
-evaluation.pytorch = torch
+if TracingContext.try_get() is None:  # else a compiler, which imports this, has seen that it was not there
+    evaluation.pytorch = torch
 
 
 def spike(
