@@ -1,7 +1,7 @@
 """Triton's kernels of layers against the plain loop: where there is no GPU in Triton's interpreter, on the CPU.
 
-At least two programs each, the last of them not full, and more steps than a round has; sizes have tests of their own. What fires never or
-always, or has no gradient, would pass whatever a kernel computes, so that is asserted too.
+At least three programs each of neurons, options and surrogates, the last of them not full, and of all but surrogates more steps than a round
+has. What fires never or always, or has no gradient, would pass whatever a kernel computes, so that is asserted too.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.gpu if DEVICE == "cuda" else []
 
-SHAPE = (11, 2, 35)
-"""70 columns are two programs of 64, and 11 steps two rounds of eight or three of four. The interpreter's time goes with their number."""
+SHAPE = (11, 2, 67)
+"""134 columns are three programs of 64, and 11 steps two rounds of eight or three of four. The interpreter's time goes with their number."""
 RECORDED = ("u", "excess")
 
 
@@ -247,7 +247,7 @@ def test_gradients_however_they_arrive(arriving):
         elif arriving == "none":
             v.square().sum().backward()
         else:
-            spikes.backward(uniform(2, 35, 11).permute(2, 0, 1))
+            spikes.backward(uniform(2, 67, 11).permute(2, 0, 1))
         assert x.grad is not None
         found.append([x.grad, layer.threshold_log.grad])
         x.grad = None
@@ -313,7 +313,7 @@ OWN = """
             return Step(s, v=self.after_spike(u, s, self.threshold), u=u)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    x = torch.rand(11, 2, 35, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+    x = torch.rand(11, 2, 67, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
     found = []
     for backend in ("triton", "reference"):
         spikes, _ = nn.Layer(Mine(spike=Bump()), learn="beta", backend=backend).to(device)(x)
