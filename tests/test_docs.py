@@ -3,8 +3,10 @@
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import mpmath
 import numpy as np
 import pytest
@@ -33,6 +35,15 @@ ELSEWHERE = (
     r"torchrun |sbatch |spikegrad train --devices ",  # several processes, which tests/test_processes.py starts; SLURM wants its machines
 )
 """Commands that another test runs, or .ci/run, or that need what a test must not: the network."""
+
+
+@pytest.fixture(autouse=True)
+def cheap() -> Iterator[None]:
+    """What a page runs once XLA compiles in half the time if it need not be fast."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
