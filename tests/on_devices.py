@@ -187,9 +187,14 @@ def test_numbers_of_each_device(backend):
     """What varies over devices need not be the currents."""
     betas = jnp.linspace(0.5, 0.9, 4)
     options = {"mesh": devices(4), "in_specs": (P("d"), P()), "out_specs": P("d")}
-    run = jax.shard_map(lambda beta, x: sj.leaky(x, beta, backend=backend)[0][None], **options)
+
+    def spikes(beta: Any, x: Any, backend: str) -> Any:
+        return LAYERS["leaky"](GIVEN | {"beta": beta}, x, backend=backend)[0]
+
+    run = jax.shard_map(lambda beta, x: spikes(beta, x, backend)[None], **options)
     found = jax.jit(run)(betas, X)
-    np.testing.assert_array_equal(found, jnp.stack([sj.leaky(X, beta, backend="reference")[0] for beta in betas]))
+    reference = jax.jit(functools.partial(spikes, backend="reference"))
+    np.testing.assert_array_equal(found, jnp.stack([reference(beta, X) for beta in betas]))
 
 
 def test_states_and_noise_of_each_device():
@@ -197,12 +202,12 @@ def test_states_and_noise_of_each_device():
     states, keys = jnp.linspace(-0.5, 0.5, 4 * B * F).reshape(4, B, F).astype("float32"), jax.random.split(jax.random.key(0), 4)
     noisy = NoisyThreshold(5.0)
     cases = {
-        "state": (states, lambda state, backend: sj.leaky(X, 0.9, state=state[0], backend=backend)),
+        "state": (states, lambda state, backend: LAYERS["leaky"](GIVEN, X, state=state[0], backend=backend)),
         "key": (keys, lambda key, backend: sj.leaky(X, 0.9, spike=noisy, training=True, key=key[0], backend=backend)),
     }
     for backend in ("auto", "reference"):
         for given, run in cases.values():
-            own = functools.partial(run, backend=backend)
+            own = jax.jit(functools.partial(run, backend=backend))
             found = jax.jit(jax.shard_map(own, mesh=devices(4), in_specs=P("d"), out_specs=P("d")))(given)
             for ours, theirs in zip(found, zip(*(own(given[k : k + 1]) for k in range(4)), strict=True), strict=True):
                 np.testing.assert_array_equal(ours, jnp.concatenate(theirs))
