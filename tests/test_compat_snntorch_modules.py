@@ -290,19 +290,16 @@ def test_a_failed_constructor_is_not_among_the_living():
         kind.detach_hidden()
 
 
-OPTIONS = [{}, {"init_hidden": True}, {"inhibition": True}, {"learn_beta": True, "reset_mechanism": "zero"}, {"reset_delay": False}]
+ALONE = [{"inhibition": True}, {"reset_delay": False}]
+OPTIONS = [{}, {"init_hidden": True}, {"learn_beta": True, "reset_mechanism": "zero"}, {"inhibition": True, "reset_delay": False}, *ALONE]
+FEW = [(name, {}) for name in MAKE] + [("Leaky", options) for options in OPTIONS if options not in ALONE] + [("Synaptic", ALONE[1])]
 CASES = [
-    pytest.param(
-        name,
-        options,
-        id=f"{name}-{','.join(options)}",
-        marks=() if name == "Leaky" or not options or (name == "Synaptic" and "reset_delay" in options) else pytest.mark.slow,
-    )
+    pytest.param(name, options, id=f"{name}-{','.join(options)}", marks=() if (name, options) in FEW else pytest.mark.slow)
     for name in MAKE
     for options in OPTIONS
     if name in IMMEDIATE or "reset_delay" not in options
 ]
-"""Every neuron as it is, Synaptic with an immediate reset; with all options Leaky, the rest when there is time."""
+"""Every neuron as it is, Synaptic with an immediate reset; with all options Leaky, some of them together; the rest when there is time."""
 
 
 # PyTorch's, of a layer compiled by itself whose own state has a graph.
