@@ -38,8 +38,9 @@ ELSEWHERE = (
 
 
 @pytest.fixture(autouse=True)
-def cheap() -> Iterator[None]:
-    """What a page runs once XLA compiles in half the time if it need not be fast."""
+def cheap(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a page runs once XLA compiles in half the time if it need not be fast, also in another process."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
