@@ -1,7 +1,7 @@
 """Triton's kernels of layers against the plain loop: where there is no GPU in Triton's interpreter, on the CPU.
 
-At least three programs each of neurons, options and surrogates, the last of them not full, and of all but surrogates more steps than a round
-has. What fires never or always, or has no gradient, would pass whatever a kernel computes, so that is asserted too.
+At least three programs each of neurons, options and surrogates, the last of them not full, and of all but surrogates more steps than a
+round has. What fires never or always, or has no gradient, would pass whatever a kernel computes, so that is asserted too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.gpu if DEVICE == "cuda" else []
 
 SHAPE = (9, 2, 67)
-"""134 columns are three programs of 64, and 9 steps two rounds of eight or three of four. The interpreter's time goes with their number."""
+"""134 columns are three programs of 64, and 9 steps two rounds of eight or three of four. The interpreter's time goes by it."""
 RECORDED = ("u", "excess")
 
 
