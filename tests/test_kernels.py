@@ -429,17 +429,18 @@ def test_every_structure(name):
 
 def test_state_and_rest_are_data():
     """A kernel does not depend on whether a state is given, which gradients of states are wanted, or what the numbers are."""
-    layer = built({"neuron": "Adaptive", "numbers": "each", "spike": "ATan"})
-    inputs = arriving(layer, STEPS, BATCH, FEATURES)
-    state = reached(layer, torch.float64)
-    both(layer, inputs)
+    row = next(row for row in ROWS if row["neuron"] == "Adaptive" and row["numbers"] == "each")
+    layer, dtype, record = built(row), FLOATS[row["dtype"]], row["record"]
+    inputs = arriving(layer, STEPS, BATCH, FEATURES, dtype=dtype)
+    state = reached(layer, dtype)
+    both(layer, inputs, record=record)
     before = compiled.cache_info().misses
-    both(layer, inputs, state)
-    both(layer, inputs, state, wanted=["currents", "beta_logit", "rho_logit", "jump_value", "threshold_log", "state 1"])
-    both(layer, torch.cat([inputs, inputs]))
+    both(layer, inputs, state, record=record)
+    both(layer, inputs, state, record=record, wanted=["currents", "beta_logit", "rho_logit", "jump_value", "threshold_log", "state 1"])
+    both(layer, torch.cat([inputs, inputs]), record=record)
     with torch.no_grad():
         layer.beta_logit.mul_(0.5)
-    both(layer, inputs)
+    both(layer, inputs, record=record)
     assert compiled.cache_info().misses == before
 
 
@@ -680,7 +681,7 @@ def test_awkward_shapes(shape, kind):
     layer = build(kind, ATan(), features, **more)
     if currents.is_neg():
         layer.backend = "auto"
-        assert torch.equal(layer(currents)[0], layer(currents.clone())[0])
+        assert torch.equal(layer(currents, record=True)[0], layer(currents.clone(), record=True)[0])
         return
     both(layer, currents, record=True)
     both(layer, currents, start(layer, currents.clone()), record=True)
@@ -747,8 +748,9 @@ def test_one_output_is_used(kind, used):
 
 
 def test_no_gradient_is_asked():
-    layer = build("RecurrentLeaky", ATan())
-    currents = drive(layer, 9, 3, 5)
+    layer = nn.RecurrentLeaky(5, 0.9)
+    set_weights(layer)
+    currents = drive(layer, 9, 3, 5, dtype="float32")
     both(layer, currents, wanted=[])
     layer.backend = "numba"
     with torch.no_grad():
@@ -874,17 +876,17 @@ def test_called_from_two_threads():
 
 def test_layers_of_one_graph_in_threads():
     """Made in threads, differentiated at once, in PyTorch's own threads and in others."""
-    layers = [build(kind, ATan(), 64, learn=False) for kind in ("Leaky", "Synaptic", "RecurrentLeaky")]
+    layers = [build(kind, ATan(), 64) for kind in ("Leaky", "Synaptic", "RecurrentLeaky")]
     currents = randn(30, 8, 64).requires_grad_()
     for layer in layers:
         layer.backend = "numba"
 
     def total() -> torch.Tensor:
-        return sum(weighted(leaves(layer(currents))) for layer in layers)
+        return sum(weighted(leaves(layer(currents, record=True))) for layer in layers)
 
     (expected,) = torch.autograd.grad(total(), currents)
     with ThreadPoolExecutor(3) as pool:
-        parts = list(pool.map(lambda layer: weighted(leaves(layer(currents))), layers))
+        parts = list(pool.map(lambda layer: weighted(leaves(layer(currents, record=True))), layers))
         # The layers' gradients are added in the order in which they were made.
         torch.testing.assert_close(torch.autograd.grad(sum(parts), currents)[0], expected, rtol=1e-12, atol=1e-12 * expected.abs().max())
         for found in pool.map(lambda _: torch.autograd.grad(total(), currents)[0], range(6)):
@@ -1052,7 +1054,7 @@ def test_compile_knows_formulas_by_what_they_are():
 
 
 @pytest.mark.filterwarnings("ignore:No complete tensor found in the group:UserWarning")  # weights that lie by sender
-@pytest.mark.parametrize("kind", ["Synaptic", "RecurrentLeaky"])
+@pytest.mark.parametrize("kind", ["Leaky", "RecurrentSynaptic"])
 def test_export(kind, tmp_path):
     """A layer of any length in time and batch, from a file."""
     layer = build(kind, ATan(), learn=False)
@@ -1073,10 +1075,10 @@ def test_checkpoint(reentrant):
     layer = build("RecurrentSynaptic", ATan())
     currents = drive(layer, 6, 2, 5)
 
-    def recomputed(x: torch.Tensor, _: None) -> Any:  # the reentrant form sees no tensors within tuples
-        return checkpoint(lambda x: tuple(leaves(layer(x))), x, use_reentrant=reentrant)
+    def recomputed(x: torch.Tensor, _: None, record: bool) -> Any:  # the reentrant form sees no tensors within tuples
+        return checkpoint(lambda x: tuple(leaves(layer(x, record=record))), x, use_reentrant=reentrant)
 
-    agree(outcome(layer, "numba", currents, call=recomputed), outcome(layer, "numba", currents))
+    agree(outcome(layer, "numba", currents, record=True, call=recomputed), outcome(layer, "numba", currents, record=True))
 
 
 TRANSFORMS: dict[str, Callable[[Callable[..., torch.Tensor], torch.Tensor], torch.Tensor]] = {
@@ -1229,7 +1231,7 @@ def test_sparse_currents_are_refused_in_words():
 def test_second_derivatives(kind):
     """They fall to the plain loop, from a first pass that was fused."""
     if kind == "one-to-one":
-        layer = build("RecurrentLeaky", ATan(), connection=kind, detach_reset=False)
+        layer = build("RecurrentSynaptic", ATan(), connection=kind, detach_reset=False)
         given, record = drive(layer, 6, 2, 5), ("u",)
         state = start(layer, given)
     else:
@@ -1240,8 +1242,9 @@ def test_second_derivatives(kind):
     for backend in ("numba", "reference"):
         layer.backend = backend
         currents, inputs = [x.clone().requires_grad_() for x in given], [*layer.parameters()]
-        spikes = layer(tuple(currents) if len(currents) > 1 else currents[0], state, record=record)[0]
-        first = torch.autograd.grad(weighted([spikes]).square(), [*currents, *inputs], create_graph=True, allow_unused=True)
+        outputs = leaves(layer(tuple(currents) if len(currents) > 1 else currents[0], state, record=record))
+        total = weighted(outputs[:1] if kind in ("Leaky", "LeakyIntegrator") else outputs)  # their other outputs are not used
+        first = torch.autograd.grad(total.square(), [*currents, *inputs], create_graph=True, allow_unused=True)
         loss = sum(g.square().sum() for g in first if g is not None)
         second.append(torch.autograd.grad(loss, [*currents, *inputs], allow_unused=True))
     for a, b in zip(*second, strict=True):
@@ -1258,9 +1261,9 @@ def test_second_derivatives_of_all_to_all_are_refused(kind):
     currents = drive(layer, 6, 2, 5).requires_grad_()
     layer.backend = "numba"
     with pytest.raises(RuntimeError, match=r"all-to-all.*backend='reference'"):
-        torch.autograd.grad(weighted(leaves(layer(currents))), currents, create_graph=True)
+        torch.autograd.grad(weighted(leaves(layer(currents, record=True))), currents, create_graph=True)
     layer.backend = "reference"
-    (first,) = torch.autograd.grad(weighted(leaves(layer(currents))), currents, create_graph=True)
+    (first,) = torch.autograd.grad(weighted(leaves(layer(currents, record=True))), currents, create_graph=True)
     assert torch.autograd.grad(first.square().sum(), currents)[0].abs().max() > 0
 
 
