@@ -149,7 +149,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.enable()
 
 
-KERNELS = 640
+KERNELS = 620
 """Different kernels that a run of the default suite may compile, over all its processes: its time goes to compiling."""
 
 _loaded: list[set[str]] = []
