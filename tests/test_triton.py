@@ -372,6 +372,26 @@ def test_recurrent(name, recurrent):
     assert all(torch.equal(a, b) for a, b in zip(after, same, strict=True))
 
 
+LAID = {
+    "by receiver": lambda w: w.contiguous(),
+    "by sender": lambda w: w.t().contiguous().t(),
+    "every other": lambda w: w.repeat_interleave(2, 1)[:, ::2],
+    "of another type": lambda w: w.double(),
+}
+
+
+@pytest.mark.parametrize("laid", LAID)
+def test_recurrent_weights_however_they_lie(laid):
+    (x,), results = given(example("Leaky"), (5, 2, 9)), []
+    for backend in ("triton", "reference"):
+        layer = nn.Layer(example("Leaky"), recurrent="all-to-all", features=9, backend=backend).to(DEVICE)
+        weight = LAID[laid]((uniform(9, 9) * 17).floor().sub(8).div(64))
+        layer.weight = torch.nn.Parameter(weight)
+        assert layer.weight.stride() == weight.stride()
+        results.append(ran(layer, [x], None, ()))
+    require_equal(*results)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
 def test_recurrent_numbers(dtype):
     """One for all, for each neuron, for each sample; and what is fed back is not rounded to half types, what is returned is."""
