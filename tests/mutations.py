@@ -31,11 +31,12 @@ SOURCES = ROOT / "src" / "spikegrad"
 _LAYERS = ("kernels", "layer", "products", "halves", "threads", "memory", "text", "compiler", "concurrency", "arguments", "modes", "jax")
 NEAR = {
     "training": ["training*", "cli*", "command_line*", "data*"],
-    "kernels/gpu": ["triton*"],
+    "kernels/gpu": ["triton*", "jax_triton", "jax_launches"],
     "kernels/jax": ["jax*", "layer*", "kernels*"],
     "kernels/handler": ["jax*", "kernels*"],
     "kernels/sharding": ["jax*"],
     "kernels": [f"{name}*" for name in (*_LAYERS, "ordinary", "recompute", "export", "recurrent", "neurons", "honoured")],
+    "gradient": ["torch_gradient", "jax_gradient", "surrogate", "check_surrogates"],
     "compat/snntorch": ["compat_snntorch*", "snntorch*", "compat_forwarding", "compat_subclasses", "compat_other_direction"],
     "compat/sinabs": ["compat_sinabs*", "compat_subclasses", "peers_rows"],
     "compat/braintools": ["compat_braintools*", "compat_subclasses", "compat_forwarding", "peers_rows"],
